@@ -1,0 +1,1 @@
+//! A user's client of the facilitator's HTTP API.

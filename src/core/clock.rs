@@ -1,0 +1,1 @@
+//! Wall time, deadlines and back-off.

@@ -1,0 +1,1 @@
+//! Settings: built-in defaults, file, environment and flags, each value with its origin.

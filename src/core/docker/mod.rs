@@ -1,0 +1,1 @@
+//! Containers: a trait, and the engine behind it.

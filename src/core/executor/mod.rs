@@ -1,0 +1,1 @@
+//! Role 4: runs one job for a miner, then exits.

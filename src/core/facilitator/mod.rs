@@ -1,0 +1,1 @@
+//! Role 1: the gateway between users and validators.

@@ -1,0 +1,1 @@
+//! Role 3: a horde of executors.

@@ -1,0 +1,1 @@
+//! The words of the field: jobs, receipts, executor classes; no IO, no clock.

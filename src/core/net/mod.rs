@@ -1,0 +1,1 @@
+//! Links between processes: WebSocket sessions and HTTP.

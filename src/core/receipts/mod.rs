@@ -1,0 +1,1 @@
+//! Receipts: made, verified, countersigned.

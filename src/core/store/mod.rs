@@ -1,0 +1,1 @@
+//! SQLite: one writer, many readers; the only room that knows SQL.

@@ -1,0 +1,1 @@
+//! Spawned work: tracked, stopped and waited for.

@@ -1,0 +1,1 @@
+//! Role 2: broker between facilitator and miners.
