@@ -1,0 +1,142 @@
+"""The published `ComputeHordeClient` (compute-horde-sdk) against our facilitator."""
+
+import hashlib
+import uuid
+
+import bittensor_wallet
+from compute_horde_sdk.v1 import (
+    ComputeHordeClient,
+    ComputeHordeJobSpec,
+    ComputeHordeJobStatus,
+    ComputeHordeNotFoundError,
+    ExecutorClass,
+    HTTPInputVolume,
+    HTTPOutputVolume,
+    InlineInputVolume,
+)
+
+from support import JOB_CLASS, JOB_IMAGE
+
+# `horde up` lets this well-known development key use the facilitator.
+USER = "//Charlie"
+ORDER = [
+    ComputeHordeJobStatus.SENT,
+    ComputeHordeJobStatus.RECEIVED,
+    ComputeHordeJobStatus.ACCEPTED,
+    ComputeHordeJobStatus.EXECUTOR_READY,
+    ComputeHordeJobStatus.VOLUMES_READY,
+    ComputeHordeJobStatus.EXECUTION_DONE,
+    ComputeHordeJobStatus.COMPLETED,
+]
+
+
+def client(network):
+    return ComputeHordeClient(
+        hotkey=bittensor_wallet.Keypair.create_from_uri(USER),
+        compute_horde_validator_hotkey=network.facts["validator"]["hotkey"],
+        facilitator_url=network.facts["facilitator"]["url"].rstrip("/") + "/",
+    )
+
+
+def spec(script, **more):
+    return ComputeHordeJobSpec(
+        executor_class=ExecutorClass(JOB_CLASS),
+        job_namespace="horde.tests",
+        docker_image=JOB_IMAGE,
+        args=["sh", "-c", script],
+        download_time_limit_sec=10,
+        execution_time_limit_sec=20,
+        upload_time_limit_sec=10,
+        **more,
+    )
+
+
+async def a_job_with_volumes_uploads_and_artifacts_completes(network, files):
+    payload = bytes(range(256)) * 400
+    files.files["/numbers.bin"] = payload
+    script = (
+        'cat /volume/notes/greeting.txt; echo "$WHO"; sha256sum < /volume/numbers.bin; echo warned >&2;'
+        " cat /volume/numbers.bin > /output/copy.bin; echo 42 > /artifacts/answer.txt"
+    )
+    seen = []
+    job = await client(network).create_job(
+        spec(
+            script,
+            env={"WHO": "grüß Gott, 世界"},
+            artifacts_dir="/artifacts",
+            input_volumes={
+                "/volume/notes/": InlineInputVolume.from_file_contents("greeting.txt", b"hello road\n"),
+                "/volume/numbers.bin": HTTPInputVolume(url=f"{files.url}/numbers.bin"),
+            },
+            output_volumes={
+                "/output/copy.bin": HTTPOutputVolume(http_method="PUT", url=f"{files.url}/put/copy.bin"),
+                "/output/stdout.txt": HTTPOutputVolume(
+                    http_method="POST", url=f"{files.url}/post", form_fields={"key": "out/stdout.txt"}
+                ),
+            },
+        )
+    )
+    assert job.status == ComputeHordeJobStatus.SENT or not job.status.is_failed(), job.status
+    await job.wait(timeout=60, status_callback=lambda _, entry: seen.append(entry.status))
+
+    assert job.status.is_successful(), (job.status, job.error)
+    assert seen == ORDER, seen
+    digest = hashlib.sha256(payload).hexdigest()
+    assert job.result.stdout == f"hello road\ngrüß Gott, 世界\n{digest}  -\n", job.result.stdout
+    assert job.result.stderr == "warned\n", job.result.stderr
+    assert job.result.artifacts == {"/artifacts/answer.txt": b"42\n"}, job.result.artifacts
+
+    command, headers, body = files.uploads["/put/copy.bin"]
+    assert command == "PUT" and body == payload, (command, len(body))
+    assert headers["Content-Length"] == str(len(payload)), headers
+    command, headers, body = files.uploads["/post"]
+    assert command == "POST" and headers["Content-Type"].startswith("multipart/form-data"), headers
+    assert body.index(b'name="key"') < body.index(b'name="file"; filename="stdout.txt"'), body
+    assert b"hello road" in body, body
+    results = job.result.upload_results
+    assert set(results) == {"/output/copy.bin", "/output/stdout.txt"}, results
+    assert results["/output/copy.bin"].body == "stored", results
+    assert results["/output/copy.bin"].headers["etag"] == '"kept"', results
+
+
+async def a_failing_job_ends_failed_with_its_reason(network, _files):
+    job = await client(network).create_job(spec("echo out; echo err >&2; exit 3", artifacts_dir="/artifacts"))
+    await job.wait(timeout=60)
+    assert job.status == ComputeHordeJobStatus.FAILED, (job.status, job.error)
+    assert job.error.reason == "nonzero_return_code", job.error
+
+
+async def run_until_complete_returns_the_finished_job(network, _files):
+    job = await client(network).run_until_complete(
+        spec("echo again", artifacts_dir="/artifacts"), timeout=60, max_attempts=1
+    )
+    assert job.status.is_successful(), (job.status, job.error)
+    assert job.result.stdout == "again\n", job.result
+
+
+async def jobs_can_be_read_listed_and_iterated(network, _files):
+    user = client(network)
+    listed = await user.get_jobs(page=1, page_size=2)
+    assert len(listed) == 2, listed
+    iterated = [job async for job in user.iter_jobs()]
+    assert len(iterated) >= 3, iterated
+    assert len({job.uuid for job in iterated}) == len(iterated), iterated
+    read = await user.get_job(listed[0].uuid)
+    assert read.uuid == listed[0].uuid and read.status == listed[0].status, (read, listed)
+
+
+async def an_unknown_job_is_not_found(network, _files):
+    try:
+        await client(network).get_job(str(uuid.uuid4()))
+    except ComputeHordeNotFoundError:
+        return
+    raise AssertionError("an unknown job was found")
+
+
+TESTS = [
+    a_job_with_volumes_uploads_and_artifacts_completes,
+    a_failing_job_ends_failed_with_its_reason,
+    run_until_complete_returns_the_finished_job,
+    jobs_can_be_read_listed_and_iterated,
+    an_unknown_job_is_not_found,
+]
