@@ -1,1 +1,33 @@
 //! Settings: built-in defaults, file, environment and flags, each value with its origin.
+//!
+//! [`SETTINGS`] is the table of everything that can be set; [`load`] layers the four sources over it and
+//! reports every problem at once. A setting `miner.listen` is `listen` in the section `[miner]` of the file and
+//! `HORDE_MINER_LISTEN` in the environment. Roles get plain structs, built from [`Settings`] at the door.
+
+mod common;
+mod environment;
+mod executor;
+mod facilitator;
+mod layers;
+mod miner;
+mod secret;
+mod table;
+mod validator;
+mod value;
+
+pub use common::{ChainConfig, WalletConfig};
+pub use environment::Environment;
+pub use executor::ExecutorConfig;
+pub use facilitator::FacilitatorConfig;
+pub use layers::{ConfigError, Flag, Origin, Problem, Row, Scope, Settings, Sources, load};
+pub use miner::{Backend, MinerConfig};
+pub use secret::Secret;
+pub use table::{SETTINGS, Setting};
+pub use validator::ValidatorConfig;
+pub use value::{Kind, KindError, Value};
+
+/// Stand-ins until `model` has these words.
+mod words {
+    pub type Hotkey = String;
+    pub type ExecutorClass = String;
+}

@@ -1,0 +1,44 @@
+//! Settings of the executor.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::layers::{ConfigError, Settings};
+use super::secret::Secret;
+
+/// Everything that the executor needs to know before it starts; it keeps no data directory.
+#[derive(Clone, Debug)]
+pub struct ExecutorConfig {
+    /// The miner's endpoint, `host:port` or `ws://host:port`.
+    pub miner_address: String,
+    /// The token that the miner gave.
+    pub token: Secret,
+    /// Time to connect to the miner.
+    pub startup: Duration,
+    /// Directory of job folders.
+    pub work_dir: PathBuf,
+    /// The Docker engine that runs jobs.
+    pub docker_host: String,
+    /// Largest unpacked input volume, in bytes.
+    pub volume_bytes_max: u64,
+    /// Largest output upload, in bytes.
+    pub upload_bytes_max: u64,
+    /// Whether no GPU is asked for, whatever the class.
+    pub no_gpu: bool,
+}
+
+impl ExecutorConfig {
+    /// Builds it from settings.
+    pub fn from_settings(settings: &Settings) -> Result<Self, ConfigError> {
+        Ok(Self {
+            miner_address: settings.text("executor.miner_address")?.to_owned(),
+            token: Secret::new(settings.text("executor.token")?),
+            startup: settings.duration("executor.startup_seconds")?,
+            work_dir: settings.path("executor.work_dir")?.to_owned(),
+            docker_host: settings.text("executor.docker_host")?.to_owned(),
+            volume_bytes_max: settings.integer("executor.volume_bytes_max")?,
+            upload_bytes_max: settings.integer("executor.upload_bytes_max")?,
+            no_gpu: settings.bool("executor.no_gpu")?,
+        })
+    }
+}

@@ -1,0 +1,829 @@
+//! Layers of settings: built-in defaults < file < environment < flags; each value knows where it came from.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use super::environment::Environment;
+use super::table::{SETTINGS, Setting};
+use super::value::Value;
+
+/// Whose settings are loaded; decides the data directory and which foreign variable names count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// `horde facilitator`.
+    Facilitator,
+    /// `horde validator`.
+    Validator,
+    /// `horde miner`.
+    Miner,
+    /// `horde executor`.
+    Executor,
+    /// Every other command: its directory is the one that holds those of the roles.
+    Tool,
+}
+
+impl Scope {
+    /// Returns the name of the role's section and of its directory; none for a tool.
+    pub fn role(self) -> Option<&'static str> {
+        match self {
+            Self::Facilitator => Some("facilitator"),
+            Self::Validator => Some("validator"),
+            Self::Miner => Some("miner"),
+            Self::Executor => Some("executor"),
+            Self::Tool => None,
+        }
+    }
+}
+
+/// Where a value came from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// Built in.
+    Default,
+    /// Follows from other settings.
+    Derived,
+    /// A configuration file.
+    File(PathBuf),
+    /// A variable of the environment.
+    Environment(String),
+    /// A flag of the command line.
+    Flag(&'static str),
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Default => f.write_str("default"),
+            Self::Derived => f.write_str("derived"),
+            Self::File(path) => write!(f, "file {}", path.display()),
+            Self::Environment(name) => write!(f, "environment {name}"),
+            Self::Flag(flag) => write!(f, "flag {flag}"),
+        }
+    }
+}
+
+/// A setting that the command line gave.
+#[derive(Clone, Debug)]
+pub struct Flag {
+    /// The setting's key.
+    pub key: &'static str,
+    /// The flag as typed, such as `--listen`.
+    pub flag: &'static str,
+    /// The value as typed.
+    pub value: String,
+}
+
+/// What [`load`] builds settings from.
+#[derive(Clone, Debug)]
+pub struct Sources<'a> {
+    /// Whose settings.
+    pub scope: Scope,
+    /// The process environment.
+    pub environment: &'a Environment,
+    /// `--dir`: the data directory.
+    pub dir: Option<PathBuf>,
+    /// `--config`: a configuration file, which must exist.
+    pub config: Option<PathBuf>,
+    /// Settings from flags.
+    pub flags: Vec<Flag>,
+}
+
+/// One thing wrong with the configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// Where.
+    pub origin: Origin,
+    /// What: a lower-case fragment.
+    pub text: String,
+    /// The known name nearest to an unknown one.
+    pub suggestion: Option<String>,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.origin, self.text)?;
+        match &self.suggestion {
+            Some(name) => write!(f, "; did you mean {name}?"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Why settings could not be loaded or used.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// Something is wrong; all of it is listed.
+    #[error("{}", counted(problems.len()))]
+    Invalid {
+        /// Every problem that was found.
+        problems: Vec<Problem>,
+    },
+    /// A setting that this command needs is unset.
+    #[error("setting {key} is needed but not set")]
+    Missing {
+        /// Its key.
+        key: &'static str,
+    },
+    /// There is no directory to keep data in.
+    #[error("no data directory: neither --dir nor a home directory is set")]
+    NoDirectory,
+    /// A key is not in the table, or not of the kind that is asked for: a bug of ours.
+    #[error("setting {key} is not declared as it is used")]
+    Undeclared {
+        /// The key.
+        key: &'static str,
+    },
+}
+
+fn counted(problems: usize) -> String {
+    match problems {
+        1 => "a setting is wrong".to_owned(),
+        many => format!("{many} settings are wrong"),
+    }
+}
+
+impl ConfigError {
+    /// Returns the problems, each of them a line.
+    pub fn problems(&self) -> &[Problem] {
+        match self {
+            Self::Invalid { problems } => problems,
+            Self::Missing { .. } | Self::NoDirectory | Self::Undeclared { .. } => &[],
+        }
+    }
+
+    /// Returns a refusal of one value, naming its origin.
+    pub fn refused(settings: &Settings, key: &'static str, text: impl fmt::Display) -> Self {
+        let origin = settings.origin(key).cloned().unwrap_or(Origin::Default);
+        Self::Invalid {
+            problems: vec![Problem {
+                origin,
+                text: format!("{key}: {text}"),
+                suggestion: None,
+            }],
+        }
+    }
+}
+
+/// Checked settings with their origins.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    scope: Scope,
+    dir: Option<PathBuf>,
+    file: Option<PathBuf>,
+    file_exists: bool,
+    entries: BTreeMap<&'static str, Entry>,
+}
+
+/// A value and where it came from.
+#[derive(Clone)]
+struct Entry {
+    value: Value,
+    origin: Origin,
+    secret: bool,
+}
+
+impl fmt::Debug for Entry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({})", shown(&self.value, self.secret), self.origin)
+    }
+}
+
+/// Masks a secret; a development key such as `//Alice` is none.
+fn shown(value: &Value, secret: bool) -> String {
+    let text = value.to_string();
+    if secret && !text.starts_with("//") {
+        "***".to_owned()
+    } else {
+        text
+    }
+}
+
+/// One row of `horde config show`.
+#[derive(Clone, Debug)]
+pub struct Row {
+    /// The setting.
+    pub setting: &'static Setting,
+    /// Its value with secrets masked; none if unset.
+    pub value: Option<Value>,
+    /// Where the value came from; none if unset.
+    pub origin: Option<Origin>,
+}
+
+/// Loads the settings of a scope; all problems are reported at once.
+pub fn load(sources: &Sources<'_>) -> Result<Settings, ConfigError> {
+    let environment = sources.environment;
+    let mut layers = Layers {
+        environment,
+        entries: BTreeMap::new(),
+        problems: Vec::new(),
+    };
+    let dir = match &sources.dir {
+        Some(dir) => Some(dir.clone()),
+        None => environment.data_home().map(|home| match sources.scope.role() {
+            Some(role) => home.join("horde").join(role),
+            None => home.join("horde"),
+        }),
+    };
+    let file = file_of(sources);
+    layers.add_defaults();
+    let mut file_exists = false;
+    if let Some(file) = &file {
+        file_exists = layers.add_file(file, sources.config.is_some());
+    }
+    layers.add_environment(sources.scope);
+    for flag in &sources.flags {
+        layers.add_text(flag.key, &flag.value, Origin::Flag(flag.flag));
+    }
+    if !layers.problems.is_empty() {
+        return Err(ConfigError::Invalid {
+            problems: layers.problems,
+        });
+    }
+    let mut settings = Settings {
+        scope: sources.scope,
+        dir,
+        file,
+        file_exists,
+        entries: layers.entries,
+    };
+    settings.derive(environment);
+    Ok(settings)
+}
+
+/// Returns the configuration file: `--config`, else `horde.toml` in `--dir`, else under the configuration home.
+fn file_of(sources: &Sources<'_>) -> Option<PathBuf> {
+    sources
+        .config
+        .clone()
+        .or_else(|| sources.dir.as_ref().map(|dir| dir.join("horde.toml")))
+        .or_else(|| {
+            sources
+                .environment
+                .config_home()
+                .map(|home| home.join("horde/horde.toml"))
+        })
+}
+
+struct Layers<'a> {
+    environment: &'a Environment,
+    entries: BTreeMap<&'static str, Entry>,
+    problems: Vec<Problem>,
+}
+
+impl Layers<'_> {
+    fn add_defaults(&mut self) {
+        for setting in SETTINGS {
+            if let Some(default) = setting.default {
+                self.add_text(setting.key, default, Origin::Default);
+            }
+        }
+    }
+
+    /// Adds a file; tells whether there is one.
+    fn add_file(&mut self, path: &Path, must_exist: bool) -> bool {
+        let origin = Origin::File(path.to_owned());
+        let text = match std::fs::read_to_string(path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound && !must_exist => return false,
+            Err(error) => {
+                self.problem(origin, format!("cannot be read: {error}"), None);
+                return true;
+            }
+        };
+        match text.parse::<toml::Table>() {
+            Ok(table) => self.add_sections(&table, &origin, path),
+            Err(error) => self.problem(
+                origin,
+                format!("no valid TOML: {}", error.to_string().trim_end()),
+                None,
+            ),
+        }
+        true
+    }
+
+    fn add_sections(&mut self, table: &toml::Table, origin: &Origin, path: &Path) {
+        for (section, content) in table {
+            let known: Vec<_> = SETTINGS
+                .iter()
+                .filter_map(|s| s.key.split_once('.'))
+                .filter(|(s, _)| s == section)
+                .collect();
+            let Some(content) = content.as_table().filter(|_| !known.is_empty()) else {
+                let sections = SETTINGS
+                    .iter()
+                    .filter_map(|setting| Some(setting.key.split_once('.')?.0));
+                let suggestion = nearest(section, sections).map(|name| format!("[{name}]"));
+                self.problem(origin.clone(), format!("unknown section {section}"), suggestion);
+                continue;
+            };
+            for (name, value) in content {
+                let key = format!("{section}.{name}");
+                match Setting::find(&key) {
+                    Some(setting) => self.add_toml(setting, value, origin, path),
+                    None => {
+                        let suggestion = nearest(&key, SETTINGS.iter().map(|setting| setting.key));
+                        self.problem(
+                            origin.clone(),
+                            format!("unknown key {key}"),
+                            suggestion.map(str::to_owned),
+                        );
+                    }
+                }
+            }
+        }
+    }
+
+    fn add_toml(&mut self, setting: &'static Setting, value: &toml::Value, origin: &Origin, path: &Path) {
+        match setting.kind.take(value, self.environment) {
+            Ok(value) => {
+                // A file means paths as seen from where it lies, wherever the command was started.
+                let value = match (value, path.parent()) {
+                    (Value::Path(relative), Some(parent)) => Value::Path(parent.join(relative)),
+                    (value, _) => value,
+                };
+                self.insert(setting, value, origin.clone());
+            }
+            Err(error) => self.kind_problem(setting, &error, origin.clone()),
+        }
+    }
+
+    fn add_environment(&mut self, scope: Scope) {
+        let environment = self.environment;
+        // The names of the reference first, so that our own name wins where both are set.
+        for setting in SETTINGS.iter().filter(|_| scope == Scope::Executor) {
+            if let Some((name, text)) = setting
+                .alias
+                .and_then(|name| Some((name, environment.get(name)?)))
+            {
+                self.add_text(setting.key, text, Origin::Environment(name.to_owned()));
+            }
+        }
+        for name in environment.names() {
+            // `HORDE_TEST_*` belongs to the test suite.
+            if !name.starts_with("HORDE_") || name.starts_with("HORDE_TEST_") {
+                continue;
+            }
+            let origin = Origin::Environment(name.to_owned());
+            match SETTINGS.iter().find(|setting| setting.environment_name() == name) {
+                None => {
+                    let names: Vec<_> = SETTINGS.iter().map(Setting::environment_name).collect();
+                    let suggestion = nearest(name, names.iter().map(String::as_str)).map(str::to_owned);
+                    self.problem(origin, "unknown variable".to_owned(), suggestion);
+                }
+                Some(setting) => match environment.get(name) {
+                    Some(text) => self.add_text(setting.key, text, origin),
+                    None => self.problem(origin, "the value is not UTF-8".to_owned(), None),
+                },
+            }
+        }
+    }
+
+    fn add_text(&mut self, key: &'static str, text: &str, origin: Origin) {
+        let Some(setting) = Setting::find(key) else {
+            return self.problem(origin, format!("unknown key {key}"), None);
+        };
+        match setting.kind.parse(text, self.environment) {
+            Ok(value) => self.insert(setting, value, origin),
+            Err(error) => self.kind_problem(setting, &error, origin),
+        }
+    }
+
+    fn insert(&mut self, setting: &'static Setting, value: Value, origin: Origin) {
+        self.entries.insert(
+            setting.key,
+            Entry {
+                value,
+                origin,
+                secret: setting.secret,
+            },
+        );
+    }
+
+    fn kind_problem(&mut self, setting: &Setting, error: &super::value::KindError, origin: Origin) {
+        let text = match setting.secret {
+            true => format!("{}: expected {}", setting.key, error.expected),
+            false => format!("{}: {error}", setting.key),
+        };
+        self.problem(origin, text, None);
+    }
+
+    fn problem(&mut self, origin: Origin, text: String, suggestion: Option<String>) {
+        self.problems.push(Problem {
+            origin,
+            text,
+            suggestion,
+        });
+    }
+}
+
+/// Returns the known name that is near enough to be meant.
+fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let scored = known.map(|candidate| (strsim::jaro_winkler(name, candidate), candidate));
+    scored
+        .filter(|(score, _)| *score > 0.8)
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .map(|(_, candidate)| candidate)
+}
+
+impl Settings {
+    /// Returns whose settings these are.
+    pub fn scope(&self) -> Scope {
+        self.scope
+    }
+
+    /// Returns the data directory; it may not exist yet.
+    pub fn dir(&self) -> Result<&Path, ConfigError> {
+        self.dir.as_deref().ok_or(ConfigError::NoDirectory)
+    }
+
+    /// Returns the path of the configuration file, and whether there is one.
+    pub fn file(&self) -> Option<(&Path, bool)> {
+        self.file.as_deref().map(|path| (path, self.file_exists))
+    }
+
+    /// Returns every setting in the order of the table, secrets masked.
+    pub fn rows(&self) -> impl Iterator<Item = Row> + '_ {
+        SETTINGS.iter().map(|setting| {
+            let entry = self.entries.get(setting.key);
+            let value = entry.map(|entry| match entry.secret {
+                true => Value::Text(shown(&entry.value, true)),
+                false => entry.value.clone(),
+            });
+            Row {
+                setting,
+                value,
+                origin: entry.map(|entry| entry.origin.clone()),
+            }
+        })
+    }
+
+    /// Returns where a setting's value came from; none if it is unset.
+    pub fn origin(&self, key: &str) -> Option<&Origin> {
+        self.entries.get(key).map(|entry| &entry.origin)
+    }
+
+    /// Returns a value that is set or missing.
+    pub fn optional(&self, key: &'static str) -> Result<Option<&Value>, ConfigError> {
+        match self.entries.get(key) {
+            Some(entry) => Ok(Some(&entry.value)),
+            None if Setting::find(key).is_some() => Ok(None),
+            None => Err(ConfigError::Undeclared { key }),
+        }
+    }
+
+    /// Returns a value that must be set.
+    pub fn required(&self, key: &'static str) -> Result<&Value, ConfigError> {
+        self.optional(key)?.ok_or(ConfigError::Missing { key })
+    }
+
+    /// Returns a text, a word or an address.
+    pub fn text(&self, key: &'static str) -> Result<&str, ConfigError> {
+        match self.required(key)? {
+            Value::Text(text) => Ok(text),
+            _ => Err(ConfigError::Undeclared { key }),
+        }
+    }
+
+    /// Returns a text that parses, such as a socket address.
+    pub fn parsed<T: std::str::FromStr>(&self, key: &'static str) -> Result<T, ConfigError> {
+        self.text(key)?
+            .parse()
+            .map_err(|_| ConfigError::Undeclared { key })
+    }
+
+    /// Returns a whole number as the type that its bounds fit.
+    pub fn integer<T: TryFrom<i64>>(&self, key: &'static str) -> Result<T, ConfigError> {
+        match self.required(key)? {
+            Value::Integer(number) => T::try_from(*number).map_err(|_| ConfigError::Undeclared { key }),
+            _ => Err(ConfigError::Undeclared { key }),
+        }
+    }
+
+    /// Returns a time.
+    pub fn duration(&self, key: &'static str) -> Result<std::time::Duration, ConfigError> {
+        match self.required(key)? {
+            Value::Seconds(seconds) => {
+                std::time::Duration::try_from_secs_f64(*seconds).map_err(|_| ConfigError::Undeclared { key })
+            }
+            _ => Err(ConfigError::Undeclared { key }),
+        }
+    }
+
+    /// Returns true or false.
+    pub fn bool(&self, key: &'static str) -> Result<bool, ConfigError> {
+        match self.required(key)? {
+            Value::Bool(claim) => Ok(*claim),
+            _ => Err(ConfigError::Undeclared { key }),
+        }
+    }
+
+    /// Returns a path.
+    pub fn path(&self, key: &'static str) -> Result<&Path, ConfigError> {
+        match self.required(key)? {
+            Value::Path(path) => Ok(path),
+            _ => Err(ConfigError::Undeclared { key }),
+        }
+    }
+
+    /// Returns texts.
+    pub fn list(&self, key: &'static str) -> Result<&[String], ConfigError> {
+        match self.required(key)? {
+            Value::List(items) => Ok(items),
+            _ => Err(ConfigError::Undeclared { key }),
+        }
+    }
+
+    /// Returns counts of executors by class.
+    pub fn executors(&self, key: &'static str) -> Result<&[(String, u32)], ConfigError> {
+        match self.required(key)? {
+            Value::Executors(counts) => Ok(counts),
+            _ => Err(ConfigError::Undeclared { key }),
+        }
+    }
+
+    /// Fills in what follows from other settings, so that it is shown like everything else.
+    fn derive(&mut self, environment: &Environment) {
+        if let Some(dir) = self.dir.clone() {
+            let shared = match self.scope {
+                Scope::Tool => Some(dir.as_path()),
+                _ => dir.parent(),
+            };
+            let shared = shared
+                .filter(|shared| !shared.as_os_str().is_empty())
+                .unwrap_or(Path::new("."));
+            self.derive_one("chain.path", Value::Path(shared.join("chain.sqlite")));
+        }
+        self.derive_one("executor.work_dir", Value::Path(environment.temporary()));
+        let Ok(listen) = self.parsed::<std::net::SocketAddr>("miner.listen") else {
+            return;
+        };
+        let announced = if listen.ip().is_unspecified() {
+            "127.0.0.1".to_owned()
+        } else {
+            listen.ip().to_string()
+        };
+        self.derive_one("miner.address", Value::Text(announced.clone()));
+        // Port 0 is chosen when the miner binds; nothing can be derived from it before.
+        if listen.port() == 0 {
+            return;
+        }
+        self.derive_one("miner.port", Value::Integer(i64::from(listen.port())));
+        // From inside a container the host is the gateway of Docker's default bridge.
+        let host = match self.text("miner.backend") {
+            Ok("docker") if listen.ip().is_unspecified() => "172.17.0.1".to_owned(),
+            _ => announced,
+        };
+        let host = if host.contains(':') {
+            format!("[{host}]")
+        } else {
+            host
+        };
+        self.derive_one(
+            "miner.executor_address",
+            Value::Text(format!("{host}:{}", listen.port())),
+        );
+    }
+
+    fn derive_one(&mut self, key: &'static str, value: Value) {
+        self.entries.entry(key).or_insert(Entry {
+            value,
+            origin: Origin::Derived,
+            secret: false,
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sources(environment: &Environment) -> Sources<'_> {
+        Sources {
+            scope: Scope::Miner,
+            environment,
+            dir: None,
+            config: None,
+            flags: Vec::new(),
+        }
+    }
+
+    fn problems(sources: &Sources<'_>) -> Vec<String> {
+        load(sources)
+            .unwrap_err()
+            .problems()
+            .iter()
+            .map(ToString::to_string)
+            .collect()
+    }
+
+    #[test]
+    fn flags_win_over_the_environment_and_that_over_the_file_and_that_over_defaults() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("horde.toml");
+        std::fs::write(
+            &file,
+            "[miner]\nlisten = '1.1.1.1:1'\nbackend = 'docker'\nexecutor_image = 'file'\n[log]\nlevel = 'warn'",
+        )
+        .unwrap();
+        let environment = Environment::from_iter([
+            ("HORDE_MINER_LISTEN", "2.2.2.2:2"),
+            ("HORDE_MINER_EXECUTOR_IMAGE", "env"),
+        ]);
+        let flag = Flag {
+            key: "miner.listen",
+            flag: "--listen",
+            value: "3.3.3.3:3".to_owned(),
+        };
+        let settings = load(&Sources {
+            dir: Some(dir.path().to_owned()),
+            flags: vec![flag],
+            ..sources(&environment)
+        })
+        .unwrap();
+        for (key, value, origin) in [
+            ("miner.listen", "3.3.3.3:3", Origin::Flag("--listen")),
+            (
+                "miner.executor_image",
+                "env",
+                Origin::Environment("HORDE_MINER_EXECUTOR_IMAGE".to_owned()),
+            ),
+            ("miner.backend", "docker", Origin::File(file.clone())),
+            ("log.format", "text", Origin::Default),
+            ("miner.address", "3.3.3.3", Origin::Derived),
+        ] {
+            assert_eq!(settings.text(key).unwrap(), value);
+            assert_eq!(settings.origin(key), Some(&origin));
+        }
+        assert_eq!(settings.integer::<u16>("miner.port").unwrap(), 3);
+        assert_eq!(settings.file(), Some((file.as_path(), true)));
+    }
+
+    #[test]
+    fn all_problems_are_told_at_once_with_suggestions() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("horde.toml");
+        std::fs::write(
+            &file,
+            "[miner]\nlistn = '1.1.1.1:1'\nport = 70000\n[minner]\nx = 1",
+        )
+        .unwrap();
+        let environment =
+            Environment::from_iter([("HORDE_MINER_BACKENDS", "docker"), ("HORDE_TEST_DOCKER", "1")]);
+        let at = format!("file {}", file.display());
+        assert_eq!(
+            problems(&Sources {
+                config: Some(file),
+                ..sources(&environment)
+            }),
+            [
+                format!("{at}: unknown key miner.listn; did you mean miner.listen?"),
+                format!("{at}: miner.port: expected a whole number from 1 to 65535, got 70000"),
+                format!("{at}: unknown section minner; did you mean [miner]?"),
+                "environment HORDE_MINER_BACKENDS: unknown variable; did you mean HORDE_MINER_BACKEND?"
+                    .to_owned(),
+            ]
+        );
+    }
+
+    #[test]
+    fn a_file_that_was_asked_for_must_exist_and_be_toml() {
+        let dir = tempfile::tempdir().unwrap();
+        let environment = Environment::default();
+        let missing = dir.path().join("none.toml");
+        assert!(
+            problems(&Sources {
+                config: Some(missing),
+                ..sources(&environment)
+            })[0]
+                .contains("cannot be read")
+        );
+        let broken = dir.path().join("broken.toml");
+        std::fs::write(&broken, "[miner").unwrap();
+        assert!(
+            problems(&Sources {
+                config: Some(broken),
+                ..sources(&environment)
+            })[0]
+                .contains("no valid TOML")
+        );
+        assert!(
+            load(&Sources {
+                dir: Some(dir.path().to_owned()),
+                ..sources(&environment)
+            })
+            .is_ok()
+        );
+    }
+
+    #[test]
+    fn only_the_executor_hears_the_names_of_the_reference_and_prefers_our_own() {
+        let environment = Environment::from_iter([
+            ("MINER_ADDRESS", "ws://1.1.1.1:1"),
+            ("EXECUTOR_TOKEN", "theirs"),
+            ("HORDE_EXECUTOR_TOKEN", "ours"),
+        ]);
+        let executor = load(&Sources {
+            scope: Scope::Executor,
+            ..sources(&environment)
+        })
+        .unwrap();
+        assert_eq!(executor.text("executor.miner_address").unwrap(), "ws://1.1.1.1:1");
+        assert_eq!(executor.text("executor.token").unwrap(), "ours");
+        let miner = load(&sources(&environment)).unwrap();
+        assert!(matches!(
+            miner.text("executor.miner_address"),
+            Err(ConfigError::Missing { .. })
+        ));
+    }
+
+    #[test]
+    fn secrets_are_never_shown_but_development_keys_are() {
+        let environment = Environment::from_iter([
+            ("HORDE_WALLET_URI", "bottom drive obey lake"),
+            ("HORDE_EXECUTOR_TOKEN", "tok-123"),
+        ]);
+        let settings = load(&sources(&environment)).unwrap();
+        let shown: Vec<_> = settings
+            .rows()
+            .filter_map(|row| row.value)
+            .map(|value| value.to_string())
+            .collect();
+        assert!(
+            !shown
+                .iter()
+                .any(|value| value.contains("obey") || value.contains("tok-123"))
+        );
+        assert!(!format!("{settings:?}").contains("tok-123"));
+        let environment = Environment::from_iter([("HORDE_WALLET_URI", "//Alice")]);
+        assert!(load(&sources(&environment)).unwrap().rows().any(|row| {
+            row.setting.key == "wallet.uri" && row.value == Some(Value::Text("//Alice".to_owned()))
+        }));
+    }
+
+    #[test]
+    fn data_lies_under_dir_or_the_data_home_and_the_chain_beside_it() {
+        let environment = Environment::from_iter([("HOME", "/home/ann")]);
+        let plain = load(&sources(&environment)).unwrap();
+        assert_eq!(
+            plain.dir().unwrap(),
+            Path::new("/home/ann/.local/share/horde/miner")
+        );
+        assert_eq!(
+            plain.path("chain.path").unwrap(),
+            Path::new("/home/ann/.local/share/horde/chain.sqlite")
+        );
+        let given = load(&Sources {
+            dir: Some("/d/miner-1".into()),
+            ..sources(&environment)
+        })
+        .unwrap();
+        assert_eq!(given.path("chain.path").unwrap(), Path::new("/d/chain.sqlite"));
+        let tool = load(&Sources {
+            scope: Scope::Tool,
+            dir: Some("/d".into()),
+            ..sources(&environment)
+        })
+        .unwrap();
+        assert_eq!(tool.path("chain.path").unwrap(), Path::new("/d/chain.sqlite"));
+        let nowhere = Environment::default();
+        assert!(matches!(
+            load(&sources(&nowhere)).unwrap().dir(),
+            Err(ConfigError::NoDirectory)
+        ));
+    }
+
+    #[test]
+    fn paths_in_a_file_are_seen_from_where_it_lies() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("horde.toml"), "[wallet]\npath = 'wallets'").unwrap();
+        let environment = Environment::default();
+        let settings = load(&Sources {
+            dir: Some(dir.path().to_owned()),
+            ..sources(&environment)
+        })
+        .unwrap();
+        assert_eq!(settings.path("wallet.path").unwrap(), dir.path().join("wallets"));
+    }
+
+    #[test]
+    fn where_executors_find_the_miner_depends_on_the_backend() {
+        for (backend, listen, address) in [
+            ("process", "0.0.0.0:8000", "127.0.0.1:8000"),
+            ("docker", "0.0.0.0:8000", "172.17.0.1:8000"),
+            ("docker", "10.0.0.5:8000", "10.0.0.5:8000"),
+            ("process", "[::1]:8000", "[::1]:8000"),
+        ] {
+            let environment =
+                Environment::from_iter([("HORDE_MINER_BACKEND", backend), ("HORDE_MINER_LISTEN", listen)]);
+            assert_eq!(
+                load(&sources(&environment))
+                    .unwrap()
+                    .text("miner.executor_address")
+                    .unwrap(),
+                address
+            );
+        }
+    }
+}

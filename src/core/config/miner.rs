@@ -1,0 +1,104 @@
+//! Settings of the miner.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::common::{ChainConfig, WalletConfig};
+use super::layers::{ConfigError, Settings};
+use super::words::ExecutorClass;
+
+/// How executors are started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Backend {
+    /// As child processes.
+    Process,
+    /// As containers.
+    Docker,
+}
+
+/// Everything that the miner needs to know before it starts.
+#[derive(Clone, Debug)]
+pub struct MinerConfig {
+    /// Data directory.
+    pub dir: PathBuf,
+    /// Its key.
+    pub wallet: WalletConfig,
+    /// Its chain.
+    pub chain: ChainConfig,
+    /// Where to serve validators and executors.
+    pub listen: SocketAddr,
+    /// Address announced on the chain.
+    pub address: IpAddr,
+    /// Port announced on the chain; none means the port that it listens on.
+    pub port: Option<u16>,
+    /// Where its executors find it, `host:port`; none means the address and port that it listens on.
+    pub executor_address: Option<String>,
+    /// How executors are started.
+    pub backend: Backend,
+    /// How many executors of which class, in the order given.
+    pub executors: Vec<(ExecutorClass, u32)>,
+    /// Image of executors, docker backend.
+    pub executor_image: String,
+    /// The Docker engine that runs executors.
+    pub docker_host: String,
+    /// Time for an executor to connect.
+    pub executor_startup: Duration,
+    /// Time after which an executor is removed.
+    pub executor_ttl: Duration,
+    /// Whether executors ask for no GPU.
+    pub no_gpu: bool,
+}
+
+impl MinerConfig {
+    /// Builds it from settings.
+    pub fn from_settings(settings: &Settings) -> Result<Self, ConfigError> {
+        let port = match settings.optional("miner.port")? {
+            Some(_) => Some(settings.integer("miner.port")?),
+            None => None,
+        };
+        let executor_address = match settings.optional("miner.executor_address")? {
+            Some(_) => Some(settings.text("miner.executor_address")?.to_owned()),
+            None => None,
+        };
+        let backend = match settings.text("miner.backend")? {
+            "docker" => Backend::Docker,
+            _ => Backend::Process,
+        };
+        Ok(Self {
+            dir: settings.dir()?.to_owned(),
+            wallet: WalletConfig::from_settings(settings)?,
+            chain: ChainConfig::from_settings(settings)?,
+            listen: settings.parsed("miner.listen")?,
+            address: settings.parsed("miner.address")?,
+            port,
+            executor_address,
+            backend,
+            executors: executors(settings)?,
+            executor_image: settings.text("miner.executor_image")?.to_owned(),
+            docker_host: settings.text("miner.docker_host")?.to_owned(),
+            executor_startup: settings.duration("miner.executor_startup_seconds")?,
+            executor_ttl: settings.duration("miner.executor_ttl_seconds")?,
+            no_gpu: settings.bool("miner.no_gpu")?,
+        })
+    }
+}
+
+fn executors(settings: &Settings) -> Result<Vec<(ExecutorClass, u32)>, ConfigError> {
+    const KEY: &str = "miner.executors";
+    let mut executors: Vec<(ExecutorClass, u32)> = Vec::new();
+    for (name, count) in settings.executors(KEY)? {
+        let class = name
+            .parse::<ExecutorClass>()
+            .map_err(|error| ConfigError::refused(settings, KEY, error))?;
+        if executors.iter().any(|(known, _)| *known == class) {
+            return Err(ConfigError::refused(
+                settings,
+                KEY,
+                format!("class {name} is there twice"),
+            ));
+        }
+        executors.push((class, *count));
+    }
+    Ok(executors)
+}

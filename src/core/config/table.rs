@@ -1,0 +1,343 @@
+//! The table of all settings: key, kind, default, meaning. What is not in it does not exist.
+
+use super::value::Kind;
+
+/// One setting.
+#[derive(Clone, Copy, Debug)]
+pub struct Setting {
+    /// Section and name, as in `miner.listen`.
+    pub key: &'static str,
+    /// What values it takes.
+    pub kind: Kind,
+    /// The built-in default; none means unset, or derived from other settings.
+    pub default: Option<&'static str>,
+    /// What it means, in one line.
+    pub doc: &'static str,
+    /// The name under which the reference's executor reads it from the environment.
+    pub alias: Option<&'static str>,
+    /// Whether its value must not be shown.
+    pub secret: bool,
+}
+
+impl Setting {
+    /// Returns the name of its environment variable, as in `HORDE_MINER_LISTEN`.
+    pub fn environment_name(&self) -> String {
+        format!("HORDE_{}", self.key.to_ascii_uppercase().replace('.', "_"))
+    }
+
+    /// Returns the setting of a key.
+    pub fn find(key: &str) -> Option<&'static Self> {
+        SETTINGS.iter().find(|setting| setting.key == key)
+    }
+
+    const fn alias(mut self, name: &'static str) -> Self {
+        self.alias = Some(name);
+        self
+    }
+
+    const fn secret(mut self) -> Self {
+        self.secret = true;
+        self
+    }
+}
+
+const fn setting(key: &'static str, kind: Kind, default: &'static str, doc: &'static str) -> Setting {
+    Setting {
+        key,
+        kind,
+        default: Some(default),
+        doc,
+        alias: None,
+        secret: false,
+    }
+}
+
+const fn unset(key: &'static str, kind: Kind, doc: &'static str) -> Setting {
+    Setting {
+        key,
+        kind,
+        default: None,
+        doc,
+        alias: None,
+        secret: false,
+    }
+}
+
+const DOCKER_HOST: &str = "unix:///var/run/docker.sock";
+/// Longest wait that can be configured: a week.
+const WEEK: u32 = 7 * 24 * 3600;
+const SECONDS: Kind = Kind::Seconds { max: WEEK };
+const BYTES: Kind = Kind::Integer { min: 1, max: 1 << 50 };
+
+/// All settings, by section.
+pub const SETTINGS: &[Setting] = &[
+    setting(
+        "log.level",
+        Kind::Text,
+        "info",
+        "level (error, warn, info, debug, trace, off) or filter of log lines",
+    ),
+    setting(
+        "log.format",
+        Kind::Choice(&["text", "json"]),
+        "text",
+        "how log lines look",
+    ),
+    setting(
+        "wallet.path",
+        Kind::Path,
+        "~/.bittensor/wallets",
+        "directory of Bittensor wallets",
+    ),
+    setting("wallet.name", Kind::Text, "default", "name of the wallet"),
+    setting(
+        "wallet.hotkey",
+        Kind::Text,
+        "default",
+        "name of the hotkey in the wallet",
+    ),
+    unset(
+        "wallet.uri",
+        Kind::Text,
+        "development key instead of a wallet, such as //Alice; local chain only",
+    )
+    .secret(),
+    unset(
+        "wallet.password_file",
+        Kind::Path,
+        "file that holds the password of an encrypted key",
+    ),
+    setting("chain.network", Kind::Choice(&["local"]), "local", "which chain"),
+    unset(
+        "chain.path",
+        Kind::Path,
+        "the local chain's file, shared by all roles of this machine",
+    ),
+    setting(
+        "chain.netuid",
+        Kind::Integer { min: 0, max: 65_535 },
+        "12",
+        "number of the subnet",
+    ),
+    setting(
+        "chain.block_seconds",
+        Kind::Seconds { max: 3600 },
+        "12",
+        "pace of the local chain",
+    ),
+    setting(
+        "facilitator.listen",
+        Kind::SocketAddress,
+        "127.0.0.1:9000",
+        "where to serve users and validators",
+    ),
+    setting(
+        "facilitator.allow_any_user",
+        Kind::Bool,
+        "false",
+        "accept jobs of every hotkey that can sign",
+    ),
+    setting(
+        "facilitator.users",
+        Kind::List,
+        "",
+        "hotkeys (SS58) that may submit jobs",
+    ),
+    setting(
+        "facilitator.jwt_seconds",
+        SECONDS,
+        "3600",
+        "how long a login lasts",
+    ),
+    setting(
+        "facilitator.nonce_seconds",
+        SECONDS,
+        "300",
+        "how long a login may take",
+    ),
+    setting(
+        "facilitator.body_bytes_max",
+        BYTES,
+        "2621440",
+        "largest request body",
+    ),
+    setting(
+        "validator.facilitator_url",
+        Kind::Url(&["ws", "wss"]),
+        "wss://facilitator.computehorde.io/ws/v0/",
+        "the facilitator's endpoint for validators",
+    ),
+    setting(
+        "validator.whitelist",
+        Kind::List,
+        "",
+        "hotkeys (SS58) whose signed jobs are accepted, besides its own",
+    ),
+    setting(
+        "validator.reservation_seconds",
+        SECONDS,
+        "7",
+        "time for a miner to accept a job",
+    ),
+    setting(
+        "validator.startup_seconds",
+        SECONDS,
+        "5",
+        "time for an executor to start, besides its class's spin-up",
+    ),
+    setting(
+        "validator.leeway_seconds",
+        SECONDS,
+        "5",
+        "time that a job may lose on the road",
+    ),
+    setting(
+        "validator.job_seconds_max",
+        SECONDS,
+        "600",
+        "longest job that is accepted",
+    ),
+    setting(
+        "miner.listen",
+        Kind::SocketAddress,
+        "0.0.0.0:8000",
+        "where to serve validators and executors",
+    ),
+    unset("miner.address", Kind::IpAddress, "address announced on the chain"),
+    unset(
+        "miner.port",
+        Kind::Integer { min: 1, max: 65_535 },
+        "port announced on the chain",
+    ),
+    unset(
+        "miner.executor_address",
+        Kind::HostPort,
+        "where its executors find the miner",
+    ),
+    setting(
+        "miner.backend",
+        Kind::Choice(&["process", "docker"]),
+        "process",
+        "how executors are started",
+    ),
+    setting(
+        "miner.executors",
+        Kind::Executors,
+        "spin_up-4min.gpu-24gb=1",
+        "how many executors of which class to offer, as CLASS=N,…",
+    ),
+    setting(
+        "miner.executor_image",
+        Kind::Text,
+        "horde-executor:latest",
+        "image of executors, docker backend",
+    ),
+    setting(
+        "miner.docker_host",
+        Kind::Url(&["unix", "tcp"]),
+        DOCKER_HOST,
+        "the Docker engine that runs executors",
+    ),
+    setting(
+        "miner.executor_startup_seconds",
+        SECONDS,
+        "5",
+        "time for an executor to connect",
+    ),
+    setting(
+        "miner.executor_ttl_seconds",
+        SECONDS,
+        "1200",
+        "time after which an executor is removed",
+    ),
+    setting(
+        "miner.no_gpu",
+        Kind::Bool,
+        "false",
+        "start executors that ask for no GPU: for development",
+    ),
+    unset(
+        "executor.miner_address",
+        Kind::Text,
+        "the miner's endpoint, host:port or ws://host:port",
+    )
+    .alias("MINER_ADDRESS"),
+    unset("executor.token", Kind::Text, "the token that the miner gave")
+        .alias("EXECUTOR_TOKEN")
+        .secret(),
+    setting(
+        "executor.startup_seconds",
+        SECONDS,
+        "5",
+        "time to connect to the miner",
+    ),
+    unset("executor.work_dir", Kind::Path, "directory of job folders"),
+    setting(
+        "executor.docker_host",
+        Kind::Url(&["unix", "tcp"]),
+        DOCKER_HOST,
+        "the Docker engine that runs jobs",
+    ),
+    setting(
+        "executor.volume_bytes_max",
+        BYTES,
+        "2147483648",
+        "largest unpacked input volume",
+    )
+    .alias("VOLUME_MAX_SIZE_BYTES"),
+    setting(
+        "executor.upload_bytes_max",
+        BYTES,
+        "2147483648",
+        "largest output upload",
+    )
+    .alias("OUTPUT_ZIP_UPLOAD_MAX_SIZE_BYTES"),
+    setting(
+        "executor.no_gpu",
+        Kind::Bool,
+        "false",
+        "ask for no GPU whatever the class: for development",
+    )
+    .alias("DEBUG_NO_GPU_MODE"),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::config::Environment;
+
+    #[test]
+    fn keys_are_unique_and_have_a_section_and_a_meaning() {
+        let mut keys: Vec<_> = SETTINGS.iter().map(|setting| setting.key).collect();
+        keys.sort_unstable();
+        keys.dedup();
+        assert_eq!(keys.len(), SETTINGS.len());
+        for setting in SETTINGS {
+            assert_eq!(setting.key.matches('.').count(), 1, "{}", setting.key);
+            assert!(
+                !setting.doc.is_empty() && !setting.doc.ends_with('.'),
+                "{}",
+                setting.key
+            );
+        }
+    }
+
+    #[test]
+    fn every_default_is_a_value_of_its_kind() {
+        let environment = Environment::from_iter([("HOME", "/home/ann")]);
+        for setting in SETTINGS {
+            if let Some(default) = setting.default {
+                setting
+                    .kind
+                    .parse(default, &environment)
+                    .unwrap_or_else(|e| panic!("{}: {e}", setting.key));
+            }
+        }
+    }
+
+    #[test]
+    fn a_variable_is_named_after_its_key() {
+        let listen = Setting::find("miner.listen").unwrap();
+        assert_eq!(listen.environment_name(), "HORDE_MINER_LISTEN");
+    }
+}
