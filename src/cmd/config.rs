@@ -1,0 +1,163 @@
+//! `horde config`: show every setting with its origin, check them, tell where the file lies.
+
+use clap::{Args, Subcommand, ValueEnum};
+use serde_json::{Map, Value as Json, json};
+
+use super::context::Context;
+use super::error::CmdError;
+use crate::core::config::{
+    ChainConfig, ExecutorConfig, FacilitatorConfig, MinerConfig, Row, Scope, Settings, ValidatorConfig,
+    Value, WalletConfig,
+};
+
+/// `horde config …`
+#[derive(Debug, Subcommand)]
+pub enum ConfigCommand {
+    /// Show every setting, its value and where the value comes from
+    Show(RoleArgs),
+    /// Check the configuration, of one role or of all
+    Check(RoleArgs),
+    /// Print the path of the configuration file
+    Path(RoleArgs),
+}
+
+/// Whose configuration.
+#[derive(Args, Debug)]
+pub struct RoleArgs {
+    /// As this role sees it
+    #[arg(value_enum)]
+    role: Option<Role>,
+}
+
+/// A role, as typed.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Role {
+    Facilitator,
+    Validator,
+    Miner,
+    Executor,
+}
+
+impl RoleArgs {
+    fn scope(&self) -> Scope {
+        match self.role {
+            Some(Role::Facilitator) => Scope::Facilitator,
+            Some(Role::Validator) => Scope::Validator,
+            Some(Role::Miner) => Scope::Miner,
+            Some(Role::Executor) => Scope::Executor,
+            None => Scope::Tool,
+        }
+    }
+
+    fn settings(&self, context: &Context) -> Result<Settings, CmdError> {
+        context.settings(self.scope(), Vec::new())
+    }
+}
+
+impl ConfigCommand {
+    /// Runs the command.
+    #[expect(clippy::unused_async, reason = "all commands have one shape")]
+    pub async fn run(self, context: &Context) -> Result<(), CmdError> {
+        match self {
+            Self::Show(args) => show(context, &args),
+            Self::Check(args) => check(context, &args),
+            Self::Path(args) => path(context, &args),
+        }
+    }
+}
+
+/// Rows that concern the scope: all for a tool, else those of the role and those that all roles share.
+fn concerns(row: &Row, scope: Scope) -> bool {
+    let section = row.setting.key.split_once('.').map_or("", |(section, _)| section);
+    let is_role = ["facilitator", "validator", "miner", "executor"].contains(&section);
+    scope.role().is_none_or(|role| !is_role || section == role)
+}
+
+fn show(context: &Context, args: &RoleArgs) -> Result<(), CmdError> {
+    let settings = args.settings(context)?;
+    let rows: Vec<_> = settings
+        .rows()
+        .filter(|row| concerns(row, args.scope()))
+        .collect();
+    if context.json {
+        let rows: Map<String, Json> = rows
+            .iter()
+            .map(|row| (row.setting.key.to_owned(), row_json(row)))
+            .collect();
+        return context.print_json(&rows);
+    }
+    let shown = |row: &Row| {
+        row.value
+            .as_ref()
+            .map_or_else(|| "-".to_owned(), ToString::to_string)
+    };
+    let key_width = rows.iter().map(|row| row.setting.key.len()).max().unwrap_or(0);
+    let value_width = rows
+        .iter()
+        .map(|row| shown(row).chars().count())
+        .max()
+        .unwrap_or(0);
+    for row in &rows {
+        let origin = row
+            .origin
+            .as_ref()
+            .map_or_else(|| "unset".to_owned(), ToString::to_string);
+        context.line(format_args!(
+            "{:key_width$}  {:value_width$}  {origin}",
+            row.setting.key,
+            shown(row)
+        ))?;
+    }
+    Ok(())
+}
+
+fn row_json(row: &Row) -> Json {
+    let value = match &row.value {
+        None => Json::Null,
+        Some(Value::Integer(number)) => json!(number),
+        Some(Value::Seconds(seconds)) => json!(seconds),
+        Some(Value::Bool(claim)) => json!(claim),
+        Some(Value::List(items)) => json!(items),
+        Some(Value::Executors(counts)) => Json::Object(
+            counts
+                .iter()
+                .map(|(class, count)| (class.clone(), json!(count)))
+                .collect(),
+        ),
+        Some(other @ (Value::Text(_) | Value::Path(_))) => json!(other.to_string()),
+    };
+    let origin = row.origin.as_ref().map(ToString::to_string);
+    json!({ "value": value, "origin": origin, "environment": row.setting.environment_name(), "doc": row.setting.doc })
+}
+
+fn check(context: &Context, args: &RoleArgs) -> Result<(), CmdError> {
+    let settings = args.settings(context)?;
+    match args.scope() {
+        Scope::Facilitator => FacilitatorConfig::from_settings(&settings).map(drop)?,
+        Scope::Validator => ValidatorConfig::from_settings(&settings).map(drop)?,
+        Scope::Miner => MinerConfig::from_settings(&settings).map(drop)?,
+        Scope::Executor => ExecutorConfig::from_settings(&settings).map(drop)?,
+        Scope::Tool => {
+            WalletConfig::from_settings(&settings)?;
+            ChainConfig::from_settings(&settings)?;
+            FacilitatorConfig::from_settings(&settings)?;
+            ValidatorConfig::from_settings(&settings)?;
+            MinerConfig::from_settings(&settings)?;
+        }
+    }
+    if context.json {
+        return context.print_json(&json!({ "ok": true }));
+    }
+    context.line("the configuration is sound")
+}
+
+fn path(context: &Context, args: &RoleArgs) -> Result<(), CmdError> {
+    let settings = args.settings(context)?;
+    let Some((path, exists)) = settings.file() else {
+        return Err(crate::core::config::ConfigError::NoDirectory.into());
+    };
+    if context.json {
+        return context.print_json(&json!({ "path": path, "exists": exists }));
+    }
+    context.line(path.display())
+}

@@ -1,0 +1,230 @@
+//! What every command gets: output, settings, clock, environment; opened once.
+
+use std::error::Error;
+use std::fmt;
+use std::future::Future;
+use std::io::{self, IsTerminal, Read, Write};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+use serde::Serialize;
+
+use super::error::{CmdError, ExitCode, OrFail};
+use crate::core::clock::Clock;
+use crate::core::config::{Environment, Flag, Scope, Settings, Sources, load};
+use crate::core::tasks::{Tasks, signals};
+use crate::core::telemetry;
+
+/// Flags that every command takes.
+#[derive(Args, Clone, Debug, Default)]
+pub struct GlobalArgs {
+    /// Print data as JSON
+    #[arg(long, global = true, help_heading = "Global options")]
+    pub json: bool,
+    /// Keep data in this directory, and read horde.toml from it
+    #[arg(
+        long,
+        global = true,
+        value_name = "DIRECTORY",
+        help_heading = "Global options"
+    )]
+    pub dir: Option<PathBuf>,
+    /// Read this configuration file
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Global options")]
+    pub config: Option<PathBuf>,
+    /// Log from this level on: error, warn, info, debug, trace, off
+    #[arg(long, global = true, value_name = "LEVEL", help_heading = "Global options")]
+    pub log_level: Option<String>,
+    /// Stop when standard input ends: for those who start a role as a child
+    #[arg(long, global = true, hide = true)]
+    pub exit_with_parent: bool,
+}
+
+/// How long a role may take to say goodbye before its tasks are aborted.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// What every command gets.
+#[derive(Debug)]
+pub struct Context {
+    /// Whether data is printed as JSON.
+    pub json: bool,
+    /// Wall time.
+    pub clock: Clock,
+    /// The process environment.
+    pub environment: Environment,
+    /// Whether a person watches: both standard output and standard error are terminals.
+    pub interactive: bool,
+    global: GlobalArgs,
+}
+
+impl Context {
+    /// Returns the context of this process.
+    pub(super) fn new(global: GlobalArgs) -> Self {
+        Self {
+            json: global.json,
+            clock: Clock::system(),
+            environment: Environment::of_process(),
+            interactive: io::stdout().is_terminal() && io::stderr().is_terminal(),
+            global,
+        }
+    }
+
+    /// Returns `--dir` as given.
+    pub fn dir(&self) -> Option<&PathBuf> {
+        self.global.dir.as_ref()
+    }
+
+    /// Returns `--log-level` as given.
+    pub fn log_level(&self) -> Option<&str> {
+        self.global.log_level.as_deref()
+    }
+
+    /// Loads the settings of a scope, with the settings that the command's flags gave.
+    pub fn settings(&self, scope: Scope, mut flags: Vec<Flag>) -> Result<Settings, CmdError> {
+        if let Some(level) = &self.global.log_level {
+            flags.push(Flag {
+                key: "log.level",
+                flag: "--log-level",
+                value: level.clone(),
+            });
+        }
+        let settings = load(&Sources {
+            scope,
+            environment: &self.environment,
+            dir: self.global.dir.clone(),
+            config: self.global.config.clone(),
+            flags,
+        })?;
+        check_log_level(&settings)?;
+        Ok(settings)
+    }
+
+    /// Sets up logs as the settings say; once per process.
+    pub fn start_logs(&self, settings: &Settings) -> Result<(), CmdError> {
+        let tried = "could not set up logs";
+        let level = settings.text("log.level")?;
+        let format = settings
+            .text("log.format")?
+            .parse()
+            .or_fail(ExitCode::Configuration, tried)?;
+        let colors = io::stderr().is_terminal() && self.environment.get("NO_COLOR").is_none();
+        telemetry::init(level, format, colors).or_fail(ExitCode::Configuration, tried)
+    }
+
+    /// Loads a role's settings and sets up its logs.
+    pub fn role_settings(&self, scope: Scope, flags: Vec<Flag>) -> Result<Settings, CmdError> {
+        let settings = self.settings(scope, flags)?;
+        self.start_logs(&settings)?;
+        Ok(settings)
+    }
+
+    /// Runs a role until it ends, a signal asks it to stop, or (`--exit-with-parent`) standard input ends.
+    ///
+    /// The role gets the family that it spawns into, and returns soon after that family is asked to stop; what
+    /// is left after a grace of ten seconds is aborted. A role that stopped because it was asked to has
+    /// succeeded; one that had to be aborted by a second signal ends with 130 or 143.
+    pub async fn serve<F, R, E>(&self, name: &str, role: F) -> Result<(), CmdError>
+    where
+        F: FnOnce(Tasks) -> R,
+        R: Future<Output = Result<(), E>>,
+        E: Error + 'static,
+    {
+        let tasks = Tasks::new();
+        let received = signals::listen(&tasks).or_fail(ExitCode::Bug, "could not listen for signals")?;
+        if self.global.exit_with_parent {
+            stop_when_input_ends(&tasks);
+        }
+        let patience = async {
+            tasks.stopped().await;
+            tokio::select! {
+                () = tasks.aborted() => {}
+                () = tokio::time::sleep(GRACE) => {}
+            }
+        };
+        let outcome = tokio::select! {
+            biased;
+            outcome = role(tasks.clone()) => Some(outcome),
+            () = patience => None,
+        };
+        let in_order = tasks
+            .shut_down(if outcome.is_some() { GRACE } else { Duration::ZERO })
+            .await;
+        if let Some(failure) = tasks.failure() {
+            return Err(CmdError::new(ExitCode::Failed, format!("the {name} ended")).caused_by(&failure));
+        }
+        match outcome {
+            Some(outcome) => outcome.or_fail(ExitCode::Failed, format!("the {name} failed"))?,
+            None => tracing::warn!("the {name} did not stop within its grace"),
+        }
+        match received.exit_code() {
+            Some(code) if received.is_impatient() || !in_order => {
+                Err(CmdError::quiet(ExitCode::Passed(code)))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Prints a line of data on standard output.
+    #[expect(clippy::unused_self, reason = "only who holds a context may print")]
+    pub fn line(&self, text: impl fmt::Display) -> Result<(), CmdError> {
+        let mut out = io::stdout().lock();
+        writeln!(out, "{text}")
+            .and_then(|()| out.flush())
+            .map_err(|error| output_error(&error))
+    }
+
+    /// Prints bytes as they are on standard output.
+    #[expect(clippy::unused_self, reason = "only who holds a context may print")]
+    pub fn bytes(&self, bytes: &[u8]) -> Result<(), CmdError> {
+        let mut out = io::stdout().lock();
+        out.write_all(bytes)
+            .and_then(|()| out.flush())
+            .map_err(|error| output_error(&error))
+    }
+
+    /// Prints a value as one line of JSON on standard output.
+    pub fn print_json(&self, value: &impl Serialize) -> Result<(), CmdError> {
+        self.line(serde_json::to_string(value).or_fail(ExitCode::Bug, "could not write JSON")?)
+    }
+
+    /// Says something to the person at the terminal, on standard error.
+    #[expect(clippy::unused_self, reason = "only who holds a context may print")]
+    pub fn say(&self, text: impl fmt::Display) {
+        // Nobody is left to tell if this fails.
+        drop(writeln!(io::stderr().lock(), "{text}"));
+    }
+}
+
+fn check_log_level(settings: &Settings) -> Result<(), CmdError> {
+    use crate::core::config::ConfigError;
+    telemetry::check_level(settings.text("log.level")?)
+        .map_err(|error| ConfigError::refused(settings, "log.level", error).into())
+}
+
+/// A closed pipe is no error: the reader has seen enough.
+fn output_error(error: &io::Error) -> CmdError {
+    match error.kind() {
+        io::ErrorKind::BrokenPipe => CmdError::quiet(ExitCode::Done),
+        _ => CmdError::new(ExitCode::Failed, "could not write to standard output").caused_by(error),
+    }
+}
+
+/// Stops the family when standard input ends, which it also does when the parent is killed.
+fn stop_when_input_ends(tasks: &Tasks) {
+    let tasks = tasks.clone();
+    // A thread of its own: a blocked read would keep the runtime from ending.
+    std::thread::spawn(move || {
+        let mut buffer = [0; 64];
+        let mut input = io::stdin().lock();
+        loop {
+            match input.read(&mut buffer) {
+                Ok(0) => break,
+                Err(error) if error.kind() != io::ErrorKind::Interrupted => break,
+                Ok(_) | Err(_) => {}
+            }
+        }
+        tracing::info!("the parent is gone");
+        tasks.stop();
+    });
+}

@@ -1,0 +1,200 @@
+//! What a command may fail with, how people read it, and the registry of exit codes.
+
+use std::error::Error;
+use std::fmt;
+use std::io::{self, Write};
+
+use crate::core::config::ConfigError;
+
+/// The exit codes of `horde`; the numbers are a promise.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ExitCode {
+    /// Done.
+    Done,
+    /// The thing asked for failed.
+    Failed,
+    /// The command line makes no sense.
+    Usage,
+    /// The thing asked for does not exist.
+    NotFound,
+    /// Refused: a key, a permission.
+    Refused,
+    /// The other side cannot be reached.
+    Unreachable,
+    /// Waited too long.
+    TooLong,
+    /// The configuration is wrong.
+    Configuration,
+    /// A check failed.
+    CheckFailed,
+    /// A bug of ours.
+    Bug,
+    /// A job outlived its time.
+    JobTimeout,
+    /// A job failed through no fault of its own.
+    JobFailedByHorde,
+    /// Nobody took a job.
+    JobRejected,
+    /// Passed through: a job's own exit code, or 130 and 143 for an end by signal.
+    Passed(u8),
+}
+
+impl ExitCode {
+    /// Returns the number.
+    pub fn number(self) -> u8 {
+        match self {
+            Self::Done => 0,
+            Self::Failed => 1,
+            Self::Usage => 2,
+            Self::NotFound => 3,
+            Self::Refused => 4,
+            Self::Unreachable => 6,
+            Self::TooLong => 7,
+            Self::Configuration => 9,
+            Self::CheckFailed => 10,
+            Self::Bug => 70,
+            Self::JobTimeout => 124,
+            Self::JobFailedByHorde => 125,
+            Self::JobRejected => 126,
+            Self::Passed(code) => code,
+        }
+    }
+}
+
+/// Why a command failed, in people's words: what was tried, its causes, and what to type next.
+#[derive(Clone, Debug)]
+pub struct CmdError {
+    /// The exit code.
+    pub code: ExitCode,
+    /// What was tried, as in `could not reach the facilitator`; empty if everything was said already.
+    pub message: String,
+    /// Causes, outermost first.
+    pub causes: Vec<String>,
+    /// What helps; best something that can be typed.
+    pub hints: Vec<String>,
+}
+
+impl CmdError {
+    /// Returns an error without causes and hints.
+    pub fn new(code: ExitCode, message: impl Into<String>) -> Self {
+        Self {
+            code,
+            message: message.into(),
+            causes: Vec::new(),
+            hints: Vec::new(),
+        }
+    }
+
+    /// Returns an end with an exit code that needs no words, such as a job's own.
+    pub fn quiet(code: ExitCode) -> Self {
+        Self::new(code, "")
+    }
+
+    /// Adds an error and all its sources as causes.
+    #[must_use]
+    pub fn caused_by(mut self, error: &(dyn Error + 'static)) -> Self {
+        let mut next = Some(error);
+        while let Some(cause) = next {
+            self.causes.push(cause.to_string());
+            next = cause.source();
+        }
+        self
+    }
+
+    /// Adds a hint.
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hints.push(hint.into());
+        self
+    }
+
+    /// Writes the error for people; nothing for a quiet end.
+    pub fn render(&self, out: &mut dyn Write) -> io::Result<()> {
+        if self.message.is_empty() {
+            return Ok(());
+        }
+        writeln!(out, "error: {}", self.message)?;
+        for cause in &self.causes {
+            writeln!(out, "  caused by: {cause}")?;
+        }
+        for hint in &self.hints {
+            writeln!(out, "hint: {hint}")?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for CmdError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)?;
+        self.causes.iter().try_for_each(|cause| write!(f, ": {cause}"))
+    }
+}
+
+/// Turns an error into a [`CmdError`] by saying what was tried.
+pub trait OrFail<T> {
+    /// Names the exit code and what was tried, as in `could not open the store`.
+    fn or_fail(self, code: ExitCode, message: impl Into<String>) -> Result<T, CmdError>;
+}
+
+impl<T, E: Error + 'static> OrFail<T> for Result<T, E> {
+    fn or_fail(self, code: ExitCode, message: impl Into<String>) -> Result<T, CmdError> {
+        self.map_err(|error| CmdError::new(code, message).caused_by(&error))
+    }
+}
+
+impl From<ConfigError> for CmdError {
+    fn from(error: ConfigError) -> Self {
+        let wrong = Self::new(ExitCode::Configuration, "the configuration cannot be used");
+        match &error {
+            ConfigError::Invalid { problems } => {
+                let causes = problems.iter().map(ToString::to_string).collect();
+                Self { causes, ..wrong }
+                    .hint("`horde config show` lists all settings and where they come from")
+            }
+            ConfigError::Missing { key } => {
+                let name = crate::core::config::Setting::find(key).map(|setting| setting.environment_name());
+                let hint = match (key.split_once('.'), name) {
+                    (Some((section, key)), Some(name)) => {
+                        format!("set {name}, or {key} in the section [{section}] of the configuration file")
+                    }
+                    _ => "see `horde config show`".to_owned(),
+                };
+                wrong.caused_by(&error).hint(hint)
+            }
+            ConfigError::NoDirectory => wrong.caused_by(&error).hint("pass --dir DIRECTORY"),
+            _ => Self {
+                code: ExitCode::Bug,
+                ..wrong
+            }
+            .caused_by(&error),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_reads_as_what_was_tried_then_causes_then_hints() {
+        let cause = io::Error::other("connection refused");
+        let error = Err::<(), _>(cause)
+            .or_fail(ExitCode::Unreachable, "could not reach the facilitator")
+            .unwrap_err()
+            .hint("is `horde up` running?");
+        let mut text = Vec::new();
+        error.render(&mut text).unwrap();
+        assert_eq!(
+            String::from_utf8(text).unwrap(),
+            "error: could not reach the facilitator\n  caused by: connection refused\nhint: is `horde up` running?\n"
+        );
+    }
+
+    #[test]
+    fn a_quiet_end_says_nothing() {
+        let mut text = Vec::new();
+        CmdError::quiet(ExitCode::Passed(3)).render(&mut text).unwrap();
+        assert!(text.is_empty());
+    }
+}
