@@ -1,0 +1,164 @@
+//! HTTP: serving a router under [`Tasks`], and making clients.
+
+use std::{io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
+
+use axum::{Router, extract::ConnectInfo, http::Request};
+use hyper::{body::Incoming, server::conn::http1, service::Service};
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    service::TowerToHyperService,
+};
+use thiserror::Error;
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::Semaphore,
+    time::sleep,
+};
+
+use crate::core::tasks::Tasks;
+
+/// Connections served at once; further ones wait in the backlog of the kernel.
+pub const CONNECTIONS_MAX: usize = 1024;
+
+/// Time that a client has to send the head of a request.
+pub const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Bytes of the head of a request, and of the read buffer behind it.
+pub const HEADER_BYTES_MAX: usize = 64 * 1024;
+
+/// Pause after `accept` failed for want of file handles or memory.
+const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
+
+/// Serves `router` on `listener` until `tasks` is told to stop, then lets requests in progress finish.
+///
+/// Each connection is a task of `tasks`, so shutdown waits for it as long as it waits for anything.
+/// A handler finds the peer's address as [`ConnectInfo`]`<SocketAddr>`.
+pub async fn serve(listener: TcpListener, router: Router, tasks: &Tasks) {
+    let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let token = tasks.token();
+    loop {
+        let accepted = async {
+            let slot = Arc::clone(&slots).acquire_owned().await;
+            (slot, listener.accept().await)
+        };
+        let (slot, accepted) = tokio::select! {
+            biased;
+            () = token.cancelled() => return,
+            accepted = accepted => accepted,
+        };
+        match accepted {
+            Ok((stream, peer)) => {
+                let connection = converse(stream, peer, router.clone(), tasks.clone());
+                tasks.spawn("http connection", async move {
+                    connection.await;
+                    drop(slot);
+                });
+            }
+            Err(error) if is_of_one_connection(&error) => {}
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept connections");
+                sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+/// Says whether a failed `accept` concerns only the connection that it would have returned.
+fn is_of_one_connection(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::ConnectionRefused
+            | io::ErrorKind::Interrupted
+    )
+}
+
+async fn converse(stream: TcpStream, peer: SocketAddr, router: Router, tasks: Tasks) {
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%peer, %error, "cannot set TCP_NODELAY");
+    }
+    let inner = TowerToHyperService::new(router);
+    let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(ConnectInfo(peer));
+        inner.call(request)
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIMEOUT)
+        .max_buf_size(HEADER_BYTES_MAX)
+        .serve_connection(TokioIo::new(stream), service)
+        .with_upgrades();
+    let mut connection = pin!(connection);
+    let token = tasks.token();
+    let outcome = tokio::select! {
+        outcome = connection.as_mut() => outcome,
+        () = token.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = outcome {
+        tracing::debug!(%peer, %error, "connection failed");
+    }
+}
+
+/// What a client made by [`client`] does with an answer that points elsewhere.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Redirects {
+    /// Follows up to so many.
+    Follow(usize),
+    /// Returns the answer as it is.
+    Refuse,
+}
+
+/// How a client behaves.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClientOptions {
+    /// Time for name, TCP and TLS.
+    pub connect_timeout: Duration,
+    /// Longest silence of the server in the middle of an answer.
+    pub read_timeout: Duration,
+    /// Time for a whole request; none where a stage's own deadline rules.
+    pub total_timeout: Option<Duration>,
+    /// Redirects.
+    pub redirects: Redirects,
+}
+
+impl Default for ClientOptions {
+    /// 10 s to connect, 60 s of silence, no total, ten redirects.
+    fn default() -> Self {
+        Self {
+            connect_timeout: Duration::from_secs(10),
+            read_timeout: Duration::from_secs(60),
+            total_timeout: None,
+            redirects: Redirects::Follow(10),
+        }
+    }
+}
+
+/// No HTTP client could be made.
+#[derive(Debug, Error)]
+#[error("cannot set up the HTTP client")]
+pub struct ClientError {
+    #[from]
+    source: reqwest::Error,
+}
+
+/// Makes an HTTP client; it reads the system's certificates, so make it when it is first needed and keep it.
+pub fn client(options: &ClientOptions) -> Result<reqwest::Client, ClientError> {
+    let redirects = match options.redirects {
+        Redirects::Follow(hops) => reqwest::redirect::Policy::limited(hops),
+        Redirects::Refuse => reqwest::redirect::Policy::none(),
+    };
+    let mut builder = reqwest::Client::builder()
+        .user_agent(concat!("horde/", env!("CARGO_PKG_VERSION")))
+        .connect_timeout(options.connect_timeout)
+        .read_timeout(options.read_timeout)
+        .redirect(redirects)
+        .tcp_nodelay(true);
+    if let Some(total) = options.total_timeout {
+        builder = builder.timeout(total);
+    }
+    Ok(builder.build()?)
+}

@@ -1,0 +1,403 @@
+//! The task behind a [`Link`](super::Link): owns one WebSocket, reads, writes, pings, closes.
+
+use std::{
+    pin::pin,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use futures_util::{
+    SinkExt, StreamExt,
+    stream::{SplitSink, SplitStream},
+};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite},
+    sync::mpsc,
+    time::{Instant, MissedTickBehavior, interval_at, timeout, timeout_at},
+};
+use tokio_tungstenite::{
+    WebSocketStream,
+    tungstenite::{
+        Error as WsError, Message, Utf8Bytes,
+        error::{CapacityError, ProtocolError},
+        protocol::{CloseFrame, WebSocketConfig, frame::coding::CloseCode},
+    },
+};
+
+use super::{
+    Arrival, Budget, Ending, Event, Link, LinkClosed, LinkReceiver, LinkSender, Order,
+    QUEUE_MESSAGES, close_code, ws::Limits,
+};
+
+/// Longest wait for the peer's answer to a close frame (wire-miner-validator §1: 10 s).
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Longest time spent on swallowing what the peer of an oversize message still sends, so that the
+/// close frame reaches it instead of being destroyed by a connection reset.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Bytes of text that fit into a close frame beside the code.
+const CLOSE_REASON_BYTES_MAX: usize = 123;
+
+/// Bytes of the read buffer of a socket; allocated at once, so it is kept small.
+const READ_BUFFER_BYTES: usize = 16 * 1024;
+
+/// Queued messages written before the socket is flushed.
+const WRITE_BATCH: usize = 16;
+
+/// Translates the limits of a link into those of the WebSocket library.
+pub(super) fn websocket_config(limits: &Limits) -> WebSocketConfig {
+    WebSocketConfig::default()
+        .read_buffer_size(READ_BUFFER_BYTES)
+        .write_buffer_size(READ_BUFFER_BYTES)
+        .max_message_size(Some(limits.frame_bytes_max))
+        .max_frame_size(Some(limits.frame_bytes_max))
+}
+
+/// A link and the future that drives its socket; the link is dead unless the future runs.
+pub(super) fn start<S>(
+    socket: WebSocketStream<S>,
+    limits: Limits,
+) -> (Link, impl Future<Output = ()> + Send + 'static)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let (order_sender, orders) = mpsc::channel(QUEUE_MESSAGES);
+    let (arrival_sender, arrivals) = mpsc::channel(QUEUE_MESSAGES);
+    let ending: Ending = Arc::new(OnceLock::new());
+    let link = Link {
+        sender: LinkSender {
+            orders: order_sender,
+            budget: Budget::new(),
+            ending: Arc::clone(&ending),
+        },
+        receiver: LinkReceiver {
+            arrivals,
+            ending: Arc::clone(&ending),
+        },
+    };
+    let session = Session {
+        limits,
+        arrivals: arrival_sender,
+        budget: Budget::new(),
+        pulse: Pulse::new(),
+    };
+    (link, session.drive(socket, orders, ending))
+}
+
+/// Why one of the two loops of a session stopped.
+#[derive(Debug)]
+enum Stop {
+    /// This side ends the session with a close frame.
+    Ours { code: u16, reason: String },
+    /// The peer sent a close frame, or ended the stream after one.
+    Theirs { code: u16, reason: String },
+    /// The connection is unusable.
+    Broken { reason: String },
+}
+
+/// Signs of life of the peer, shared by the two loops.
+#[derive(Debug)]
+struct Pulse {
+    start: Instant,
+    heard_millis: AtomicU64,
+    paused: AtomicBool,
+}
+
+impl Pulse {
+    fn new() -> Self {
+        Self {
+            start: Instant::now(),
+            heard_millis: AtomicU64::new(0),
+            paused: AtomicBool::new(false),
+        }
+    }
+
+    fn beat(&self) {
+        let millis = u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.heard_millis.store(millis, Ordering::Relaxed);
+    }
+
+    /// Time since the peer was last heard; zero while this side does not listen.
+    fn silence(&self) -> Duration {
+        if self.paused.load(Ordering::Relaxed) {
+            return Duration::ZERO;
+        }
+        let heard = Duration::from_millis(self.heard_millis.load(Ordering::Relaxed));
+        self.start.elapsed().saturating_sub(heard)
+    }
+
+    fn pause(&self) {
+        self.paused.store(true, Ordering::Relaxed);
+    }
+
+    fn resume(&self) {
+        self.beat();
+        self.paused.store(false, Ordering::Relaxed);
+    }
+}
+
+struct Session {
+    limits: Limits,
+    arrivals: mpsc::Sender<Arrival>,
+    budget: Budget,
+    pulse: Pulse,
+}
+
+impl Session {
+    async fn drive<S>(
+        self,
+        socket: WebSocketStream<S>,
+        mut orders: mpsc::Receiver<Order>,
+        ending: Ending,
+    ) where
+        S: AsyncRead + AsyncWrite + Unpin + Send,
+    {
+        let (mut sink, mut source) = socket.split();
+        let stop = {
+            let reading = pin!(self.read(&mut source));
+            let writing = pin!(self.write(&mut sink, &mut orders));
+            tokio::select! {
+                biased;
+                stop = reading => stop,
+                stop = writing => stop,
+            }
+        };
+        let closed = match stop {
+            Stop::Ours { code, reason } => {
+                // The ending is known before the farewell is over: whoever waits need not wait for it.
+                let closed = note(&ending, code, reason);
+                drop(orders);
+                drop(self.arrivals);
+                say_goodbye(sink, source, &closed).await;
+                closed
+            }
+            Stop::Theirs { code, reason } => {
+                let closed = note(&ending, code, reason);
+                drop(orders);
+                drop(self.arrivals);
+                // The library has queued the answer; reading on writes it and awaits the end of the stream.
+                let farewell = async { while let Some(Ok(_)) = source.next().await {} };
+                drop(timeout(CLOSE_TIMEOUT, farewell).await);
+                closed
+            }
+            Stop::Broken { reason } => note(&ending, close_code::ABNORMAL, reason),
+        };
+        tracing::debug!(code = closed.code, reason = %closed.reason, "link closed");
+    }
+
+    /// Hands messages of the peer to the owner of the link, until the stream ends.
+    async fn read<S>(&self, source: &mut SplitStream<WebSocketStream<S>>) -> Stop
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send,
+    {
+        loop {
+            let Some(frame) = source.next().await else {
+                return Stop::Broken {
+                    reason: "the peer ended the connection".to_owned(),
+                };
+            };
+            self.pulse.beat();
+            let event = match frame {
+                Ok(Message::Text(text)) => Event::Text(text.as_str().to_owned()),
+                Ok(Message::Binary(bytes)) => Event::Binary(bytes.to_vec()),
+                Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_)) => continue,
+                Ok(Message::Close(Some(frame))) => {
+                    return Stop::Theirs {
+                        code: frame.code.into(),
+                        reason: frame.reason.as_str().to_owned(),
+                    };
+                }
+                Ok(Message::Close(None)) => {
+                    return Stop::Theirs {
+                        code: close_code::NO_STATUS,
+                        reason: String::new(),
+                    };
+                }
+                Err(error) => return stop_for(&error),
+            };
+            self.pulse.pause();
+            if !self.deliver(event).await {
+                // The writing loop sees the same and ends the session in good order.
+                std::future::pending::<()>().await;
+            }
+            self.pulse.resume();
+        }
+    }
+
+    /// Queues a message for the owner of the link; false when the owner has gone.
+    async fn deliver(&self, event: Event) -> bool {
+        let bytes = match &event {
+            Event::Text(text) => text.len(),
+            Event::Binary(bytes) => bytes.len(),
+            Event::Closed { .. } => 0,
+        };
+        let Some(room) = self.budget.take(bytes).await else {
+            return false;
+        };
+        let arrival = Arrival { event, _room: room };
+        self.arrivals.send(arrival).await.is_ok()
+    }
+
+    /// Writes what the owner of the link queues, and pings; ends with the owner's wish, a silent peer or a broken socket.
+    async fn write<S>(
+        &self,
+        sink: &mut SplitSink<WebSocketStream<S>, Message>,
+        orders: &mut mpsc::Receiver<Order>,
+    ) -> Stop
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send,
+    {
+        let mut pings = interval_at(
+            Instant::now() + self.limits.ping_every,
+            self.limits.ping_every,
+        );
+        pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut listening = true;
+        loop {
+            let order = tokio::select! {
+                () = self.arrivals.closed(), if listening => {
+                    // Nobody hears the peer any more: write what is queued, take nothing new.
+                    listening = false;
+                    orders.close();
+                    continue;
+                }
+                order = orders.recv() => order,
+                _ = pings.tick() => {
+                    if self.pulse.silence() > self.limits.ping_every + self.limits.pong_within {
+                        return Stop::Ours {
+                            code: close_code::INTERNAL,
+                            reason: "keepalive ping timeout".to_owned(),
+                        };
+                    }
+                    match self.bounded(sink.send(Message::Ping(Vec::new().into()))).await {
+                        Ok(()) => continue,
+                        Err(stop) => return stop,
+                    }
+                }
+            };
+            let mut next = order;
+            let mut written = 0;
+            loop {
+                match next {
+                    Some(Order::Text { text, _room }) => {
+                        if let Err(stop) = self.bounded(sink.feed(Message::text(text))).await {
+                            return stop;
+                        }
+                    }
+                    Some(Order::Close { code, reason }) => return Stop::Ours { code, reason },
+                    None => {
+                        return Stop::Ours {
+                            code: close_code::NORMAL,
+                            reason: String::new(),
+                        };
+                    }
+                }
+                written += 1;
+                if written == WRITE_BATCH {
+                    break;
+                }
+                match orders.try_recv() {
+                    Ok(order) => next = Some(order),
+                    Err(_) => break,
+                }
+            }
+            if let Err(stop) = self.bounded(sink.flush()).await {
+                return stop;
+            }
+        }
+    }
+
+    /// Bounds a write: a peer that reads nothing for as long as it may owe a pong is gone.
+    async fn bounded(&self, write: impl Future<Output = Result<(), WsError>>) -> Result<(), Stop> {
+        match timeout(self.limits.pong_within, write).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(stop_for(&error)),
+            Err(_) => Err(Stop::Broken {
+                reason: "the peer reads nothing".to_owned(),
+            }),
+        }
+    }
+}
+
+/// Writes down how the session ended, once.
+fn note(ending: &Ending, code: u16, reason: String) -> LinkClosed {
+    ending.get_or_init(|| LinkClosed { code, reason }).clone()
+}
+
+/// Says what an error of the socket means for the session.
+fn stop_for(error: &WsError) -> Stop {
+    let (code, reason) = match error {
+        WsError::Capacity(CapacityError::MessageTooLong { size, max_size }) => (
+            close_code::TOO_BIG,
+            format!("message of {size} bytes exceeds the limit of {max_size} bytes"),
+        ),
+        WsError::Utf8(_) => (close_code::INVALID_TEXT, "text is not UTF-8".to_owned()),
+        WsError::Protocol(ProtocolError::ResetWithoutClosingHandshake)
+        | WsError::ConnectionClosed
+        | WsError::AlreadyClosed
+        | WsError::Io(_) => {
+            return Stop::Broken {
+                reason: error.to_string(),
+            };
+        }
+        WsError::Protocol(violation) => (close_code::PROTOCOL, violation.to_string()),
+        other => {
+            return Stop::Broken {
+                reason: other.to_string(),
+            };
+        }
+    };
+    Stop::Ours { code, reason }
+}
+
+/// Sends the close frame and waits, within bounds, until the peer has answered and ended the stream.
+async fn say_goodbye<S>(
+    mut sink: SplitSink<WebSocketStream<S>, Message>,
+    mut source: SplitStream<WebSocketStream<S>>,
+    closed: &LinkClosed,
+) where
+    S: AsyncRead + AsyncWrite + Unpin + Send,
+{
+    let deadline = Instant::now() + CLOSE_TIMEOUT;
+    let frame = CloseFrame {
+        code: CloseCode::from(closed.code),
+        reason: Utf8Bytes::from(cut(&closed.reason, CLOSE_REASON_BYTES_MAX)),
+    };
+    let Ok(Ok(())) = timeout_at(deadline, sink.send(Message::Close(Some(frame)))).await else {
+        return;
+    };
+    let answer = async {
+        loop {
+            match source.next().await {
+                Some(Ok(_)) => {}
+                Some(Err(error)) => return matches!(error, WsError::Capacity(_)),
+                None => return false,
+            }
+        }
+    };
+    let Ok(oversize) = timeout_at(deadline, answer).await else {
+        return;
+    };
+    if !oversize {
+        return;
+    }
+    if let Ok(socket) = sink.reunite(source) {
+        let mut raw = socket.into_inner();
+        let mut scrap = [0_u8; 4096];
+        let swallow = async { while matches!(raw.read(&mut scrap).await, Ok(n) if n > 0) {} };
+        drop(timeout(DRAIN_TIMEOUT, swallow).await);
+    }
+}
+
+/// Cuts `text` to at most `bytes_max` bytes at a character boundary.
+fn cut(text: &str, bytes_max: usize) -> &str {
+    let end = (0..=bytes_max.min(text.len()))
+        .rev()
+        .find(|&end| text.is_char_boundary(end))
+        .unwrap_or(0);
+    text.get(..end).unwrap_or_default()
+}
