@@ -1,1 +1,246 @@
-//! Containers: a trait, and the engine behind it.
+//! Containers: what the executor and the miner ask of a Docker engine.
+//!
+//! [`Engine`] is the port, [`engine::Bollard`] speaks to a real engine over its Unix socket,
+//! [`limits`] turns a job into the container that it may have, and [`image`] makes the executor's own image from
+//! the running binary. Everything made here carries our labels ([`Label`]), and only what carries them is ever
+//! removed: other people's containers on the same engine are none of our business.
+
+pub mod engine;
+pub mod image;
+pub mod limits;
+pub mod reference;
+
+use std::fmt;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::stream::BoxStream;
+
+use limits::ContainerSpec;
+use reference::ImageReference;
+
+/// Names the miner (or the person) on whose behalf a container runs.
+pub const LABEL_OWNER: &str = "horde.owner";
+/// Names the job that a container runs.
+pub const LABEL_JOB: &str = "horde.job";
+/// Names the executor token under which a container was started.
+pub const LABEL_TOKEN: &str = "horde.token";
+
+/// A label that only our containers carry; what [`sweep`] looks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Label<'a> {
+    /// All containers of one owner: what a restarted miner removes.
+    Owner(&'a str),
+    /// The containers of one executor: what a miner removes after it killed that executor.
+    Token(&'a str),
+}
+
+impl Label<'_> {
+    fn key(self) -> &'static str {
+        match self {
+            Self::Owner(_) => LABEL_OWNER,
+            Self::Token(_) => LABEL_TOKEN,
+        }
+    }
+
+    fn value(&self) -> &str {
+        match self {
+            Self::Owner(value) | Self::Token(value) => value,
+        }
+    }
+}
+
+impl fmt::Display for Label<'_> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}={}", self.key(), self.value())
+    }
+}
+
+/// The content address of an image (`sha256:…`): what runs, whatever a tag means a minute later.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImageId(String);
+
+impl ImageId {
+    /// Wraps an identifier that the engine gave.
+    pub fn new(id: impl Into<String>) -> Self {
+        Self(id.into())
+    }
+
+    /// Returns the text that the engine understands.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// The identifier of a container, as the engine gave it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ContainerId(String);
+
+impl ContainerId {
+    /// Wraps an identifier that the engine gave.
+    pub fn new(id: impl Into<String>) -> Self {
+        Self(id.into())
+    }
+
+    /// Returns the text that the engine understands.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for ContainerId {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.0)
+    }
+}
+
+/// Versions of an engine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EngineVersion {
+    /// The engine's own version, such as `28.2.2`.
+    pub engine: String,
+    /// The newest API that it speaks, such as `1.50`.
+    pub api: String,
+}
+
+/// Which of a container's streams a chunk came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StreamName {
+    /// Standard output.
+    Stdout,
+    /// Standard error.
+    Stderr,
+}
+
+/// A piece of a container's output, as the container wrote it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OutputChunk {
+    /// The stream it was written to.
+    pub stream: StreamName,
+    /// The bytes; any bytes.
+    pub bytes: Bytes,
+}
+
+/// A container's output until it ends.
+pub type OutputStream = BoxStream<'static, Result<OutputChunk, EngineError>>;
+
+/// A container found by its labels.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FoundContainer {
+    /// Its identifier.
+    pub id: ContainerId,
+    /// Its name, without the leading slash.
+    pub name: String,
+    /// The job that it runs, when it says so.
+    pub job: Option<String>,
+    /// Whether it runs now.
+    pub is_running: bool,
+}
+
+/// What can go wrong between us and an engine.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// The setting names something else than a Unix socket.
+    #[error("docker address `{address}` is not supported: it must look like unix:///var/run/docker.sock")]
+    UnsupportedAddress {
+        /// The address as configured.
+        address: String,
+    },
+    /// Nobody answers at the socket.
+    #[error("Docker does not answer at {address} ({cause}): {remedy}")]
+    Unreachable {
+        /// The address as configured.
+        address: String,
+        /// What the operating system said.
+        cause: String,
+        /// What a person can do about it.
+        remedy: &'static str,
+    },
+    /// The thing asked for does not exist (any more).
+    #[error("docker could not {action}: {message}")]
+    NotFound {
+        /// What was tried.
+        action: &'static str,
+        /// The engine's words.
+        message: String,
+    },
+    /// The engine said no.
+    #[error("docker could not {action}: {message}")]
+    Refused {
+        /// What was tried.
+        action: &'static str,
+        /// The HTTP status.
+        status: u16,
+        /// The engine's words.
+        message: String,
+    },
+    /// The link to the engine broke or it sent what nobody understands.
+    #[error("docker could not {action}: {message}")]
+    Broken {
+        /// What was tried.
+        action: &'static str,
+        /// The client's words.
+        message: String,
+    },
+}
+
+/// What is asked of a container engine.
+///
+/// All calls are cancel-safe in the sense that dropping one leaves at most a labelled container behind, which
+/// [`sweep`] finds.
+#[async_trait]
+pub trait Engine: Send + Sync + fmt::Debug {
+    /// Returns the engine's versions; fails when nobody answers.
+    async fn version(&self) -> Result<EngineVersion, EngineError>;
+
+    /// Returns the content address of a local image, or `None` when the engine does not hold it.
+    async fn find_image(&self, image: &ImageReference) -> Result<Option<ImageId>, EngineError>;
+
+    /// Fetches an image from its registry.
+    async fn pull(&self, image: &ImageReference) -> Result<(), EngineError>;
+
+    /// Makes an image from a root file system; `changes` are Dockerfile instructions such as `CMD ["run"]`.
+    async fn import(
+        &self,
+        root_fs: tokio::fs::File,
+        image: &ImageReference,
+        changes: Vec<String>,
+    ) -> Result<ImageId, EngineError>;
+
+    /// Removes an image's name, and the image when that was its last name.
+    async fn remove_image(&self, image: &ImageReference) -> Result<(), EngineError>;
+
+    /// Creates a container without starting it.
+    async fn create(&self, spec: &ContainerSpec) -> Result<ContainerId, EngineError>;
+
+    /// Opens a container's output. Opened before the start, it misses nothing; it ends when the container does.
+    async fn attach(&self, container: &ContainerId) -> Result<OutputStream, EngineError>;
+
+    /// Starts a container.
+    async fn start(&self, container: &ContainerId) -> Result<(), EngineError>;
+
+    /// Waits until a container does not run, and returns its exit code.
+    async fn wait(&self, container: &ContainerId) -> Result<i64, EngineError>;
+
+    /// Asks a container to stop and kills it after `grace_seconds`. One that does not run is fine.
+    async fn stop(&self, container: &ContainerId, grace_seconds: u32) -> Result<(), EngineError>;
+
+    /// Kills and removes a container with its anonymous volumes. One that is gone is fine.
+    async fn remove(&self, container: &ContainerId) -> Result<(), EngineError>;
+
+    /// Lists containers, also stopped ones, that carry a label of ours.
+    async fn list(&self, label: Label<'_>) -> Result<Vec<FoundContainer>, EngineError>;
+}
+
+/// Kills and removes every container that carries `label`; returns those removed.
+///
+/// This is how a restarted miner clears away what its killed executors left, and how a miner clears up after an
+/// executor that it had to kill. Containers are removed one after another; the first error ends it.
+pub async fn sweep(engine: &dyn Engine, label: Label<'_>) -> Result<Vec<FoundContainer>, EngineError> {
+    let found = engine.list(label).await?;
+    for container in &found {
+        engine.remove(&container.id).await?;
+        tracing::info!(container = %container.name, %label, "removed a leftover container");
+    }
+    Ok(found)
+}

@@ -1,0 +1,406 @@
+//! A real Docker engine, reached over its Unix socket.
+
+use std::collections::HashMap;
+use std::io;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bollard::container::LogOutput;
+use bollard::errors::Error as ClientError;
+use bollard::query_parameters::{
+    AttachContainerOptionsBuilder, CreateContainerOptionsBuilder, CreateImageOptionsBuilder,
+    ListContainersOptionsBuilder, RemoveContainerOptionsBuilder, RemoveImageOptions,
+    StopContainerOptionsBuilder, WaitContainerOptionsBuilder,
+};
+use bollard::{API_DEFAULT_VERSION, Docker, body_try_stream};
+use futures_util::StreamExt;
+use tokio::sync::OnceCell;
+use tokio_util::io::ReaderStream;
+
+use super::limits::{ContainerSpec, container_body};
+use super::reference::ImageReference;
+use super::{
+    ContainerId, Engine, EngineError, EngineVersion, FoundContainer, ImageId, LABEL_JOB, Label, OutputChunk,
+    OutputStream, StreamName,
+};
+
+/// The longest that the engine may think before it begins an answer, in seconds. Creating a container from a large
+/// image on a slow disk takes many seconds; streams that have begun are not bounded by this.
+const ANSWER_SECONDS_MAX: u64 = 120;
+
+/// The longest that a pull or an import may be silent at its start, in seconds.
+const IMAGE_SECONDS_MAX: u64 = 1800;
+
+/// The size of the pieces in which an image is handed to the engine, in bytes.
+const IMPORT_CHUNK_BYTES: usize = 256 * 1024;
+
+/// A Docker engine behind a Unix socket. Nothing is opened before the first call.
+#[derive(Debug)]
+pub struct Bollard {
+    address: String,
+    socket: PathBuf,
+    client: OnceCell<Docker>,
+}
+
+impl Bollard {
+    /// Parses an address such as `unix:///var/run/docker.sock`; does not touch the engine.
+    pub fn new(address: &str) -> Result<Self, EngineError> {
+        let socket = match address.strip_prefix("unix://") {
+            Some(path) => path,
+            None if address.starts_with('/') => address,
+            None => {
+                return Err(EngineError::UnsupportedAddress {
+                    address: address.to_owned(),
+                });
+            }
+        };
+        if !socket.starts_with('/') {
+            return Err(EngineError::UnsupportedAddress {
+                address: address.to_owned(),
+            });
+        }
+        Ok(Self {
+            address: address.to_owned(),
+            socket: PathBuf::from(socket),
+            client: OnceCell::new(),
+        })
+    }
+
+    /// Returns the path of the engine's socket.
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// Returns the client, with the API version settled between both sides at the first call: engines refuse
+    /// clients that are newer than they are, and new engines refuse old ones.
+    async fn client(&self) -> Result<&Docker, EngineError> {
+        self.client
+            .get_or_try_init(|| async {
+                let path = self.socket.to_string_lossy();
+                let client = Docker::connect_with_unix(&path, ANSWER_SECONDS_MAX, API_DEFAULT_VERSION)
+                    .map_err(|error| self.explain("open a client", error))?;
+                client
+                    .negotiate_version()
+                    .await
+                    .map_err(|error| self.explain("tell its version", error))
+            })
+            .await
+    }
+
+    async fn patient_client(&self) -> Result<Docker, EngineError> {
+        Ok(self
+            .client()
+            .await?
+            .clone()
+            .with_timeout(Duration::from_secs(IMAGE_SECONDS_MAX)))
+    }
+
+    /// Turns the client's error into ours; asks the socket itself why, when nobody answered.
+    fn explain(&self, action: &'static str, error: ClientError) -> EngineError {
+        match error {
+            ClientError::DockerResponseServerError {
+                status_code: 404,
+                message,
+            } => EngineError::NotFound { action, message },
+            ClientError::DockerResponseServerError { status_code, message } => EngineError::Refused {
+                action,
+                status: status_code,
+                message,
+            },
+            ClientError::DockerStreamError { error } => EngineError::Refused {
+                action,
+                status: 200,
+                message: error,
+            },
+            ClientError::RequestTimeoutError => EngineError::Broken {
+                action,
+                message: format!("no answer within {ANSWER_SECONDS_MAX} s"),
+            },
+            other => match UnixStream::connect(&self.socket) {
+                Err(cause) => self.unreachable(&cause),
+                Ok(_) => EngineError::Broken {
+                    action,
+                    message: other.to_string(),
+                },
+            },
+        }
+    }
+
+    fn unreachable(&self, cause: &io::Error) -> EngineError {
+        let remedy = match cause.kind() {
+            io::ErrorKind::NotFound => {
+                "install it (Debian, Ubuntu: apt-get install docker.io) or start it (systemctl start docker)"
+            }
+            io::ErrorKind::PermissionDenied => {
+                "add this user to the group docker (usermod -aG docker USER) and log in again"
+            }
+            _ => "start it (systemctl start docker, or dockerd)",
+        };
+        EngineError::Unreachable {
+            address: self.address.clone(),
+            cause: cause.to_string(),
+            remedy,
+        }
+    }
+}
+
+#[async_trait]
+impl Engine for Bollard {
+    async fn version(&self) -> Result<EngineVersion, EngineError> {
+        let version = self
+            .client()
+            .await?
+            .version()
+            .await
+            .map_err(|error| self.explain("tell its version", error))?;
+        Ok(EngineVersion {
+            engine: version.version.unwrap_or_default(),
+            api: version.api_version.unwrap_or_default(),
+        })
+    }
+
+    async fn find_image(&self, image: &ImageReference) -> Result<Option<ImageId>, EngineError> {
+        match self.client().await?.inspect_image(image.as_str()).await {
+            Ok(found) => Ok(found.id.map(ImageId::new)),
+            Err(ClientError::DockerResponseServerError { status_code: 404, .. }) => Ok(None),
+            Err(error) => Err(self.explain("look for the image", error)),
+        }
+    }
+
+    async fn pull(&self, image: &ImageReference) -> Result<(), EngineError> {
+        let (repository, tag) = image.repository_and_tag();
+        let options = CreateImageOptionsBuilder::default()
+            .from_image(repository)
+            .tag(tag)
+            .build();
+        let client = self.patient_client().await?;
+        let mut progress = client.create_image(Some(options), None, None);
+        while let Some(step) = progress.next().await {
+            step.map_err(|error| self.explain("pull the image", error))?;
+        }
+        Ok(())
+    }
+
+    async fn import(
+        &self,
+        root_fs: tokio::fs::File,
+        image: &ImageReference,
+        changes: Vec<String>,
+    ) -> Result<ImageId, EngineError> {
+        let (repository, tag) = image.repository_and_tag();
+        let options = CreateImageOptionsBuilder::default()
+            .from_src("-")
+            .repo(repository)
+            .tag(tag)
+            .changes(changes)
+            .build();
+        let body = body_try_stream(ReaderStream::with_capacity(root_fs, IMPORT_CHUNK_BYTES));
+        let client = self.patient_client().await?;
+        let mut progress = client.create_image(Some(options), Some(body), None);
+        while let Some(step) = progress.next().await {
+            step.map_err(|error| self.explain("import the image", error))?;
+        }
+        self.find_image(image).await?.ok_or_else(|| EngineError::Broken {
+            action: "import the image",
+            message: "the image is not there afterwards".to_owned(),
+        })
+    }
+
+    async fn remove_image(&self, image: &ImageReference) -> Result<(), EngineError> {
+        match self
+            .client()
+            .await?
+            .remove_image(image.as_str(), None::<RemoveImageOptions>, None)
+            .await
+        {
+            Ok(_) | Err(ClientError::DockerResponseServerError { status_code: 404, .. }) => Ok(()),
+            Err(error) => Err(self.explain("remove the image", error)),
+        }
+    }
+
+    async fn create(&self, spec: &ContainerSpec) -> Result<ContainerId, EngineError> {
+        let options = CreateContainerOptionsBuilder::default().name(&spec.name).build();
+        let created = self
+            .client()
+            .await?
+            .create_container(Some(options), container_body(spec))
+            .await
+            .map_err(|error| self.explain("create the container", error))?;
+        for warning in &created.warnings {
+            tracing::warn!(container = %spec.name, warning, "docker warned about a container");
+        }
+        Ok(ContainerId::new(created.id))
+    }
+
+    async fn attach(&self, container: &ContainerId) -> Result<OutputStream, EngineError> {
+        let options = AttachContainerOptionsBuilder::default()
+            .stream(true)
+            .stdout(true)
+            .stderr(true)
+            .build();
+        let attached = self
+            .client()
+            .await?
+            .attach_container(container.as_str(), Some(options))
+            .await
+            .map_err(|error| self.explain("attach to the container", error))?;
+        let chunks = attached.output.filter_map(|item| async move {
+            match item {
+                Ok(LogOutput::StdOut { message } | LogOutput::Console { message }) => Some(Ok(OutputChunk {
+                    stream: StreamName::Stdout,
+                    bytes: message,
+                })),
+                Ok(LogOutput::StdErr { message }) => Some(Ok(OutputChunk {
+                    stream: StreamName::Stderr,
+                    bytes: message,
+                })),
+                Ok(LogOutput::StdIn { .. }) => None,
+                Err(error) => Some(Err(EngineError::Broken {
+                    action: "read the container's output",
+                    message: error.to_string(),
+                })),
+            }
+        });
+        Ok(chunks.boxed())
+    }
+
+    async fn start(&self, container: &ContainerId) -> Result<(), EngineError> {
+        self.client()
+            .await?
+            .start_container(container.as_str(), None)
+            .await
+            .map_err(|error| self.explain("start the container", error))
+    }
+
+    async fn wait(&self, container: &ContainerId) -> Result<i64, EngineError> {
+        let options = WaitContainerOptionsBuilder::default()
+            .condition("not-running")
+            .build();
+        let mut answers = self
+            .client()
+            .await?
+            .wait_container(container.as_str(), Some(options));
+        match answers.next().await {
+            Some(Ok(answer)) => Ok(answer.status_code),
+            // The client calls every code above zero an error; only one with words is.
+            Some(Err(ClientError::DockerContainerWaitError { error, code })) if error.is_empty() => Ok(code),
+            Some(Err(error)) => Err(self.explain("wait for the container", error)),
+            None => Err(EngineError::Broken {
+                action: "wait for the container",
+                message: "the engine closed the connection".to_owned(),
+            }),
+        }
+    }
+
+    async fn stop(&self, container: &ContainerId, grace_seconds: u32) -> Result<(), EngineError> {
+        let grace = i32::try_from(grace_seconds).unwrap_or(i32::MAX);
+        let options = StopContainerOptionsBuilder::default().t(grace).build();
+        match self
+            .client()
+            .await?
+            .stop_container(container.as_str(), Some(options))
+            .await
+        {
+            // 304: it did not run.
+            Ok(())
+            | Err(ClientError::DockerResponseServerError {
+                status_code: 304 | 404,
+                ..
+            }) => Ok(()),
+            Err(error) => Err(self.explain("stop the container", error)),
+        }
+    }
+
+    async fn remove(&self, container: &ContainerId) -> Result<(), EngineError> {
+        let options = RemoveContainerOptionsBuilder::default()
+            .force(true)
+            .v(true)
+            .build();
+        match self
+            .client()
+            .await?
+            .remove_container(container.as_str(), Some(options))
+            .await
+        {
+            // 409: somebody (the engine's own auto-removal) is at it already.
+            Ok(())
+            | Err(ClientError::DockerResponseServerError {
+                status_code: 404 | 409,
+                ..
+            }) => Ok(()),
+            Err(error) => Err(self.explain("remove the container", error)),
+        }
+    }
+
+    async fn list(&self, label: Label<'_>) -> Result<Vec<FoundContainer>, EngineError> {
+        let filters = HashMap::from([("label", vec![label.to_string()])]);
+        let options = ListContainersOptionsBuilder::default()
+            .all(true)
+            .filters(&filters)
+            .build();
+        let found = self
+            .client()
+            .await?
+            .list_containers(Some(options))
+            .await
+            .map_err(|error| self.explain("list the containers", error))?;
+        let described = found.into_iter().filter_map(|container| {
+            // The engine has filtered already; asked again, since removal is what follows.
+            let labels = container.labels.unwrap_or_default();
+            if labels.get(label.key()).map(String::as_str) != Some(label.value()) {
+                return None;
+            }
+            let is_running = container
+                .state
+                .is_some_and(|state| state.to_string() == "running");
+            Some(FoundContainer {
+                id: ContainerId::new(container.id?),
+                name: container
+                    .names
+                    .and_then(|names| names.into_iter().next())
+                    .map(|name| name.trim_start_matches('/').to_owned())
+                    .unwrap_or_default(),
+                job: labels.get(LABEL_JOB).cloned(),
+                is_running,
+            })
+        });
+        Ok(described.collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_unix_sockets_are_addresses() {
+        assert!(Bollard::new("unix:///var/run/docker.sock").is_ok());
+        assert!(Bollard::new("/run/docker.sock").is_ok());
+        for address in [
+            "tcp://127.0.0.1:2375",
+            "unix://docker.sock",
+            "",
+            "npipe:////./pipe/x",
+        ] {
+            assert!(
+                matches!(Bollard::new(address), Err(EngineError::UnsupportedAddress { .. })),
+                "{address}"
+            );
+        }
+    }
+
+    #[tokio::test]
+    async fn an_engine_that_is_not_there_is_named_with_a_remedy() {
+        let folder = tempfile::tempdir().unwrap();
+        let address = format!("unix://{}/no.sock", folder.path().display());
+        let error = Bollard::new(&address).unwrap().version().await.unwrap_err();
+        let text = error.to_string();
+        assert!(matches!(error, EngineError::Unreachable { .. }), "{text}");
+        assert!(
+            text.contains("Docker does not answer at") && text.contains("install it"),
+            "{text}"
+        );
+    }
+}

@@ -1,0 +1,308 @@
+//! What a job may have: the pure step from a job to its container.
+//!
+//! Nothing that a peer sends reaches the engine's host configuration but through [`ContainerSpec`], and
+//! [`container_body`] is the only place that writes one. The hardening here is the part that ordinary images of the
+//! live network do not notice; profiles, resource limits and capabilities follow with the sandbox.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+
+use bollard::models::{
+    ContainerCreateBody, DeviceRequest, HostConfig, HostConfigLogConfig, Mount, MountType,
+};
+
+use super::{ImageId, LABEL_JOB, LABEL_OWNER, LABEL_TOKEN};
+
+/// The most processes and threads that a job may have at once. Far above what inference servers use, far below
+/// what hurts a host.
+pub const PIDS_MAX: i64 = 32_768;
+
+/// The longest path inside a container that a peer may name, in bytes (`PATH_MAX` of Linux).
+const CONTAINER_PATH_BYTES_MAX: usize = 4096;
+
+/// Folders of a container that belong to the kernel or the engine; nothing is mounted over or into them.
+const RESERVED_FOLDERS: [&str; 3] = ["/proc", "/sys", "/dev"];
+
+/// How a job's container sees devices; the two presets of the wire.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Preset {
+    /// No device.
+    None,
+    /// All NVIDIA GPUs, through the NVIDIA runtime.
+    NvidiaAll,
+}
+
+/// How a container reaches other machines.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Network {
+    /// Not at all; only its own loopback.
+    None,
+    /// Through the engine's default bridge: executors, never jobs.
+    Bridge,
+}
+
+/// A folder or file of the host that a container sees, for reading and writing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BindMount {
+    /// The path on the host of the engine.
+    pub source: PathBuf,
+    /// The path in the container.
+    pub target: ContainerPath,
+}
+
+/// An absolute path inside a container at which something of ours may be mounted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ContainerPath(String);
+
+/// Why a text is no path to mount at.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ContainerPathError {
+    /// It does not start at the root.
+    #[error("`{0}` is not an absolute path")]
+    NotAbsolute(String),
+    /// It is the root itself, or it steps upwards.
+    #[error("`{0}` is not a folder that can be mounted")]
+    NotAFolder(String),
+    /// It belongs to the kernel or the engine.
+    #[error("`{0}` is reserved")]
+    Reserved(String),
+    /// It is longer than the kernel allows.
+    #[error("the path has more than {CONTAINER_PATH_BYTES_MAX} bytes")]
+    TooLong,
+}
+
+impl ContainerPath {
+    /// Parses a path; a trailing slash is dropped.
+    pub fn parse(text: &str) -> Result<Self, ContainerPathError> {
+        if text.len() > CONTAINER_PATH_BYTES_MAX {
+            return Err(ContainerPathError::TooLong);
+        }
+        let shown = || text.escape_debug().to_string();
+        let Some(rest) = text.strip_prefix('/') else {
+            return Err(ContainerPathError::NotAbsolute(shown()));
+        };
+        let rest = rest.strip_suffix('/').unwrap_or(rest);
+        let is_plain = |part: &str| !matches!(part, "" | "." | "..") && !part.contains('\0');
+        if !rest.split('/').all(is_plain) {
+            return Err(ContainerPathError::NotAFolder(shown()));
+        }
+        let path = format!("/{rest}");
+        let is_reserved = RESERVED_FOLDERS.iter().any(|folder| {
+            path.strip_prefix(folder)
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        });
+        if is_reserved {
+            return Err(ContainerPathError::Reserved(shown()));
+        }
+        Ok(Self(path))
+    }
+
+    /// Returns the path, without a trailing slash.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// The labels of a container of ours.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Labels {
+    /// On whose behalf it runs.
+    pub owner: String,
+    /// The executor's token.
+    pub token: String,
+    /// The job, when it is a job's container.
+    pub job: Option<String>,
+}
+
+/// What an executor's container may see of its host, beyond the mounts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Role {
+    /// A stranger's job: hardened.
+    Job {
+        /// Its view of devices.
+        preset: Preset,
+    },
+    /// Our own executor: trusted, since it holds the engine's socket anyway; the engine removes it when it ends.
+    Executor,
+}
+
+/// A container to be made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ContainerSpec {
+    /// Its name.
+    pub name: String,
+    /// The image, by content.
+    pub image: ImageId,
+    /// The command; empty for the image's own.
+    pub command: Vec<String>,
+    /// The environment, in order.
+    pub env: Vec<(String, String)>,
+    /// Our labels.
+    pub labels: Labels,
+    /// What it sees of the host's files.
+    pub mounts: Vec<BindMount>,
+    /// How it reaches others.
+    pub network: Network,
+    /// What it is.
+    pub role: Role,
+}
+
+/// Writes the engine's request for a container.
+pub(super) fn container_body(spec: &ContainerSpec) -> ContainerCreateBody {
+    let mut labels = HashMap::from([
+        (LABEL_OWNER.to_owned(), spec.labels.owner.clone()),
+        (LABEL_TOKEN.to_owned(), spec.labels.token.clone()),
+    ]);
+    if let Some(job) = &spec.labels.job {
+        labels.insert(LABEL_JOB.to_owned(), job.clone());
+    }
+    ContainerCreateBody {
+        image: Some(spec.image.as_str().to_owned()),
+        cmd: (!spec.command.is_empty()).then(|| spec.command.clone()),
+        env: Some(
+            spec.env
+                .iter()
+                .map(|(name, value)| format!("{name}={value}"))
+                .collect(),
+        ),
+        labels: Some(labels),
+        attach_stdin: Some(false),
+        attach_stdout: Some(true),
+        attach_stderr: Some(true),
+        tty: Some(false),
+        open_stdin: Some(false),
+        host_config: Some(host_config(spec)),
+        ..ContainerCreateBody::default()
+    }
+}
+
+fn host_config(spec: &ContainerSpec) -> HostConfig {
+    let mounts = spec.mounts.iter().map(|mount| Mount {
+        target: Some(mount.target.as_str().to_owned()),
+        source: Some(mount.source.to_string_lossy().into_owned()),
+        typ: Some(MountType::BIND),
+        read_only: Some(false),
+        ..Mount::default()
+    });
+    let shared = HostConfig {
+        mounts: Some(mounts.collect()),
+        network_mode: Some(match spec.network {
+            Network::None => "none".to_owned(),
+            Network::Bridge => "bridge".to_owned(),
+        }),
+        // Said aloud, so that an engine configured with other defaults cannot weaken it.
+        privileged: Some(false),
+        publish_all_ports: Some(false),
+        ..HostConfig::default()
+    };
+    match &spec.role {
+        Role::Executor => HostConfig {
+            auto_remove: Some(true),
+            ..shared
+        },
+        Role::Job { preset } => HostConfig {
+            auto_remove: Some(false),
+            security_opt: Some(vec!["no-new-privileges:true".to_owned()]),
+            pids_limit: Some(PIDS_MAX),
+            ipc_mode: Some("private".to_owned()),
+            // The output is read through the attached stream only; a log file on the host would have no bound.
+            log_config: Some(HostConfigLogConfig {
+                typ: Some("none".to_owned()),
+                config: None,
+            }),
+            runtime: matches!(preset, Preset::NvidiaAll).then(|| "nvidia".to_owned()),
+            device_requests: matches!(preset, Preset::NvidiaAll).then(|| {
+                vec![DeviceRequest {
+                    driver: Some("nvidia".to_owned()),
+                    count: Some(-1),
+                    capabilities: Some(vec![vec!["gpu".to_owned()]]),
+                    ..DeviceRequest::default()
+                }]
+            }),
+            ..shared
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn job(preset: Preset) -> ContainerSpec {
+        ContainerSpec {
+            name: "ch-t-job".to_owned(),
+            image: ImageId::new("sha256:00"),
+            command: vec!["echo".to_owned()],
+            env: vec![("A".to_owned(), "b=c".to_owned())],
+            labels: Labels {
+                owner: "o".to_owned(),
+                token: "t".to_owned(),
+                job: Some("j".to_owned()),
+            },
+            mounts: vec![BindMount {
+                source: PathBuf::from("/w/volume"),
+                target: ContainerPath::parse("/volume/").unwrap(),
+            }],
+            network: Network::None,
+            role: Role::Job { preset },
+        }
+    }
+
+    #[test]
+    fn a_job_gets_no_network_no_new_privileges_and_only_its_mounts() {
+        let body = container_body(&job(Preset::None));
+        let host = body.host_config.unwrap();
+        assert_eq!(host.network_mode.as_deref(), Some("none"));
+        assert_eq!(host.privileged, Some(false));
+        assert_eq!(host.security_opt, Some(vec!["no-new-privileges:true".to_owned()]));
+        assert_eq!(host.pids_limit, Some(PIDS_MAX));
+        assert_eq!(host.binds, None);
+        assert_eq!(host.mounts.unwrap().len(), 1);
+        assert_eq!(host.runtime, None);
+        assert_eq!(host.device_requests, None);
+        assert_eq!(body.env, Some(vec!["A=b=c".to_owned()]));
+    }
+
+    #[test]
+    fn the_gpu_preset_asks_for_all_gpus_and_keeps_the_hardening() {
+        let host = container_body(&job(Preset::NvidiaAll)).host_config.unwrap();
+        assert_eq!(host.runtime.as_deref(), Some("nvidia"));
+        let request = host.device_requests.unwrap().remove(0);
+        assert_eq!(request.driver.as_deref(), Some("nvidia"));
+        assert_eq!(request.count, Some(-1));
+        assert_eq!(request.capabilities, Some(vec![vec!["gpu".to_owned()]]));
+        assert_eq!(host.security_opt, Some(vec!["no-new-privileges:true".to_owned()]));
+    }
+
+    #[test]
+    fn an_empty_command_leaves_the_images_own() {
+        let mut spec = job(Preset::None);
+        spec.command.clear();
+        assert_eq!(container_body(&spec).cmd, None);
+    }
+
+    #[test]
+    fn a_container_path_is_absolute_plain_and_not_the_kernels() {
+        assert_eq!(
+            ContainerPath::parse("/artifacts/").unwrap().as_str(),
+            "/artifacts"
+        );
+        assert_eq!(ContainerPath::parse("/a/b").unwrap().as_str(), "/a/b");
+        for text in [
+            "",
+            "/",
+            "a",
+            "//",
+            "/a//b",
+            "/a/../b",
+            "/.",
+            "/proc",
+            "/proc/self",
+            "/dev/shm",
+            "/sys/",
+        ] {
+            assert!(ContainerPath::parse(text).is_err(), "{text:?}");
+        }
+        assert!(ContainerPath::parse("/process").is_ok());
+    }
+}
