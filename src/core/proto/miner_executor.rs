@@ -1,0 +1,88 @@
+//! The wire between miner and executor (`/v0.1/executor_interface/<token>`).
+
+use super::frame::direction;
+use super::job::{
+    ExecutionDone, ExecutorFailed, ExecutorReady, FullJob, GenericError, HordeFailed, InitialJob, JobFailed,
+    JobFinished, MachineSpecs, StreamingNotReady, StreamingReady, VolumesReady,
+};
+use super::validator_miner;
+use crate::core::model::JobId;
+
+/// The most an executor reads in one frame, in bytes.
+pub const FRAME_BYTES_MAX: usize = 52_428_800;
+
+direction! {
+    /// From the miner to the executor.
+    Down {
+        /// Asks to get ready.
+        InitialJob(InitialJob),
+        /// Says what to run.
+        FullJob(FullJob),
+        /// Complains.
+        GenericError(GenericError),
+    }
+}
+
+direction! {
+    /// From the executor to the miner.
+    Up {
+        /// The executor is up.
+        ExecutorReady(ExecutorReady),
+        /// The streaming job can be reached.
+        StreamingReady(StreamingReady),
+        /// The input is in place.
+        VolumesReady(VolumesReady),
+        /// The container ended with 0.
+        ExecutionDone(ExecutionDone),
+        /// What the machine is made of.
+        MachineSpecs(MachineSpecs),
+        /// The results.
+        JobFinished(JobFinished),
+        /// The job failed by itself.
+        JobFailed(JobFailed),
+        /// The horde failed the job.
+        HordeFailed(HordeFailed),
+        /// Legacy horde failure.
+        ExecutorFailed(ExecutorFailed),
+        /// Legacy horde failure.
+        StreamingNotReady(StreamingNotReady),
+        /// Complains.
+        GenericError(GenericError),
+    }
+}
+
+impl Up {
+    /// Returns the job that the news is about; a complaint names none.
+    pub fn job_uuid(&self) -> Option<&JobId> {
+        match self {
+            Self::ExecutorReady(m) => Some(&m.job_uuid),
+            Self::StreamingReady(m) => Some(&m.job_uuid),
+            Self::VolumesReady(m) => Some(&m.job_uuid),
+            Self::ExecutionDone(m) => Some(&m.job_uuid),
+            Self::MachineSpecs(m) => Some(&m.job_uuid),
+            Self::JobFinished(m) => Some(&m.job_uuid),
+            Self::JobFailed(m) => Some(&m.job_uuid),
+            Self::HordeFailed(m) => Some(&m.job_uuid),
+            Self::ExecutorFailed(m) => Some(&m.job_uuid),
+            Self::StreamingNotReady(m) => Some(&m.job_uuid),
+            Self::GenericError(_) => None,
+        }
+    }
+
+    /// Moves the news onto the wire to the validator, as it is; a complaint stays with the miner.
+    pub fn relay(self) -> Option<validator_miner::Up> {
+        match self {
+            Self::ExecutorReady(m) => Some(m.into()),
+            Self::StreamingReady(m) => Some(m.into()),
+            Self::VolumesReady(m) => Some(m.into()),
+            Self::ExecutionDone(m) => Some(m.into()),
+            Self::MachineSpecs(m) => Some(m.into()),
+            Self::JobFinished(m) => Some(m.into()),
+            Self::JobFailed(m) => Some(m.into()),
+            Self::HordeFailed(m) => Some(m.into()),
+            Self::ExecutorFailed(m) => Some(m.into()),
+            Self::StreamingNotReady(m) => Some(m.into()),
+            Self::GenericError(_) => None,
+        }
+    }
+}
