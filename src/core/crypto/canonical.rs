@@ -57,10 +57,7 @@ const SPACED: Separators = Separators {
     item: ", ",
     key: ": ",
 };
-const COMPACT: Separators = Separators {
-    item: ",",
-    key: ":",
-};
+const COMPACT: Separators = Separators { item: ",", key: ":" };
 
 /// Recursion is bounded by the reader: `serde_json` refuses input nested deeper than 128 levels.
 fn write_value(out: &mut String, value: &Value, separators: &Separators) {

@@ -17,7 +17,7 @@ use zeroize::{Zeroize, Zeroizing};
 use crate::core::crypto::keypair::{KeyError, Keypair};
 use crate::core::crypto::sealed::{self, SealError};
 use crate::core::crypto::ss58::{self, Ss58Error};
-use crate::core::crypto::uri::{self, UriError};
+use crate::core::crypto::uri;
 use crate::core::model::Hotkey;
 
 /// Largest wallet file read, in bytes; real ones are below 1 KiB.
@@ -28,50 +28,6 @@ const PASSWORD_BYTES_MAX: u64 = 4 * 1024;
 const PRIVATE_MODE: u32 = 0o600;
 /// Any access for group or others.
 const SHARED_BITS: u32 = 0o077;
-
-/// The folder of one wallet.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Wallet {
-    folder: PathBuf,
-}
-
-impl Wallet {
-    /// Returns the wallet called `name` under `wallets` (`~/.bittensor/wallets`); the name must be a plain file name.
-    pub fn new(wallets: &Path, name: &str) -> Result<Self, WalletNameError> {
-        Ok(Self { folder: wallets.join(plain_name(name)?) })
-    }
-
-    /// Returns the path of a private hotkey file.
-    pub fn hotkey(&self, name: &str) -> Result<PathBuf, WalletNameError> {
-        Ok(self.folder.join("hotkeys").join(plain_name(name)?))
-    }
-
-    /// Returns the path of the private coldkey file.
-    pub fn coldkey(&self) -> PathBuf {
-        self.folder.join("coldkey")
-    }
-
-    /// Returns the path of the public coldkey file.
-    pub fn coldkey_public(&self) -> PathBuf {
-        self.folder.join("coldkeypub.txt")
-    }
-}
-
-/// A wallet or hotkey name that would leave its folder.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("wallet name {name:?} is not a plain file name")]
-pub struct WalletNameError {
-    /// The name as given.
-    pub name: String,
-}
-
-fn plain_name(name: &str) -> Result<&str, WalletNameError> {
-    let mut components = Path::new(name).components();
-    match (components.next(), components.next()) {
-        (Some(std::path::Component::Normal(only)), None) if only.to_str() == Some(name) => Ok(name),
-        _ => Err(WalletNameError { name: name.to_owned() }),
-    }
-}
 
 /// Where the password of an encrypted file comes from; the first that is set decides.
 #[derive(Default)]
@@ -86,7 +42,10 @@ pub struct Passwords<'a> {
 
 impl std::fmt::Debug for Passwords<'_> {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.debug_struct("Passwords").field("file", &self.file).finish_non_exhaustive()
+        formatter
+            .debug_struct("Passwords")
+            .field("file", &self.file)
+            .finish_non_exhaustive()
     }
 }
 
@@ -107,20 +66,33 @@ pub fn load(path: &Path, passwords: &mut Passwords<'_>) -> Result<Keypair, KeyFi
         FileKind::Sealed => {
             let password = password_for(path, passwords)?;
             sealed::open(&content, &password).map_err(|source| match source {
-                SealError::WrongPassword => KeyFileError::WrongPassword { path: path.to_owned() },
+                SealError::WrongPassword => KeyFileError::WrongPassword {
+                    path: path.to_owned(),
+                },
                 SealError::Truncated | SealError::OutOfMemory | SealError::Derivation => {
-                    KeyFileError::Sealed { path: path.to_owned(), source }
+                    KeyFileError::Sealed {
+                        path: path.to_owned(),
+                        source,
+                    }
                 }
             })?
         }
         FileKind::Legacy(format) => {
-            return Err(KeyFileError::Legacy { path: path.to_owned(), format });
+            return Err(KeyFileError::Legacy {
+                path: path.to_owned(),
+                format,
+            });
         }
     };
     match parse(&plain) {
         Ok(KeyFile::Private(keypair)) => Ok(keypair),
-        Ok(KeyFile::Public(_)) => Err(KeyFileError::PublicOnly { path: path.to_owned() }),
-        Err(source) => Err(KeyFileError::Content { path: path.to_owned(), source }),
+        Ok(KeyFile::Public(_)) => Err(KeyFileError::PublicOnly {
+            path: path.to_owned(),
+        }),
+        Err(source) => Err(KeyFileError::Content {
+            path: path.to_owned(),
+            source,
+        }),
     }
 }
 
@@ -130,8 +102,17 @@ pub fn load_public(path: &Path) -> Result<Hotkey, KeyFileError> {
     let content = read_all(path, file, FILE_BYTES_MAX)?;
     match FileKind::of(&content) {
         FileKind::Plain => {}
-        FileKind::Sealed => return Err(KeyFileError::SealedForPublic { path: path.to_owned() }),
-        FileKind::Legacy(format) => return Err(KeyFileError::Legacy { path: path.to_owned(), format }),
+        FileKind::Sealed => {
+            return Err(KeyFileError::SealedForPublic {
+                path: path.to_owned(),
+            });
+        }
+        FileKind::Legacy(format) => {
+            return Err(KeyFileError::Legacy {
+                path: path.to_owned(),
+                format,
+            });
+        }
     }
     match parse(&content) {
         Ok(KeyFile::Public(hotkey)) => Ok(hotkey),
@@ -139,7 +120,10 @@ pub fn load_public(path: &Path) -> Result<Hotkey, KeyFileError> {
             refuse_shared(path, mode)?;
             Ok(keypair.hotkey().clone())
         }
-        Err(source) => Err(KeyFileError::Content { path: path.to_owned(), source }),
+        Err(source) => Err(KeyFileError::Content {
+            path: path.to_owned(),
+            source,
+        }),
     }
 }
 
@@ -175,7 +159,8 @@ pub fn parse(content: &[u8]) -> Result<KeyFile, ContentError> {
     }
     if let Some(private_key) = fields.get("privateKey") {
         let mut bytes = Zeroizing::new([0; 64]);
-        hex::decode_to_slice(bare(private_key), bytes.as_mut()).map_err(|_foreign| ContentError::PrivateKey)?;
+        hex::decode_to_slice(bare(private_key), bytes.as_mut())
+            .map_err(|_foreign| ContentError::PrivateKey)?;
         return Ok(KeyFile::Private(Keypair::from_private_key(&bytes)?));
     }
     let address = fields.get("ss58Address").ok_or(ContentError::NoKey)?;
@@ -217,7 +202,10 @@ pub struct NewHotkey {
 
 impl std::fmt::Debug for NewHotkey {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.debug_struct("NewHotkey").field("keypair", &self.keypair).finish_non_exhaustive()
+        formatter
+            .debug_struct("NewHotkey")
+            .field("keypair", &self.keypair)
+            .finish_non_exhaustive()
     }
 }
 
@@ -242,7 +230,10 @@ impl NewHotkey {
                 .recursive(true)
                 .mode(0o700)
                 .create(folder)
-                .map_err(|source| KeyFileError::Write { path: folder.to_owned(), source })?;
+                .map_err(|source| KeyFileError::Write {
+                    path: folder.to_owned(),
+                    source,
+                })?;
         }
         write_new(path, &self.private_json()?)?;
         write_new(&public_path, &self.public_json())?;
@@ -271,7 +262,10 @@ impl NewHotkey {
         let mut fields = Map::new();
         fields.insert("accountId".to_owned(), Value::String(public_key.clone()));
         fields.insert("publicKey".to_owned(), Value::String(public_key));
-        fields.insert("ss58Address".to_owned(), Value::String(self.keypair.hotkey().to_string()));
+        fields.insert(
+            "ss58Address".to_owned(),
+            Value::String(self.keypair.hotkey().to_string()),
+        );
         Value::Object(fields).to_string()
     }
 }
@@ -538,12 +532,15 @@ fn private_twin(path: &Path) -> Option<PathBuf> {
 fn password_for(path: &Path, passwords: &mut Passwords<'_>) -> Result<Zeroizing<String>, KeyFileError> {
     if let Some(file) = passwords.file {
         let content = read_private(file, PASSWORD_BYTES_MAX)?;
-        let text = std::str::from_utf8(&content)
-            .map_err(|_foreign| KeyFileError::PasswordFile { path: file.to_owned() })?;
+        let text = std::str::from_utf8(&content).map_err(|_foreign| KeyFileError::PasswordFile {
+            path: file.to_owned(),
+        })?;
         let line = text.strip_suffix('\n').unwrap_or(text);
         let line = line.strip_suffix('\r').unwrap_or(line);
         if line.is_empty() || line.contains('\n') {
-            return Err(KeyFileError::PasswordFile { path: file.to_owned() });
+            return Err(KeyFileError::PasswordFile {
+                path: file.to_owned(),
+            });
         }
         return Ok(Zeroizing::new(line.to_owned()));
     }
@@ -552,9 +549,14 @@ fn password_for(path: &Path, passwords: &mut Passwords<'_>) -> Result<Zeroizing<
         return reveal(value, &variable).ok_or(KeyFileError::PasswordVariable { variable });
     }
     if let Some(prompt) = passwords.prompt.as_mut() {
-        return prompt(path).map_err(|source| KeyFileError::Prompt { path: path.to_owned(), source });
+        return prompt(path).map_err(|source| KeyFileError::Prompt {
+            path: path.to_owned(),
+            source,
+        });
     }
-    Err(KeyFileError::NoPassword { path: path.to_owned() })
+    Err(KeyFileError::NoPassword {
+        path: path.to_owned(),
+    })
 }
 
 /// The Python wallet hides the password in its variable: base64 of the text XOR the variable's own name.
@@ -585,19 +587,29 @@ fn refuse_shared(path: &Path, mode: u32) -> Result<(), KeyFileError> {
     if mode & SHARED_BITS == 0 {
         Ok(())
     } else {
-        Err(KeyFileError::Shared { path: path.to_owned(), mode: mode & 0o7777 })
+        Err(KeyFileError::Shared {
+            path: path.to_owned(),
+            mode: mode & 0o7777,
+        })
     }
 }
 
 /// Opens a regular file and returns its mode, taken from the open file so that nobody can swap it in between.
 fn open_file(path: &Path) -> Result<(File, u32), KeyFileError> {
     let failed = |source: io::Error| match source.kind() {
-        io::ErrorKind::NotFound => KeyFileError::Missing { path: path.to_owned() },
-        _ => KeyFileError::Read { path: path.to_owned(), source },
+        io::ErrorKind::NotFound => KeyFileError::Missing {
+            path: path.to_owned(),
+        },
+        _ => KeyFileError::Read {
+            path: path.to_owned(),
+            source,
+        },
     };
     // Opening a pipe would wait for its writer, so look before.
     if !fs::metadata(path).map_err(failed)?.is_file() {
-        return Err(KeyFileError::NotAFile { path: path.to_owned() });
+        return Err(KeyFileError::NotAFile {
+            path: path.to_owned(),
+        });
     }
     let file = File::open(path).map_err(failed)?;
     let mode = file.metadata().map_err(failed)?.permissions().mode();
@@ -609,21 +621,35 @@ fn read_all(path: &Path, file: File, limit: u64) -> Result<Zeroizing<Vec<u8>>, K
     let read = file
         .take(limit.saturating_add(1))
         .read_to_end(&mut content)
-        .map_err(|source| KeyFileError::Read { path: path.to_owned(), source })?;
+        .map_err(|source| KeyFileError::Read {
+            path: path.to_owned(),
+            source,
+        })?;
     if u64::try_from(read).is_ok_and(|read| read <= limit) {
         Ok(content)
     } else {
-        Err(KeyFileError::TooLarge { path: path.to_owned(), limit })
+        Err(KeyFileError::TooLarge {
+            path: path.to_owned(),
+            limit,
+        })
     }
 }
 
 /// Writes a file that appears whole or not at all, and only if its name is free.
 fn write_new(path: &Path, content: &str) -> Result<(), KeyFileError> {
     let failed = |source: io::Error| match source.kind() {
-        io::ErrorKind::AlreadyExists => KeyFileError::Exists { path: path.to_owned() },
-        _ => KeyFileError::Write { path: path.to_owned(), source },
+        io::ErrorKind::AlreadyExists => KeyFileError::Exists {
+            path: path.to_owned(),
+        },
+        _ => KeyFileError::Write {
+            path: path.to_owned(),
+            source,
+        },
     };
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let folder = path
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
     let mut file = tempfile::Builder::new()
         .prefix(".new-key-")
         .permissions(fs::Permissions::from_mode(PRIVATE_MODE))
@@ -631,13 +657,9 @@ fn write_new(path: &Path, content: &str) -> Result<(), KeyFileError> {
         .map_err(failed)?;
     file.write_all(content.as_bytes()).map_err(failed)?;
     file.as_file().sync_all().map_err(failed)?;
-    file.persist_noclobber(path).map_err(|error| failed(error.error))?;
-    File::open(folder).and_then(|folder| folder.sync_all()).map_err(failed)
-}
-
-/// A phrase or URI that could not be read, kept here so that [`KeyError`] stays the one type callers meet.
-impl From<UriError> for ContentError {
-    fn from(error: UriError) -> Self {
-        Self::Key(KeyError::from(error))
-    }
+    file.persist_noclobber(path)
+        .map_err(|error| failed(error.error))?;
+    File::open(folder)
+        .and_then(|folder| folder.sync_all())
+        .map_err(failed)
 }

@@ -79,12 +79,18 @@ impl Keypair {
 
 impl fmt::Debug for Keypair {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("Keypair").field("hotkey", &self.hotkey).finish_non_exhaustive()
+        formatter
+            .debug_struct("Keypair")
+            .field("hotkey", &self.hotkey)
+            .finish_non_exhaustive()
     }
 }
 
 /// Returns the secret key of a seed, expanded as Substrate does it.
-#[expect(clippy::expect_used, reason = "only the length can be wrong, and the type fixes it")]
+#[expect(
+    clippy::expect_used,
+    reason = "only the length can be wrong, and the type fixes it"
+)]
 pub(in crate::core::crypto) fn expand(seed: &[u8; SEED_BYTES]) -> SecretKey {
     MiniSecretKey::from_bytes(seed)
         .expect("32 bytes are a seed")
@@ -155,7 +161,9 @@ impl SignatureBytes {
 
     /// Reads standard base64 with padding.
     pub fn parse_base64(text: &str) -> Result<Self, SignatureFormatError> {
-        let bytes = STANDARD.decode(text).map_err(|_foreign| SignatureFormatError::Base64)?;
+        let bytes = STANDARD
+            .decode(text)
+            .map_err(|_foreign| SignatureFormatError::Base64)?;
         <[u8; SIGNATURE_BYTES]>::try_from(bytes.as_slice())
             .map(Self)
             .map_err(|_foreign| SignatureFormatError::Length)

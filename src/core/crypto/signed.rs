@@ -218,7 +218,11 @@ pub fn login_blob(nonce: &str) -> &[u8] {
 
 /// Checks a login; its signature has no `0x`.
 pub fn verify_login(hotkey: &Hotkey, nonce: &str, signature: &str) -> Result<(), VerifyError> {
-    verify(hotkey, login_blob(nonce), &SignatureBytes::parse_hex_bare(signature)?)
+    verify(
+        hotkey,
+        login_blob(nonce),
+        &SignatureBytes::parse_hex_bare(signature)?,
+    )
 }
 
 /// Returns what a validator signs to post system events; `timestamp` is in unix seconds.

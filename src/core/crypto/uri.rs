@@ -51,7 +51,10 @@ pub(in crate::core::crypto) fn secret_from_uri(uri: &str) -> Result<SecretKey, U
 }
 
 /// Returns the seed of a phrase in the Substrate scheme: PBKDF2 over the entropy, not over the words.
-pub(in crate::core::crypto) fn seed_from_phrase(phrase: &str, password: &str) -> Result<Zeroizing<[u8; SEED_BYTES]>, UriError> {
+pub(in crate::core::crypto) fn seed_from_phrase(
+    phrase: &str,
+    password: &str,
+) -> Result<Zeroizing<[u8; SEED_BYTES]>, UriError> {
     let mnemonic = Mnemonic::parse_in_normalized(Language::English, phrase).map_err(phrase_error)?;
     let (padded, length) = mnemonic.to_entropy_array();
     let padded = Zeroizing::new(padded);
@@ -67,9 +70,7 @@ pub(in crate::core::crypto) fn seed_from_phrase(phrase: &str, password: &str) ->
 }
 
 /// Returns the 32 bytes that 64 hex digits spell; a leading `0x` must be gone.
-pub(in crate::core::crypto) fn seed_from_hex(
-    digits: &str,
-) -> Result<Zeroizing<[u8; SEED_BYTES]>, UriError> {
+pub(in crate::core::crypto) fn seed_from_hex(digits: &str) -> Result<Zeroizing<[u8; SEED_BYTES]>, UriError> {
     let mut seed = Zeroizing::new([0; SEED_BYTES]);
     hex::decode_to_slice(digits, seed.as_mut()).map_err(|_foreign| UriError::Seed)?;
     Ok(seed)
@@ -129,14 +130,16 @@ fn junctions(path: &str) -> Result<Vec<Junction>, UriError> {
         let (hard, after) = after
             .strip_prefix('/')
             .map_or((false, after), |after| (true, after));
-        let (name, tail) = after
-            .find('/')
-            .map_or((after, ""), |at| after.split_at(at));
+        let (name, tail) = after.find('/').map_or((after, ""), |at| after.split_at(at));
         if name.is_empty() {
             return Err(UriError::Path);
         }
         let code = chain_code(name);
-        junctions.push(if hard { Junction::Hard(code) } else { Junction::Soft(code) });
+        junctions.push(if hard {
+            Junction::Hard(code)
+        } else {
+            Junction::Soft(code)
+        });
         rest = tail;
     }
     Ok(junctions)
@@ -174,7 +177,9 @@ fn compact_length(length: usize) -> Vec<u8> {
 fn phrase_error(error: bip39::Error) -> UriError {
     match error {
         bip39::Error::BadWordCount(got) => UriError::WordCount { got },
-        bip39::Error::UnknownWord(index) => UriError::UnknownWord { position: index.saturating_add(1) },
+        bip39::Error::UnknownWord(index) => UriError::UnknownWord {
+            position: index.saturating_add(1),
+        },
         bip39::Error::InvalidChecksum
         | bip39::Error::BadEntropyBitCount(_)
         | bip39::Error::AmbiguousLanguages(_) => UriError::Checksum,
