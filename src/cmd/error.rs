@@ -4,7 +4,7 @@ use std::error::Error;
 use std::fmt;
 use std::io::{self, Write};
 
-use crate::core::config::ConfigError;
+use crate::core::config::{ConfigError, Setting};
 
 /// The exit codes of `horde`; the numbers are a promise.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -152,16 +152,15 @@ impl From<ConfigError> for CmdError {
                 Self { causes, ..wrong }
                     .hint("`horde config show` lists all settings and where they come from")
             }
-            ConfigError::Missing { key } => {
-                let name = crate::core::config::Setting::find(key).map(|setting| setting.environment_name());
-                let hint = match (key.split_once('.'), name) {
-                    (Some((section, key)), Some(name)) => {
-                        format!("set {name}, or {key} in the section [{section}] of the configuration file")
-                    }
-                    _ => "see `horde config show`".to_owned(),
-                };
-                wrong.caused_by(&error).hint(hint)
-            }
+            ConfigError::Missing { key } => match (Setting::find(key), key.split_once('.')) {
+                (Some(setting), Some((section, name))) => wrong.caused_by(&error).hint(format!(
+                    "set {}, or {name} in the section [{section}] of the configuration file",
+                    setting
+                        .alias
+                        .map_or_else(|| setting.environment_name(), str::to_owned),
+                )),
+                _ => wrong.caused_by(&error),
+            },
             ConfigError::NoDirectory => wrong.caused_by(&error).hint("pass --dir DIRECTORY"),
             _ => Self {
                 code: ExitCode::Bug,

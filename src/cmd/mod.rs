@@ -12,6 +12,7 @@ pub mod up;
 pub mod validator;
 
 use std::io;
+use std::panic::{self, AssertUnwindSafe};
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
@@ -21,7 +22,7 @@ use self::error::{CmdError, ExitCode};
 
 /// A compute subnet in one binary: facilitator, validator, miner, executor and the job commands
 #[derive(Debug, Parser)]
-#[command(name = "horde", version, propagate_version = true, max_term_width = 100)]
+#[command(name = "horde", version, max_term_width = 100)]
 pub struct Cli {
     #[command(flatten)]
     global: GlobalArgs,
@@ -94,7 +95,14 @@ pub fn main() -> std::process::ExitCode {
             return code.number().into();
         }
     };
-    let code = match run(cli) {
+    let outcome = panic::catch_unwind(AssertUnwindSafe(|| run(cli))).unwrap_or_else(|_| {
+        // The panic's own message is on standard error already.
+        Err(CmdError::new(
+            ExitCode::Bug,
+            "this is a bug of horde; please report it with the lines above",
+        ))
+    });
+    let code = match outcome {
         Ok(()) => ExitCode::Done,
         Err(error) => {
             drop(error.render(&mut io::stderr().lock()));

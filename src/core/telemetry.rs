@@ -44,9 +44,9 @@ pub enum TelemetryError {
     Level {
         /// What was given.
         got: String,
-        /// What the filter's parser said.
+        /// What the filter's parser said, if it got so far.
         #[source]
-        source: tracing_subscriber::filter::ParseError,
+        source: Option<tracing_subscriber::filter::ParseError>,
     },
     /// Somebody set up logs before.
     #[error("logs are already set up")]
@@ -73,19 +73,17 @@ pub fn init(level: &str, format: LogFormat, colors: bool) -> Result<(), Telemetr
 }
 
 fn filter(level: &str) -> Result<EnvFilter, TelemetryError> {
-    // A bare unknown word would parse as the name of a target and silence all else.
-    let is_word = level.chars().all(|c| c.is_ascii_alphanumeric());
-    let known =
-        ["error", "warn", "info", "debug", "trace", "off"].contains(&level.to_ascii_lowercase().as_str());
-    let result = if is_word && !known {
-        EnvFilter::try_new(format!("horde={level}"))
-    } else {
-        EnvFilter::try_new(level)
-    };
-    result.map_err(|source| TelemetryError::Level {
+    let refusal = |source| TelemetryError::Level {
         got: level.to_owned(),
         source,
-    })
+    };
+    // A bare unknown word would parse as the name of a target and silence all else.
+    let is_word = level.chars().all(|c| c.is_ascii_alphanumeric());
+    let levels = ["error", "warn", "info", "debug", "trace", "off"];
+    if is_word && !levels.contains(&level.to_ascii_lowercase().as_str()) {
+        return Err(refusal(None));
+    }
+    EnvFilter::try_new(level).map_err(|error| refusal(Some(error)))
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::common::ChainConfig;
 use super::layers::{ConfigError, Settings};
-use super::words::Hotkey;
+use crate::core::model::Hotkey;
 
 /// Everything that the facilitator needs to know before it starts.
 #[derive(Clone, Debug)]

@@ -220,7 +220,8 @@ pub fn load(sources: &Sources<'_>) -> Result<Settings, ConfigError> {
         problems: Vec::new(),
     };
     let dir = match &sources.dir {
-        Some(dir) => Some(dir.clone()),
+        // Absolute, so that its parent is known even of `.`; this fails only for an empty path.
+        Some(dir) => Some(std::path::absolute(dir).unwrap_or_else(|_| dir.clone())),
         None => environment.data_home().map(|home| match sources.scope.role() {
             Some(role) => home.join("horde").join(role),
             None => home.join("horde"),
@@ -547,12 +548,9 @@ impl Settings {
     fn derive(&mut self, environment: &Environment) {
         if let Some(dir) = self.dir.clone() {
             let shared = match self.scope {
-                Scope::Tool => Some(dir.as_path()),
-                _ => dir.parent(),
+                Scope::Tool => dir.as_path(),
+                _ => dir.parent().unwrap_or(&dir),
             };
-            let shared = shared
-                .filter(|shared| !shared.as_os_str().is_empty())
-                .unwrap_or(Path::new("."));
             self.derive_one("chain.path", Value::Path(shared.join("chain.sqlite")));
         }
         self.derive_one("executor.work_dir", Value::Path(environment.temporary()));

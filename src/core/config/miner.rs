@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::common::{ChainConfig, WalletConfig};
 use super::layers::{ConfigError, Settings};
-use super::words::ExecutorClass;
+use crate::core::model::ExecutorClass;
 
 /// How executors are started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -25,9 +25,3 @@ pub use secret::Secret;
 pub use table::{SETTINGS, Setting};
 pub use validator::ValidatorConfig;
 pub use value::{Kind, KindError, Value};
-
-/// Stand-ins until `model` has these words.
-mod words {
-    pub type Hotkey = String;
-    pub type ExecutorClass = String;
-}

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::common::{ChainConfig, WalletConfig};
 use super::layers::{ConfigError, Settings};
-use super::words::Hotkey;
+use crate::core::model::Hotkey;
 
 /// Everything that the validator needs to know before it starts.
 #[derive(Clone, Debug)]

@@ -28,8 +28,8 @@ use tokio_tungstenite::{
 };
 
 use super::{
-    Arrival, Budget, Ending, Event, Link, LinkClosed, LinkReceiver, LinkSender, Order,
-    QUEUE_MESSAGES, close_code, ws::Limits,
+    Arrival, Budget, Ending, Event, Link, LinkClosed, LinkReceiver, LinkSender, Order, QUEUE_MESSAGES,
+    close_code, ws::Limits,
 };
 
 /// Longest wait for the peer's answer to a close frame (wire-miner-validator §1: 10 s).
@@ -148,12 +148,8 @@ struct Session {
 }
 
 impl Session {
-    async fn drive<S>(
-        self,
-        socket: WebSocketStream<S>,
-        mut orders: mpsc::Receiver<Order>,
-        ending: Ending,
-    ) where
+    async fn drive<S>(self, socket: WebSocketStream<S>, mut orders: mpsc::Receiver<Order>, ending: Ending)
+    where
         S: AsyncRead + AsyncWrite + Unpin + Send,
     {
         let (mut sink, mut source) = socket.split();
@@ -251,10 +247,7 @@ impl Session {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send,
     {
-        let mut pings = interval_at(
-            Instant::now() + self.limits.ping_every,
-            self.limits.ping_every,
-        );
+        let mut pings = interval_at(Instant::now() + self.limits.ping_every, self.limits.ping_every);
         pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut listening = true;
         loop {

@@ -218,21 +218,15 @@ pub async fn connect_patiently(
 }
 
 /// Opens a session with a server at a `ws://` or `wss://` address.
-pub async fn connect(
-    url: &str,
-    options: &ConnectOptions,
-    tasks: &Tasks,
-) -> Result<Link, ConnectError> {
+pub async fn connect(url: &str, options: &ConnectOptions, tasks: &Tasks) -> Result<Link, ConnectError> {
     let (request, target) = prepare(url, &options.headers)?;
     let opening = open(request, &target, &options.limits, tasks);
-    timeout(options.open_timeout, opening)
-        .await
-        .unwrap_or_else(|_| {
-            Err(ConnectError::TimedOut {
-                address: target.address(),
-                limit: options.open_timeout,
-            })
+    timeout(options.open_timeout, opening).await.unwrap_or_else(|_| {
+        Err(ConnectError::TimedOut {
+            address: target.address(),
+            limit: options.open_timeout,
         })
+    })
 }
 
 /// Where a `ws://` or `wss://` address leads.
@@ -260,9 +254,7 @@ fn prepare(url: &str, headers: &[(String, String)]) -> Result<(Request, Target),
     };
     let uri: Uri = url
         .parse()
-        .map_err(|error: tokio_tungstenite::tungstenite::http::uri::InvalidUri| {
-            bad(&error.to_string())
-        })?;
+        .map_err(|error: tokio_tungstenite::tungstenite::http::uri::InvalidUri| bad(&error.to_string()))?;
     let secure = match uri.scheme_str() {
         Some("ws") => false,
         Some("wss") => true,

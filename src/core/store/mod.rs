@@ -175,9 +175,7 @@ impl From<rusqlite::Error> for StoreError {
         match error.sqlite_error_code() {
             Some(Code::DiskFull) => Self::Full(error),
             Some(Code::DatabaseCorrupt | Code::NotADatabase) => Self::Corrupt(error),
-            Some(Code::ReadOnly | Code::PermissionDenied | Code::CannotOpen) => {
-                Self::ReadOnly(error)
-            }
+            Some(Code::ReadOnly | Code::PermissionDenied | Code::CannotOpen) => Self::ReadOnly(error),
             Some(Code::SystemIoFailure) => Self::Io(error),
             Some(Code::DatabaseBusy | Code::DatabaseLocked) => Self::Busy(error),
             Some(Code::ConstraintViolation) => Self::Constraint(error),
@@ -320,8 +318,7 @@ fn switch_to_wal(connection: &Connection) -> Result<String, rusqlite::Error> {
         let switched = connection.query_row("PRAGMA journal_mode = WAL", (), |row| row.get(0));
         match switched {
             Err(error)
-                if error.sqlite_error_code() == Some(rusqlite::ErrorCode::DatabaseBusy)
-                    && patience > 0 =>
+                if error.sqlite_error_code() == Some(rusqlite::ErrorCode::DatabaseBusy) && patience > 0 =>
             {
                 patience -= 1;
                 #[expect(

@@ -104,8 +104,8 @@ where
         let Some(change) = self.change.take() else {
             return false;
         };
-        let outcome = catch_unwind(AssertUnwindSafe(|| change(connection)))
-            .unwrap_or(Err(StoreError::Panicked));
+        let outcome =
+            catch_unwind(AssertUnwindSafe(|| change(connection))).unwrap_or(Err(StoreError::Panicked));
         self.outcome.insert(outcome).is_ok()
     }
 

@@ -1,0 +1,66 @@
+//! What integration tests share: the real binary in an environment of its own.
+
+use std::ffi::OsStr;
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use tempfile::TempDir;
+
+/// A home directory of a test's own, and the binary run in it with nothing else in its environment.
+pub(crate) struct Home {
+    dir: TempDir,
+}
+
+impl Home {
+    pub(crate) fn new() -> Self {
+        Self {
+            dir: tempfile::Builder::new().prefix("horde-test-").tempdir().unwrap(),
+        }
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// Writes a file below the home directory.
+    pub(crate) fn write(&self, name: &str, content: &str) -> PathBuf {
+        let path = self.path().join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, content).unwrap();
+        path
+    }
+
+    /// Returns the binary with arguments, ready to run.
+    pub(crate) fn horde<A: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = A>) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_horde"));
+        command
+            .args(args)
+            .env_clear()
+            .env("HOME", self.path())
+            .env("COLUMNS", "100")
+            .current_dir(self.path())
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// Runs the binary and returns exit code and both streams, with the home directory's path as `$HOME`.
+    #[must_use = "what the command said is what is tested"]
+    pub(crate) fn run<A: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = A>) -> String {
+        self.told(&self.horde(args).output().unwrap())
+    }
+
+    /// Returns an outcome as text.
+    pub(crate) fn told(&self, output: &Output) -> String {
+        let mut text = match output.status.code() {
+            Some(code) => format!("exit code: {code}\n"),
+            None => format!("{}\n", output.status),
+        };
+        for (name, stream) in [("stdout", &output.stdout), ("stderr", &output.stderr)] {
+            if !stream.is_empty() {
+                write!(text, "--- {name}\n{}", String::from_utf8_lossy(stream)).unwrap();
+            }
+        }
+        text.replace(self.path().to_str().unwrap(), "$HOME")
+    }
+}
