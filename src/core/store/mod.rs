@@ -331,3 +331,6 @@ fn switch_to_wal(connection: &Connection) -> Result<String, rusqlite::Error> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
