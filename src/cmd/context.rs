@@ -153,9 +153,10 @@ impl Context {
         if let Some(failure) = tasks.failure() {
             return Err(CmdError::new(ExitCode::Failed, format!("the {name} ended")).caused_by(&failure));
         }
-        match outcome {
-            Some(outcome) => outcome.or_fail(ExitCode::Failed, format!("the {name} failed"))?,
-            None => tracing::warn!("the {name} did not stop within its grace"),
+        if let Some(outcome) = outcome {
+            outcome.or_fail(ExitCode::Failed, format!("the {name} failed"))?;
+        } else {
+            tracing::warn!("the {name} did not stop within its grace");
         }
         match received.exit_code() {
             Some(code) if received.is_impatient() || !in_order => {
@@ -166,7 +167,6 @@ impl Context {
     }
 
     /// Prints a line of data on standard output.
-    #[expect(clippy::unused_self, reason = "only who holds a context may print")]
     pub fn line(&self, text: impl fmt::Display) -> Result<(), CmdError> {
         let mut out = io::stdout().lock();
         writeln!(out, "{text}")
@@ -175,7 +175,6 @@ impl Context {
     }
 
     /// Prints bytes as they are on standard output.
-    #[expect(clippy::unused_self, reason = "only who holds a context may print")]
     pub fn bytes(&self, bytes: &[u8]) -> Result<(), CmdError> {
         let mut out = io::stdout().lock();
         out.write_all(bytes)
@@ -189,7 +188,6 @@ impl Context {
     }
 
     /// Says something to the person at the terminal, on standard error.
-    #[expect(clippy::unused_self, reason = "only who holds a context may print")]
     pub fn say(&self, text: impl fmt::Display) {
         // Nobody is left to tell if this fails.
         drop(writeln!(io::stderr().lock(), "{text}"));

@@ -231,7 +231,6 @@ impl Tasks {
     }
 
     /// Wraps a future so that an abort ends it (`None`) and a panic becomes its message (`Some(Err)`).
-    #[expect(clippy::type_complexity, reason = "used twice, named nowhere else")]
     fn guard<F>(
         &self,
         future: F,

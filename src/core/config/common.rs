@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::layers::{ConfigError, Settings};
 use super::secret::Secret;
+use super::settings::{ConfigError, Settings};
 use super::value::Value;
 
 /// Which key a role signs with.

@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::layers::{ConfigError, Settings};
 use super::secret::Secret;
+use super::settings::{ConfigError, Settings};
 
 /// Everything that the executor needs to know before it starts; it keeps no data directory.
 #[derive(Clone, Debug)]

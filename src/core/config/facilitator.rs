@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::common::ChainConfig;
-use super::layers::{ConfigError, Settings};
+use super::settings::{ConfigError, Settings};
 use crate::core::model::Hotkey;
 
 /// Everything that the facilitator needs to know before it starts.

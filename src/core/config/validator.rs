@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::common::{ChainConfig, WalletConfig};
-use super::layers::{ConfigError, Settings};
+use super::settings::{ConfigError, Settings};
 use crate::core::model::Hotkey;
 
 /// Everything that the validator needs to know before it starts.

@@ -126,11 +126,7 @@ impl Kind {
     /// Takes a value from a TOML file.
     pub fn take(self, value: &toml::Value, environment: &Environment) -> Result<Value, KindError> {
         let taken = match (self, value) {
-            (
-                Self::List | Self::Executors | Self::Bool | Self::Integer { .. } | Self::Seconds { .. },
-                toml::Value::String(text),
-            )
-            | (_, toml::Value::String(text)) => self.value_of(text, environment),
+            (_, toml::Value::String(text)) => self.value_of(text, environment),
             (Self::Bool, toml::Value::Boolean(claim)) => Some(Value::Bool(*claim)),
             (Self::Integer { .. } | Self::Seconds { .. }, toml::Value::Integer(number)) => {
                 self.value_of(&number.to_string(), environment)
