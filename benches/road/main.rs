@@ -1,0 +1,121 @@
+//! The figures of the road: what a miner and an executor cost beside plain `docker run` of the same image in
+//! the same run. `scripts/bench.sh` sets the machine up and runs it.
+//!
+//! Prints a table, or with `--json` one line per figure. `--runs N` says how often each thing is measured; a
+//! figure is the median.
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a benchmark prints what it measures"
+)]
+
+mod figure;
+mod processes;
+mod validator;
+
+use std::error::Error;
+use std::process::ExitCode;
+
+use figure::Figure;
+
+/// Why something could not be measured.
+type Failure = Box<dyn Error + Send + Sync>;
+
+/// How often each thing is measured unless `--runs` says otherwise.
+const RUNS: usize = 15;
+
+/// The image of the job and of the plain `docker run`.
+const IMAGE: &str = "horde-sample:latest";
+
+struct Options {
+    json: bool,
+    runs: usize,
+}
+
+fn options() -> Result<Options, Failure> {
+    let mut options = Options {
+        json: false,
+        runs: RUNS,
+    };
+    let mut words = std::env::args().skip(1);
+    while let Some(word) = words.next() {
+        match word.as_str() {
+            "--json" => options.json = true,
+            "--runs" => options.runs = words.next().ok_or("--runs wants a number")?.parse()?,
+            // Cargo tells every benchmark that it is one.
+            "--bench" => {}
+            other => return Err(format!("unknown argument {other}; known are --json and --runs N").into()),
+        }
+    }
+    if options.runs == 0 {
+        return Err("--runs wants at least 1".into());
+    }
+    Ok(options)
+}
+
+async fn measure(runs: usize) -> Result<Vec<Figure>, Failure> {
+    let (job, docker_run) = validator::job_and_docker_run(runs, IMAGE).await?;
+    let ratio = job.median() / docker_run.median();
+    let miner = processes::miner_start_and_memory(runs).await?;
+    let executor = processes::executor_start(runs).await?;
+    Ok(vec![
+        Figure {
+            key: "job_ratio",
+            name: "job through miner and executor ÷ docker run",
+            value: ratio,
+            unit: "",
+            reference: 8.2,
+            target: 1.5,
+            note: format!("{} s ÷ {} s", job.summary(3), docker_run.summary(3)),
+        },
+        Figure::of(
+            "miner_start_s",
+            "miner, start to listening",
+            "s",
+            &miner.start,
+            5.5,
+            0.1,
+        ),
+        Figure::of(
+            "miner_idle_mb",
+            "resident memory of an idle miner",
+            "MB",
+            &miner.megabytes,
+            896.0,
+            25.0,
+        ),
+        Figure::of(
+            "executor_connect_s",
+            "executor, start to connected",
+            "s",
+            &executor,
+            1.7,
+            0.05,
+        ),
+    ])
+}
+
+fn run() -> Result<(), Failure> {
+    let options = options()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let figures = runtime.block_on(measure(options.runs))?;
+    if options.json {
+        for figure in &figures {
+            println!("{}", figure.json());
+        }
+    } else {
+        println!("median of {} (minimum-maximum)\n", options.runs);
+        print!("{}", figure::table(&figures));
+    }
+    Ok(())
+}
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("error: {failure}");
+            ExitCode::FAILURE
+        }
+    }
+}
