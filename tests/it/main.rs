@@ -3,4 +3,5 @@
 
 mod cli;
 mod support;
+mod signatures;
 mod wire;

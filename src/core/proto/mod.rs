@@ -15,6 +15,7 @@ pub mod frame;
 pub mod job;
 pub mod miner_executor;
 pub mod sdk_facilitator;
+pub mod signing;
 pub mod validator_miner;
 
 pub use frame::DecodeError;
