@@ -14,6 +14,7 @@
 //! which are private to the room.
 
 pub mod local_chain;
+pub mod receipts;
 
 mod lock;
 mod migrate;

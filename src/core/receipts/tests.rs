@@ -1,0 +1,1 @@
+//! Receipts against the golden vectors of the reference.
