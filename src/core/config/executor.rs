@@ -15,6 +15,8 @@ pub struct ExecutorConfig {
     pub token: Secret,
     /// Time to connect to the miner.
     pub startup: Duration,
+    /// Label of its containers (`horde.owner`), by which the miner that started it finds them again.
+    pub owner: String,
     /// Directory of job folders.
     pub work_dir: PathBuf,
     /// The Docker engine that runs jobs.
@@ -34,6 +36,7 @@ impl ExecutorConfig {
             miner_address: settings.text("executor.miner_address")?.to_owned(),
             token: Secret::new(settings.text("executor.token")?),
             startup: settings.duration("executor.startup_seconds")?,
+            owner: settings.text("executor.owner")?.to_owned(),
             work_dir: settings.path("executor.work_dir")?.to_owned(),
             docker_host: settings.text("executor.docker_host")?.to_owned(),
             volume_bytes_max: settings.integer("executor.volume_bytes_max")?,

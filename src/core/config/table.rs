@@ -271,6 +271,12 @@ pub const SETTINGS: &[Setting] = &[
         "5",
         "time to connect to the miner",
     ),
+    setting(
+        "executor.owner",
+        Kind::Text,
+        "none",
+        "label of its containers, by which the miner that started it finds them again",
+    ),
     unset("executor.work_dir", Kind::Path, "directory of job folders"),
     setting(
         "executor.docker_host",
