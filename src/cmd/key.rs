@@ -230,22 +230,17 @@ fn new(context: &Context, args: &NewArgs) -> Result<(), CmdError> {
 
 fn show(context: &Context, args: &KeyArgs) -> Result<(), CmdError> {
     let wallet = args.wallet(context)?;
-    let (hotkey, path) = match &wallet.uri {
-        Some(uri) => {
-            let keypair =
-                Keypair::from_uri(uri.reveal()).or_fail(ExitCode::Refused, "could not read the URI")?;
-            (keypair.hotkey().clone(), None)
-        }
-        None => {
-            let file = if args.coldkey {
-                wallet.coldkey_file()
-            } else {
-                wallet.hotkey_file()
-            };
-            let hotkey =
-                public_of(&file).map_err(|error| wallet_error("could not read the wallet", &error))?;
-            (hotkey, Some(file))
-        }
+    let (hotkey, path) = if let Some(uri) = &wallet.uri {
+        let keypair = Keypair::from_uri(uri.reveal()).or_fail(ExitCode::Refused, "could not read the URI")?;
+        (keypair.hotkey().clone(), None)
+    } else {
+        let file = if args.coldkey {
+            wallet.coldkey_file()
+        } else {
+            wallet.hotkey_file()
+        };
+        let hotkey = public_of(&file).map_err(|error| wallet_error("could not read the wallet", &error))?;
+        (hotkey, Some(file))
     };
     let public_key = ss58::decode(&hotkey).or_fail(ExitCode::Refused, "could not read the address")?;
     let public_key = format!("0x{}", hex::encode(public_key));

@@ -1,7 +1,8 @@
 //! The one integration-test binary; each file proves one contract.
 #![expect(clippy::unwrap_used, reason = "a test that cannot get its fixture has failed")]
 
+mod architecture;
 mod cli;
-mod support;
 mod signatures;
+mod support;
 mod wire;

@@ -29,6 +29,9 @@ const PRIVATE_MODE: u32 = 0o600;
 /// Any access for group or others.
 const SHARED_BITS: u32 = 0o077;
 
+/// Asks a person for the password of a file.
+pub type AskPassword<'a> = dyn FnMut(&Path) -> io::Result<Zeroizing<String>> + 'a;
+
 /// Where the password of an encrypted file comes from; the first that is set decides.
 #[derive(Default)]
 pub struct Passwords<'a> {
@@ -37,7 +40,7 @@ pub struct Passwords<'a> {
     /// The value of the environment variable called [`password_variable`], as the Python wallet leaves it.
     pub variable: Option<&'a str>,
     /// A question to the person at the terminal.
-    pub prompt: Option<&'a mut dyn FnMut(&Path) -> io::Result<Zeroizing<String>>>,
+    pub prompt: Option<&'a mut AskPassword<'a>>,
 }
 
 impl std::fmt::Debug for Passwords<'_> {
@@ -129,6 +132,10 @@ pub fn load_public(path: &Path) -> Result<Hotkey, KeyFileError> {
 
 /// What a plain wallet file holds.
 #[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "taken apart where it is made, never kept in numbers"
+)]
 pub enum KeyFile {
     /// A key that can sign.
     Private(Keypair),

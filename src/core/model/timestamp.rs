@@ -89,7 +89,7 @@ impl Timestamp {
 }
 
 /// Takes `count` ASCII digits from the front.
-fn digits<'a>(text: &'a str, count: usize) -> Option<(u32, &'a str)> {
+fn digits(text: &str, count: usize) -> Option<(u32, &str)> {
     let (head, tail) = text.split_at_checked(count)?;
     if !head.bytes().all(|b| b.is_ascii_digit()) {
         return None;

@@ -13,6 +13,7 @@ use crate::core::crypto::signed::{self, SignedFields, SignedStreaming};
 use crate::core::crypto::{Keypair, VerifyError, canonical, verify_hex};
 use crate::core::model::Hotkey;
 use crate::core::model::upload::{OutputUpload, SingleFileUpload};
+use crate::core::model::volume::Volume;
 
 /// What the SDK writes as `signature_type`; nobody checks it.
 const SIGNATURE_TYPE: &str = "bittensor";
@@ -99,10 +100,7 @@ impl JobRequest {
             upload_time_limit: self.upload_time_limit,
             streaming_start_time_limit: self.streaming_start_time_limit,
             streaming_details,
-            volumes: &self
-                .volume
-                .clone()
-                .map_or_else(Vec::new, |volume| volume.into_parts()),
+            volumes: &self.volume.clone().map_or_else(Vec::new, Volume::into_parts),
             uploads: &self.output_upload.clone().map_or_else(Vec::new, upload_parts),
         }
         .payload()
