@@ -5,4 +5,5 @@ mod architecture;
 mod cli;
 mod signatures;
 mod support;
+mod traces;
 mod wire;

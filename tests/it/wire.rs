@@ -1,5 +1,7 @@
 //! The wires, byte for byte: golden messages of the reference, decoded and written again.
 
+use horde::core::model::upload::OutputUpload;
+use horde::core::model::volume::Volume;
 use horde::core::proto::{facilitator_validator, miner_executor, validator_miner};
 use serde_json::Value;
 
@@ -89,5 +91,43 @@ fn the_facilitator_wire_accepts_and_refuses_what_the_reference_does() {
         if let (Ok(written), expected @ Value::Object(_)) = (outcome, &case["reserialised"]) {
             assert_eq!(&golden(&written), expected, "{name}");
         }
+    }
+}
+
+#[test]
+fn every_volume_and_upload_is_read_and_written_byte_for_byte() {
+    let vectors = golden(include_str!("../golden/volumes.json"));
+    for (name, case) in vectors["volumes"].as_object().unwrap() {
+        let text = case["json_text"].as_str().unwrap();
+        let volume: Volume = serde_json::from_str(text).unwrap();
+        assert_eq!(serde_json::to_string(&volume).unwrap(), text, "{name}");
+    }
+    let vectors = golden(include_str!("../golden/uploads.json"));
+    for (name, case) in vectors["uploads"].as_object().unwrap() {
+        let text = case["json_text"].as_str().unwrap();
+        let upload: OutputUpload = serde_json::from_str(text).unwrap();
+        assert_eq!(serde_json::to_string(&upload).unwrap(), text, "{name}");
+    }
+}
+
+#[test]
+fn volumes_and_uploads_that_are_none_are_refused() {
+    for text in [
+        r#"{"volume_type":"tape","contents":""}"#,
+        r#"{"contents":""}"#,
+        r#"{"volume_type":"inline"}"#,
+        r#"{"volume_type":"single_file","url":"https://example.com"}"#,
+        r#"{"volume_type":"multi_volume","volumes":[{"volume_type":"multi_volume","volumes":[]}]}"#,
+        "[]",
+        "null",
+    ] {
+        assert!(serde_json::from_str::<Volume>(text).is_err(), "{text}");
+    }
+    for text in [
+        r#"{"output_upload_type":"fax","url":""}"#,
+        r#"{"output_upload_type":"zip_and_http_put"}"#,
+        r#"{"output_upload_type":"multi_upload","uploads":[{"output_upload_type":"zip_and_http_put","url":""}]}"#,
+    ] {
+        assert!(serde_json::from_str::<OutputUpload>(text).is_err(), "{text}");
     }
 }
