@@ -103,6 +103,14 @@ impl Folder {
         Ok(here)
     }
 
+    fn descend<'a>(&self, parts: impl Iterator<Item = &'a str>) -> rustix::io::Result<OwnedFd> {
+        let mut here = rustix::io::fcntl_dupfd_cloexec(&self.0, 0)?;
+        for part in parts {
+            here = rustix::fs::openat(&here, part, folder_flags(), Mode::empty())?;
+        }
+        Ok(here)
+    }
+
     /// Opens a regular file for reading.
     pub fn read(&self, path: &RelativePath) -> Result<File, OpenError> {
         let failed = |error: rustix::io::Errno| match error {
@@ -114,13 +122,7 @@ impl Folder {
             other => OpenError::Failed { path: path.clone(), source: other.into() },
         };
         let (folders, name) = path.split();
-        let mut here = self
-            .0
-            .try_clone()
-            .map_err(|source| OpenError::Failed { path: path.clone(), source })?;
-        for part in folders {
-            here = rustix::fs::openat(&here, part, folder_flags(), Mode::empty()).map_err(failed)?;
-        }
+        let here = self.descend(folders).map_err(failed)?;
         // Without blocking, since a pipe would wait for its other end.
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let file = rustix::fs::openat(&here, name, flags, Mode::empty()).map_err(failed)?;
@@ -137,8 +139,11 @@ impl Folder {
     pub fn walk(&self, files_max: usize) -> io::Result<Result<Walk, TooManyFiles>> {
         let mut walk = Walk::default();
         let mut entries = 0;
-        let mut waiting: Vec<(Option<RelativePath>, OwnedFd)> = vec![(None, self.0.try_clone()?)];
-        while let Some((base, folder)) = waiting.pop() {
+        // Paths rather than descriptors wait, since a tree may be wider than a process's descriptors are many.
+        let mut waiting: Vec<Option<RelativePath>> = vec![None];
+        while let Some(base) = waiting.pop() {
+            let parts = base.iter().flat_map(|base| base.as_str().split('/'));
+            let folder = self.descend(parts)?;
             for entry in Dir::read_from(&folder)? {
                 let entry = entry?;
                 let name = entry.file_name();
@@ -163,11 +168,8 @@ impl Folder {
                         let bytes = u64::try_from(status.st_size).unwrap_or(0);
                         walk.files.push(FoundFile { path, bytes });
                     }
-                    // Held open while they wait, so their number is bounded by the depth and width of the tree;
-                    // a tree too wide for the process's descriptors fails here rather than being followed by name.
                     (Some(path), FileType::Directory) if path.as_str().split('/').count() < DEPTH_MAX => {
-                        let inner = rustix::fs::openat(&folder, name, folder_flags(), Mode::empty())?;
-                        waiting.push((Some(path), inner));
+                        waiting.push(Some(path));
                     }
                     (Some(_) | None, _) => walk.passed_over += 1,
                 }
