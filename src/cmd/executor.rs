@@ -1,10 +1,17 @@
 //! `horde executor`: run one job for a miner.
 
+use std::sync::Arc;
+
 use clap::{Args, Subcommand};
 
 use super::context::Context;
-use super::error::{CmdError, ExitCode};
+use super::error::{CmdError, ExitCode, OrFail};
 use crate::core::config::{ExecutorConfig, Flag, Scope};
+use crate::core::docker::engine::Bollard;
+use crate::core::docker::image::{ImageError, make_executor_image};
+use crate::core::docker::reference::ImageReference;
+use crate::core::docker::{Engine, EngineError};
+use crate::core::executor;
 
 /// `horde executor …`
 #[derive(Debug, Subcommand)]
@@ -48,7 +55,6 @@ impl ExecutorCommand {
 }
 
 impl RunArgs {
-    #[expect(clippy::unused_async, reason = "the role is not here yet")]
     async fn run(self, context: &Context) -> Result<(), CmdError> {
         let flags = [
             ("executor.miner_address", "--miner-address", self.miner_address),
@@ -67,20 +73,42 @@ impl RunArgs {
             })
         });
         let settings = context.role_settings(Scope::Executor, flags.collect())?;
-        let _config = ExecutorConfig::from_settings(&settings)?;
-        Err(CmdError::new(
-            ExitCode::Bug,
-            "the executor is not built into this binary yet",
-        ))
+        let config = ExecutorConfig::from_settings(&settings)?;
+        let engine = engine(&config.docker_host)?;
+        context
+            .serve("executor", |tasks| executor::run(config, engine, tasks))
+            .await
     }
 }
 
 impl ImageArgs {
-    #[expect(clippy::unused_async, reason = "the image is not here yet")]
-    async fn run(self, _context: &Context) -> Result<(), CmdError> {
-        Err(CmdError::new(
-            ExitCode::Bug,
-            format!("{} cannot be made by this binary yet", self.tag),
-        ))
+    async fn run(self, context: &Context) -> Result<(), CmdError> {
+        let settings = context.role_settings(Scope::Executor, Vec::new())?;
+        let engine = engine(settings.text("executor.docker_host")?)?;
+        let image = ImageReference::parse(&self.tag).or_fail(
+            ExitCode::Usage,
+            format!("{:?} cannot be the name of an image", self.tag),
+        )?;
+        context.say(format_args!("making {image} out of this binary …"));
+        let id = make_executor_image(&*engine, &image).await.map_err(|error| {
+            let code = match &error {
+                ImageError::Engine(EngineError::Unreachable { .. }) => ExitCode::Unreachable,
+                ImageError::Engine(_) | ImageError::Read { .. } | ImageError::Write(_) => ExitCode::Failed,
+            };
+            CmdError::new(code, format!("could not make {image}")).caused_by(&error)
+        })?;
+        if context.json {
+            context.print_json(&serde_json::json!({ "image": image.as_str(), "id": id.as_str() }))
+        } else {
+            context.line(format_args!("{image} {}", id.as_str()))
+        }
     }
+}
+
+fn engine(address: &str) -> Result<Arc<dyn Engine>, CmdError> {
+    let engine = Bollard::new(address).or_fail(
+        ExitCode::Configuration,
+        "could not use the setting executor.docker_host",
+    )?;
+    Ok(Arc::new(engine))
 }

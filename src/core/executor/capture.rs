@@ -9,11 +9,11 @@ const END_CHARACTERS: usize = 500_000;
 const GAP: &str = " ... ";
 
 /// The most of a stream that is written to its file, in bytes; what follows is counted only.
-pub const FILE_BYTES_MAX: u64 = 256 * 1024 * 1024;
+pub(super) const FILE_BYTES_MAX: u64 = 256 * 1024 * 1024;
 
 /// One stream of a container, read as UTF-8 with the replacement character for what is none.
 #[derive(Debug)]
-pub struct Capture<W> {
+pub(super) struct Capture<W> {
     /// Bytes at the end of the last chunk that may begin a character.
     unfinished: Vec<u8>,
     head: String,
@@ -28,7 +28,7 @@ pub struct Capture<W> {
 
 impl<W: Write> Capture<W> {
     /// Makes an empty capture that also writes the decoded text to `file`, at most `file_bytes_max` of it.
-    pub fn new(file: W, file_bytes_max: u64) -> Self {
+    pub(super) fn new(file: W, file_bytes_max: u64) -> Self {
         Self {
             unfinished: Vec::new(),
             head: String::new(),
@@ -43,7 +43,7 @@ impl<W: Write> Capture<W> {
     }
 
     /// Takes the next bytes; chunks may end in the middle of a character.
-    pub fn push(&mut self, bytes: &[u8]) -> io::Result<()> {
+    pub(super) fn push(&mut self, bytes: &[u8]) -> io::Result<()> {
         let mut joined;
         let bytes = if self.unfinished.is_empty() {
             bytes
@@ -71,7 +71,9 @@ impl<W: Write> Capture<W> {
     fn push_text(&mut self, text: &str) -> io::Result<()> {
         self.write_file(text.as_bytes())?;
         let count = text.chars().count();
-        self.characters = self.characters.saturating_add(u64::try_from(count).unwrap_or(u64::MAX));
+        self.characters = self
+            .characters
+            .saturating_add(u64::try_from(count).unwrap_or(u64::MAX));
         let room = END_CHARACTERS - self.head_characters;
         if room > 0 {
             let end = text.char_indices().nth(room).map_or(text.len(), |(at, _)| at);
@@ -89,7 +91,11 @@ impl<W: Write> Capture<W> {
 
     fn cut_tail(&mut self) {
         let excess = self.tail_characters.saturating_sub(END_CHARACTERS);
-        let start = self.tail.char_indices().nth(excess).map_or(self.tail.len(), |(at, _)| at);
+        let start = self
+            .tail
+            .char_indices()
+            .nth(excess)
+            .map_or(self.tail.len(), |(at, _)| at);
         self.tail.drain(..start);
         self.tail_characters -= excess;
     }
@@ -106,13 +112,16 @@ impl<W: Write> Capture<W> {
     }
 
     /// Ends the stream; returns its text, cut in the middle if it is long, and the file.
-    pub fn finish(mut self) -> io::Result<(String, W)> {
+    pub(super) fn finish(mut self) -> io::Result<(String, W)> {
         if !self.unfinished.is_empty() {
             self.unfinished.clear();
             self.push_text("\u{fffd}")?;
         }
         if self.file_left_out > 0 {
-            let note = format!("\n[cut here: {} further bytes were left out]\n", self.file_left_out);
+            let note = format!(
+                "\n[cut here: {} further bytes were left out]\n",
+                self.file_left_out
+            );
             self.file.write_all(note.as_bytes())?;
         }
         self.file.flush()?;
@@ -124,7 +133,11 @@ impl<W: Write> Capture<W> {
             // The ends overlap: the tail's first characters are in the head already.
             let shared = self.head_characters + self.tail_characters;
             let shared = shared.saturating_sub(usize::try_from(self.characters).unwrap_or(shared));
-            let start = self.tail.char_indices().nth(shared).map_or(self.tail.len(), |(at, _)| at);
+            let start = self
+                .tail
+                .char_indices()
+                .nth(shared)
+                .map_or(self.tail.len(), |(at, _)| at);
             self.head.push_str(self.tail.get(start..).unwrap_or_default());
             self.head
         };
@@ -170,8 +183,15 @@ mod tests {
 
     #[test]
     fn a_long_stream_keeps_its_head_and_tail_and_the_file_keeps_all() {
-        for (length, is_cut) in [(999_999, false), (1_000_000, false), (1_000_001, true), (3_400_000, true)] {
-            let whole: String = (0..length).map(|at| char::from(b'a' + u8::try_from(at % 23).unwrap())).collect();
+        for (length, is_cut) in [
+            (999_999, false),
+            (1_000_000, false),
+            (1_000_001, true),
+            (3_400_000, true),
+        ] {
+            let whole: String = (0..length)
+                .map(|at| char::from(b'a' + u8::try_from(at % 23).unwrap()))
+                .collect();
             let chunks: Vec<&[u8]> = whole.as_bytes().chunks(32_768).collect();
             let (text, file) = capture(&chunks);
             assert_eq!(file.len(), length);

@@ -26,8 +26,8 @@ use crate::core::model::job::{ExecutorTiming, FailureReason, HordeReason, JobSta
 use crate::core::model::upload::OutputUpload;
 use crate::core::model::volume::Volume;
 use crate::core::proto::job::{
-    Context, ExecutionDone, ExecutorReady, FullJob, GenericError, HordeFailed, InitialJob, JobFailed, JobFinished,
-    VolumesReady,
+    Context, ExecutionDone, ExecutorReady, FullJob, GenericError, HordeFailed, InitialJob, JobFailed,
+    JobFinished, VolumesReady,
 };
 use crate::core::proto::miner_executor::{Down, FRAME_BYTES_MAX, Up};
 
@@ -162,12 +162,26 @@ pub enum Outcome {
 #[derive(Debug)]
 enum State {
     AwaitingInitial,
-    Preparing { initial: Box<InitialJob>, early: Option<Box<FullJob>> },
-    AwaitingJob { initial: Box<InitialJob> },
-    Fetching { job: Box<FullJob> },
-    Running { job: Box<FullJob> },
-    Stopping { job_uuid: JobId },
-    Uploading { job_uuid: JobId, ended: Ended },
+    Preparing {
+        initial: Box<InitialJob>,
+        early: Option<Box<FullJob>>,
+    },
+    AwaitingJob {
+        initial: Box<InitialJob>,
+    },
+    Fetching {
+        job: Box<FullJob>,
+    },
+    Running {
+        job: Box<FullJob>,
+    },
+    Stopping {
+        job_uuid: JobId,
+    },
+    Uploading {
+        job_uuid: JobId,
+        ended: Ended,
+    },
     Ended,
 }
 
@@ -192,7 +206,12 @@ pub struct Machine {
 impl Machine {
     /// Makes a machine whose start-up deadline begins at `now`; `miner` is the address to name in complaints.
     pub fn new(now: Instant, startup: Duration, miner: impl Into<String>) -> Self {
-        Self { state: State::AwaitingInitial, deadline: later(now, startup), timing: Timing::Single, miner: miner.into() }
+        Self {
+            state: State::AwaitingInitial,
+            deadline: later(now, startup),
+            timing: Timing::Single,
+            miner: miner.into(),
+        }
     }
 
     /// Returns when the next tick is due; none when nothing is awaited any more.
@@ -225,9 +244,12 @@ impl Machine {
             Event::Uploaded(result) => self.on_uploaded(result),
             Event::LinkLost => self.end(None, Outcome::LinkLost),
             Event::StopAsked => match self.job_uuid().cloned() {
-                Some(job_uuid) => {
-                    self.horde_failed(job_uuid, "Executor was asked to stop", HordeReason::GenericError, [])
-                }
+                Some(job_uuid) => self.horde_failed(
+                    job_uuid,
+                    "Executor was asked to stop",
+                    HordeReason::GenericError,
+                    [],
+                ),
                 None => self.end(None, Outcome::Stopped),
             },
         }
@@ -237,15 +259,19 @@ impl Machine {
         match message {
             Down::InitialJob(initial) => self.on_initial(initial),
             Down::FullJob(job) => self.on_job(now, Box::new(job)),
-            Down::GenericError(_) => {
-                self.complain(format!("Unsupported message from miner {}: GenericError", self.miner))
-            }
+            Down::GenericError(_) => self.complain(format!(
+                "Unsupported message from miner {}: GenericError",
+                self.miner
+            )),
         }
     }
 
     fn on_malformed(&mut self, text: &str, error: &str) -> Vec<Effect> {
         let quoted: String = text.chars().take(QUOTED_CHARACTERS_MAX).collect();
-        self.complain(format!("Malformed message {quoted} from miner {}: {error}", self.miner))
+        self.complain(format!(
+            "Malformed message {quoted} from miner {}: {error}",
+            self.miner
+        ))
     }
 
     fn on_initial(&mut self, initial: InitialJob) -> Vec<Effect> {
@@ -257,7 +283,10 @@ impl Machine {
         }
         let (job_uuid, image) = (initial.job_uuid.clone(), initial.docker_image.clone());
         let is_streaming = initial.streaming_details.is_some();
-        self.state = State::Preparing { initial: Box::new(initial), early: None };
+        self.state = State::Preparing {
+            initial: Box::new(initial),
+            early: None,
+        };
         if is_streaming {
             let message = "Streaming jobs are not supported by this executor";
             return self.horde_failed(job_uuid, message, HordeReason::StreamingFailed, []);
@@ -280,7 +309,9 @@ impl Machine {
         }
         match &mut self.state {
             State::AwaitingJob { .. } => self.begin(now, job),
-            State::Preparing { early: early @ None, .. } => {
+            State::Preparing {
+                early: early @ None, ..
+            } => {
                 *early = Some(job);
                 Vec::new()
             }
@@ -305,7 +336,10 @@ impl Machine {
         if let Err(fault) = result {
             return self.failed_by(job_uuid, fault, None);
         }
-        let ready = Effect::Send(Up::from(ExecutorReady { job_uuid: job_uuid.clone(), executor_token: None }));
+        let ready = Effect::Send(Up::from(ExecutorReady {
+            job_uuid: job_uuid.clone(),
+            executor_token: None,
+        }));
         let early = early.take();
         let (leeway, timing) = match (initial.executor_timing, initial.timeout_seconds) {
             (Some(timing), _) => (timing.allowed_leeway, Timing::Staged(timing)),
@@ -388,7 +422,10 @@ impl Machine {
             Ok(ended) if ended.exit_code != 0 => {
                 let failed = JobFailed {
                     job_uuid,
-                    message: format!("Job container exited with non-zero exit code: {}", ended.exit_code),
+                    message: format!(
+                        "Job container exited with non-zero exit code: {}",
+                        ended.exit_code
+                    ),
                     reason: FailureReason::NonzeroReturnCode,
                     stage: JobStage::Execution,
                     docker_process_exit_status: Some(ended.exit_code),
@@ -403,7 +440,10 @@ impl Machine {
                     upload: job.output_upload.clone(),
                     artifacts_dir: job.artifacts_dir.clone(),
                 };
-                self.state = State::Uploading { job_uuid: job_uuid.clone(), ended };
+                self.state = State::Uploading {
+                    job_uuid: job_uuid.clone(),
+                    ended,
+                };
                 self.extend(|timing| timing.upload_time_limit);
                 vec![Effect::Send(Up::from(ExecutionDone { job_uuid })), upload]
             }
@@ -438,7 +478,12 @@ impl Machine {
             State::AwaitingInitial => self.end(None, Outcome::NoJob),
             State::Preparing { initial, .. } => {
                 let job_uuid = initial.job_uuid.clone();
-                self.horde_failed(job_uuid, "Executor startup time exceeded", HordeReason::GenericError, [])
+                self.horde_failed(
+                    job_uuid,
+                    "Executor startup time exceeded",
+                    HordeReason::GenericError,
+                    [],
+                )
             }
             State::AwaitingJob { initial } => {
                 let job_uuid = initial.job_uuid.clone();
@@ -449,7 +494,9 @@ impl Machine {
                 self.timed_out(job_uuid, "Download time exceeded", None, None)
             }
             State::Running { job } => {
-                self.state = State::Stopping { job_uuid: job.job_uuid.clone() };
+                self.state = State::Stopping {
+                    job_uuid: job.job_uuid.clone(),
+                };
                 self.deadline = later(now, STOP_PATIENCE);
                 vec![Effect::Stop]
             }
@@ -459,7 +506,12 @@ impl Machine {
             }
             State::Uploading { job_uuid, ended } => {
                 let (job_uuid, ended) = (job_uuid.clone(), ended.clone());
-                self.timed_out(job_uuid, "Upload time exceeded", Some(ended.exit_code), Some(ended.streams))
+                self.timed_out(
+                    job_uuid,
+                    "Upload time exceeded",
+                    Some(ended.exit_code),
+                    Some(ended.streams),
+                )
             }
             State::Ended => Vec::new(),
         }
@@ -474,7 +526,11 @@ impl Machine {
                     None => (detail, FailureReason::DownloadFailed, None),
                     Some(_) => {
                         let context = Context::from_iter([("error".to_owned(), Value::String(detail))]);
-                        ("Upload failed".to_owned(), FailureReason::UploadFailed, Some(context))
+                        (
+                            "Upload failed".to_owned(),
+                            FailureReason::UploadFailed,
+                            Some(context),
+                        )
                     }
                 };
                 let (exit_code, streams) = ended.map(|ended| (ended.exit_code, ended.streams)).unzip();
@@ -491,9 +547,7 @@ impl Machine {
                 };
                 self.end(Some(failed.into()), Outcome::Failed)
             }
-            Fault::Refused(message) => {
-                self.horde_failed(job_uuid, &message, HordeReason::GenericError, [])
-            }
+            Fault::Refused(message) => self.horde_failed(job_uuid, &message, HordeReason::GenericError, []),
             Fault::NoImage(detail) if self.stage() == JobStage::ExecutorStartup => self.horde_failed(
                 job_uuid,
                 "Failed to pull docker image",
@@ -546,8 +600,14 @@ impl Machine {
         reason: HordeReason,
         facts: [(&str, Value); N],
     ) -> Vec<Effect> {
-        let mut context: Context = facts.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
-        context.insert("stage".to_owned(), Value::String(self.stage().as_str().to_owned()));
+        let mut context: Context = facts
+            .into_iter()
+            .map(|(key, value)| (key.to_owned(), value))
+            .collect();
+        context.insert(
+            "stage".to_owned(),
+            Value::String(self.stage().as_str().to_owned()),
+        );
         let failed = HordeFailed {
             job_uuid,
             reported_by: Participant::Executor,
@@ -560,7 +620,11 @@ impl Machine {
 
     fn end(&mut self, report: Option<Up>, outcome: Outcome) -> Vec<Effect> {
         self.state = State::Ended;
-        report.map(Effect::Send).into_iter().chain([Effect::End(outcome)]).collect()
+        report
+            .map(Effect::Send)
+            .into_iter()
+            .chain([Effect::End(outcome)])
+            .collect()
     }
 
     fn complain(&self, details: String) -> Vec<Effect> {
@@ -615,5 +679,9 @@ fn encoded_bytes(report: &Up) -> usize {
         + finished.docker_process_stdout.len()
         + finished.docker_process_stderr.len();
     // A character takes at most six bytes as JSON.
-    if raw < FRAME_BYTES_MAX / 8 { raw } else { report.encode().len() }
+    if raw < FRAME_BYTES_MAX / 8 {
+        raw
+    } else {
+        report.encode().len()
+    }
 }

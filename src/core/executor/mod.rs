@@ -1,1 +1,132 @@
 //! Role 4: runs one job for a miner, then exits.
+//!
+//! It connects with its token before it does anything slow, prepares, fetches the input, runs the container with
+//! no network, captures both streams within bounds, delivers the output, reports once, and removes its container
+//! and its folders: only those, by label and by name. [`machine`] decides, the driver does.
+
+mod capture;
+mod container;
+mod driver;
+pub mod machine;
+mod workspace;
+
+use std::sync::Arc;
+
+use tokio::time::Instant;
+
+use crate::core::config::ExecutorConfig;
+use crate::core::docker::Engine;
+use crate::core::net::ws::{self, CONNECT_ATTEMPTS, ConnectError, ConnectOptions};
+use crate::core::tasks::Tasks;
+use crate::core::transfer::download::Downloader;
+use crate::core::transfer::upload::Uploader;
+
+use container::Identity;
+use driver::{Driver, Ports};
+use machine::{Machine, Outcome};
+
+/// The path of the miner's endpoint, before the token (wire-executor-miner §1).
+const ENDPOINT: &str = "/v0.1/executor_interface/";
+
+/// The longest token, in bytes: with what is put around it, it names a container.
+const TOKEN_BYTES_MAX: usize = 200;
+
+/// Why an executor ended without having reported.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The token could not be part of an address or of a container's name.
+    #[error("the token is not made of letters, digits, `-`, `_` and `.`")]
+    BadToken,
+    /// The miner was not reached.
+    #[error("could not connect to the miner")]
+    Connect(#[from] ConnectError),
+    /// The miner went away before the job was reported.
+    #[error("the miner closed the connection before the job was reported")]
+    LinkLost,
+    /// The miner sent no job in time.
+    #[error("the miner sent no job within the start-up limit")]
+    NoJob,
+}
+
+/// Runs one job for the miner of the configuration; returns once it is reported and everything is removed.
+pub async fn run(config: ExecutorConfig, engine: Arc<dyn Engine>, tasks: Tasks) -> Result<(), RunError> {
+    let started = Instant::now();
+    let token = config.token.reveal().to_owned();
+    if !is_token(&token) {
+        return Err(RunError::BadToken);
+    }
+    let miner = endpoint(&config.miner_address);
+    let url = format!("{miner}{ENDPOINT}{token}");
+    let options = ConnectOptions::default();
+    let link = tokio::select! {
+        biased;
+        () = tasks.stopped() => return Ok(()),
+        link = ws::connect_patiently(&url, &options, &tasks, CONNECT_ATTEMPTS) => link?,
+    };
+    tracing::info!(%miner, after = ?started.elapsed(), "connected to the miner");
+    let ports = Ports {
+        engine,
+        downloader: Arc::new(Downloader::new(config.volume_bytes_max)),
+        uploader: Arc::new(Uploader::new(config.upload_bytes_max)),
+        tasks,
+    };
+    let identity = Identity {
+        owner: config.owner.clone(),
+        token,
+        no_gpu: config.no_gpu,
+    };
+    let machine = Machine::new(Instant::now(), config.startup, miner);
+    let outcome = Driver::new(machine, link, ports, identity, &config.work_dir)
+        .run()
+        .await;
+    tracing::info!(?outcome, "done");
+    match outcome {
+        Outcome::Finished | Outcome::Failed | Outcome::HordeFailed | Outcome::Stopped => Ok(()),
+        Outcome::LinkLost => Err(RunError::LinkLost),
+        Outcome::NoJob => Err(RunError::NoJob),
+    }
+}
+
+/// Returns a miner's address as a URL without a trailing slash; one without a scheme is plain WebSocket.
+fn endpoint(address: &str) -> String {
+    let address = address.trim_end_matches('/');
+    if address.contains("://") {
+        address.to_owned()
+    } else {
+        format!("ws://{address}")
+    }
+}
+
+fn is_token(text: &str) -> bool {
+    !text.is_empty()
+        && text.len() <= TOKEN_BYTES_MAX
+        && text
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_without_a_scheme_is_plain_websocket() {
+        for (address, wanted) in [
+            ("127.0.0.1:8000", "ws://127.0.0.1:8000"),
+            ("ws://172.17.0.1:8000/", "ws://172.17.0.1:8000"),
+            ("wss://m", "wss://m"),
+        ] {
+            assert_eq!(endpoint(address), wanted);
+        }
+    }
+
+    #[test]
+    fn a_token_that_could_name_another_endpoint_is_refused() {
+        assert!(is_token(
+            "1ec5cdf2-a14e-4214-83cd-23df60a49a5b-24b2ddab-c8dc-44e1-9931-1266bb7f78a2"
+        ));
+        for text in ["", "a/b", "a b", "a?b", "é", &"a".repeat(201)] {
+            assert!(!is_token(text), "{text}");
+        }
+    }
+}

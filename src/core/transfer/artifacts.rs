@@ -58,7 +58,9 @@ pub fn collect(folder: &Folder, container_path: &str) -> io::Result<Artifacts> {
             leave_out(LeftOut::NoRoom);
         } else {
             total += bytes;
-            artifacts.files.insert(format!("{container_path}/{name}"), STANDARD.encode(content));
+            artifacts
+                .files
+                .insert(format!("{container_path}/{name}"), STANDARD.encode(content));
         }
     }
     Ok(artifacts)
@@ -80,9 +82,19 @@ mod tests {
         fs::create_dir(outside.path().join("dir")).unwrap();
         symlink("/etc/passwd", outside.path().join("link")).unwrap();
         let artifacts = collect(&Folder::open(outside.path()).unwrap(), "/artifacts").unwrap();
-        assert_eq!(artifacts.files.get("/artifacts/a.bin").map(String::as_str), Some("YXJ0Cg=="));
-        assert_eq!(artifacts.files.keys().collect::<Vec<_>>(), ["/artifacts/a.bin", "/artifacts/fits"]);
-        let left_out = [("big", LeftOut::TooLarge), ("dir", LeftOut::NotAFile), ("link", LeftOut::NotAFile)];
+        assert_eq!(
+            artifacts.files.get("/artifacts/a.bin").map(String::as_str),
+            Some("YXJ0Cg==")
+        );
+        assert_eq!(
+            artifacts.files.keys().collect::<Vec<_>>(),
+            ["/artifacts/a.bin", "/artifacts/fits"]
+        );
+        let left_out = [
+            ("big", LeftOut::TooLarge),
+            ("dir", LeftOut::NotAFile),
+            ("link", LeftOut::NotAFile),
+        ];
         let left_out = left_out.map(|(name, why)| (name.to_owned(), why));
         assert_eq!(artifacts.left_out, left_out);
     }

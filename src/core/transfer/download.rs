@@ -126,8 +126,15 @@ impl Downloader {
             total_timeout: None,
             redirects: Redirects::Follow(REDIRECTS_MAX),
         };
-        let volume_bytes_max = if volume_bytes_max == 0 { u64::MAX } else { volume_bytes_max };
-        Self { volume_bytes_max, client: LazyClient::new(options) }
+        let volume_bytes_max = if volume_bytes_max == 0 {
+            u64::MAX
+        } else {
+            volume_bytes_max
+        };
+        Self {
+            volume_bytes_max,
+            client: LazyClient::new(options),
+        }
     }
 
     /// Puts a volume into `folder`, part by part; zips on their way lie in `scratch`.
@@ -156,7 +163,9 @@ impl Downloader {
                 let base = base(inline.relative_path.as_deref())?;
                 let bytes = decode_leniently(&inline.contents).ok_or(DownloadError::NotBase64)?;
                 if u64::try_from(bytes.len()).unwrap_or(u64::MAX) > self.volume_bytes_max {
-                    return Err(DownloadError::TooLarge { max: self.volume_bytes_max });
+                    return Err(DownloadError::TooLarge {
+                        max: self.volume_bytes_max,
+                    });
                 }
                 self.unpack(Cursor::new(bytes), folder, base).await
             }
@@ -169,7 +178,9 @@ impl Downloader {
             SimpleVolume::SingleFile(single) => {
                 let path = RelativePath::parse(&single.relative_path).map_err(DownloadError::BadPath)?;
                 let file = folder.create(&path).map_err(|error| match error.kind() {
-                    io::ErrorKind::IsADirectory | io::ErrorKind::NotADirectory => DownloadError::InTheWay(path),
+                    io::ErrorKind::IsADirectory | io::ErrorKind::NotADirectory => {
+                        DownloadError::InTheWay(path)
+                    }
                     _ => DownloadError::Local(error),
                 })?;
                 self.download(&single.url, file).await.map(drop)
@@ -178,7 +189,12 @@ impl Downloader {
         }
     }
 
-    async fn unpack<R>(&self, archive: R, folder: &Folder, base: Option<RelativePath>) -> Result<(), DownloadError>
+    async fn unpack<R>(
+        &self,
+        archive: R,
+        folder: &Folder,
+        base: Option<RelativePath>,
+    ) -> Result<(), DownloadError>
     where
         R: io::Read + Seek + Send + 'static,
     {
@@ -202,17 +218,27 @@ impl Downloader {
             return Err(DownloadError::BadUrl);
         }
         let client = self.client.get().await.map_err(DownloadError::Local)?;
-        let mut download = Download { file, have: 0, max: self.volume_bytes_max };
+        let mut download = Download {
+            file,
+            have: 0,
+            max: self.volume_bytes_max,
+        };
         let mut attempt = 1;
         loop {
             let error = match download.attempt(client, url.clone()).await {
                 Ok(()) => {
-                    download.file.seek(SeekFrom::Start(0)).map_err(DownloadError::Local)?;
+                    download
+                        .file
+                        .seek(SeekFrom::Start(0))
+                        .map_err(DownloadError::Local)?;
                     return Ok(download.file);
                 }
                 Err(error) => error,
             };
-            let is_passing = matches!(error, DownloadError::Status { .. } | DownloadError::Transport { .. });
+            let is_passing = matches!(
+                error,
+                DownloadError::Status { .. } | DownloadError::Transport { .. }
+            );
             let pause = PAUSE_SECONDS.get(attempt - 1);
             let Some(seconds) = pause.filter(|_| is_passing && attempt < ATTEMPTS) else {
                 return Err(error);
@@ -239,7 +265,9 @@ impl Download {
         if self.have > 0 {
             request = request.header(RANGE, format!("bytes={}-", self.have));
         }
-        let transport = |error| DownloadError::Transport { reason: describe(error) };
+        let transport = |error| DownloadError::Transport {
+            reason: describe(error),
+        };
         let mut answer = request.send().await.map_err(transport)?;
         let status = answer.status();
         if self.have > 0 && status != StatusCode::PARTIAL_CONTENT && status.is_success() {
@@ -250,7 +278,10 @@ impl Download {
             self.restart().map_err(DownloadError::Local)?;
             return Err(DownloadError::Status { status });
         }
-        let announced = answer.headers().get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+        let announced = answer
+            .headers()
+            .get(CONTENT_LENGTH)
+            .and_then(|length| length.to_str().ok()?.parse().ok());
         if announced.is_some_and(|length: u64| length > self.max.saturating_sub(self.have)) {
             return Err(DownloadError::TooLarge { max: self.max });
         }
@@ -312,7 +343,9 @@ fn decode_leniently(text: &str) -> Option<Vec<u8>> {
     let settings = GeneralPurposeConfig::new()
         .with_decode_allow_trailing_bits(true)
         .with_decode_padding_mode(DecodePaddingMode::RequireNone);
-    GeneralPurpose::new(&alphabet::STANDARD, settings).decode(&digits).ok()
+    GeneralPurpose::new(&alphabet::STANDARD, settings)
+        .decode(&digits)
+        .ok()
 }
 
 #[cfg(test)]

@@ -119,7 +119,10 @@ impl Folder {
             rustix::io::Errno::LOOP | rustix::io::Errno::NOTDIR | rustix::io::Errno::NXIO => {
                 OpenError::NotAFile(path.clone())
             }
-            other => OpenError::Failed { path: path.clone(), source: other.into() },
+            other => OpenError::Failed {
+                path: path.clone(),
+                source: other.into(),
+            },
         };
         let (folders, name) = path.split();
         let here = self.descend(folders).map_err(failed)?;
@@ -152,7 +155,9 @@ impl Folder {
                 }
                 entries += 1;
                 if entries > WALK_ENTRIES_MAX {
-                    return Ok(Err(TooManyFiles { max: WALK_ENTRIES_MAX }));
+                    return Ok(Err(TooManyFiles {
+                        max: WALK_ENTRIES_MAX,
+                    }));
                 }
                 let path = name
                     .to_str()
@@ -184,7 +189,12 @@ impl Folder {
         let mut names = Vec::new();
         for entry in Dir::read_from(&self.0)?.take(WALK_ENTRIES_MAX) {
             let entry = entry?;
-            if let Some(name) = entry.file_name().to_str().ok().and_then(|name| RelativePath::parse(name).ok()) {
+            if let Some(name) = entry
+                .file_name()
+                .to_str()
+                .ok()
+                .and_then(|name| RelativePath::parse(name).ok())
+            {
                 names.push(name);
             }
         }
@@ -200,7 +210,12 @@ impl Folder {
                 let inner = rustix::fs::openat(&self.0, name.as_str(), folder_flags(), Mode::empty())?;
                 Self(inner).empty()?;
                 rustix::fs::unlinkat(&self.0, name.as_str(), AtFlags::REMOVEDIR)?;
-                Ok(rustix::fs::renameat(rustix::fs::CWD, file, &self.0, name.as_str())?)
+                Ok(rustix::fs::renameat(
+                    rustix::fs::CWD,
+                    file,
+                    &self.0,
+                    name.as_str(),
+                )?)
             }
             result => Ok(result?),
         }
@@ -232,7 +247,11 @@ impl Folder {
                 }
                 for (inner_name, inner_kind) in entries(&inner)? {
                     if inner_kind != FileType::Directory {
-                        gone(rustix::fs::unlinkat(&inner, inner_name.as_c_str(), AtFlags::empty()))?;
+                        gone(rustix::fs::unlinkat(
+                            &inner,
+                            inner_name.as_c_str(),
+                            AtFlags::empty(),
+                        ))?;
                         continue;
                     }
                     loop {
@@ -323,9 +342,16 @@ mod tests {
     fn a_created_file_is_open_to_all_with_the_folders_on_its_way() {
         let outside = tempfile::tempdir().unwrap();
         let folder = Folder::open(outside.path()).unwrap();
-        folder.create(&path("a/b/c.txt")).unwrap().write_all(b"x").unwrap();
+        folder
+            .create(&path("a/b/c.txt"))
+            .unwrap()
+            .write_all(b"x")
+            .unwrap();
         for name in ["a", "a/b", "a/b/c.txt"] {
-            let mode = fs::metadata(outside.path().join(name)).unwrap().permissions().mode();
+            let mode = fs::metadata(outside.path().join(name))
+                .unwrap()
+                .permissions()
+                .mode();
             assert_eq!(mode & 0o777, 0o777, "{name}");
         }
     }
@@ -342,7 +368,10 @@ mod tests {
         symlink(&host, jail.join("folder")).unwrap();
         let folder = Folder::open(&jail).unwrap();
         assert!(matches!(folder.read(&path("file")), Err(OpenError::NotAFile(_))));
-        assert!(matches!(folder.read(&path("folder/secret")), Err(OpenError::NotAFile(_))));
+        assert!(matches!(
+            folder.read(&path("folder/secret")),
+            Err(OpenError::NotAFile(_))
+        ));
         assert!(matches!(folder.read(&path("none")), Err(OpenError::NotFound(_))));
         assert!(folder.create(&path("file")).is_err());
         assert!(folder.create(&path("folder/new")).is_err());
@@ -365,10 +394,18 @@ mod tests {
         let outside = tempfile::tempdir().unwrap();
         let folder = Folder::open(outside.path()).unwrap();
         for name in ["b/c", "a", "b/a"] {
-            folder.create(&path(name)).unwrap().write_all(name.as_bytes()).unwrap();
+            folder
+                .create(&path(name))
+                .unwrap()
+                .write_all(name.as_bytes())
+                .unwrap();
         }
         let found = folder.walk(3).unwrap().unwrap();
-        let names: Vec<_> = found.files.iter().map(|file| (file.path.as_str(), file.bytes)).collect();
+        let names: Vec<_> = found
+            .files
+            .iter()
+            .map(|file| (file.path.as_str(), file.bytes))
+            .collect();
         assert_eq!(names, [("a", 1), ("b/a", 3), ("b/c", 3)]);
         assert_eq!(folder.walk(2).unwrap(), Err(TooManyFiles { max: 2 }));
     }
@@ -408,7 +445,11 @@ mod tests {
             fs::write(&ours, "ours").unwrap();
             folder.replace(&ours, &path(name)).unwrap();
             let mut text = String::new();
-            folder.read(&path(name)).unwrap().read_to_string(&mut text).unwrap();
+            folder
+                .read(&path(name))
+                .unwrap()
+                .read_to_string(&mut text)
+                .unwrap();
             assert_eq!(text, "ours");
         }
         assert_eq!(fs::read_to_string(outside.path().join("target")).unwrap(), "host");

@@ -28,7 +28,10 @@ struct LazyClient {
 
 impl LazyClient {
     fn new(options: ClientOptions) -> Self {
-        Self { options, client: OnceCell::new() }
+        Self {
+            options,
+            client: OnceCell::new(),
+        }
     }
 
     async fn get(&self) -> io::Result<&reqwest::Client> {

@@ -65,10 +65,17 @@ pub fn pack(
         .map_err(PackError::Local)?
         .map_err(|_too_many| PackError::TooManyFiles { max: FILES_MAX })?;
     if walk.passed_over > 0 {
-        tracing::warn!(count = walk.passed_over, "left links, pipes and devices out of the output");
+        tracing::warn!(
+            count = walk.passed_over,
+            "left links, pipes and devices out of the output"
+        );
     }
     let is_first = |path: &RelativePath| FIRST.iter().position(|first| *first == path.as_str());
-    let mut files: Vec<_> = walk.files.into_iter().filter(|file| !left_out.contains(&file.path)).collect();
+    let mut files: Vec<_> = walk
+        .files
+        .into_iter()
+        .filter(|file| !left_out.contains(&file.path))
+        .collect();
     files.sort_by_key(|file| is_first(&file.path).unwrap_or(FIRST.len()));
     if files.len() > FILES_MAX {
         return Err(PackError::TooManyFiles { max: FILES_MAX });
@@ -166,12 +173,18 @@ mod tests {
         fs::write(jail.join("a"), [0; 100]).unwrap();
         let folder = Folder::open(&jail).unwrap();
         let result = pack(&folder, &HashSet::new(), 99, outside.path());
-        assert!(matches!(result, Err(PackError::TooLarge { max: 99 })), "{result:?}");
+        assert!(
+            matches!(result, Err(PackError::TooLarge { max: 99 })),
+            "{result:?}"
+        );
         for number in 0..FILES_MAX {
             fs::write(jail.join(format!("f{number}")), "").unwrap();
         }
         let result = pack(&folder, &HashSet::new(), 10_000_000, outside.path());
-        assert!(matches!(result, Err(PackError::TooManyFiles { .. })), "{result:?}");
+        assert!(
+            matches!(result, Err(PackError::TooManyFiles { .. })),
+            "{result:?}"
+        );
     }
 
     #[test]

@@ -41,7 +41,12 @@ impl RelativePath {
         if text.is_empty() {
             return Err(PathError::Empty);
         }
-        let shown = || text.chars().take(200).flat_map(char::escape_debug).collect::<String>();
+        let shown = || {
+            text.chars()
+                .take(200)
+                .flat_map(char::escape_debug)
+                .collect::<String>()
+        };
         if text.starts_with('/') {
             return Err(PathError::Absolute(shown()));
         }
@@ -65,7 +70,11 @@ impl RelativePath {
     /// Parses where a volume goes: absent, empty or `.` means the volume's folder itself, and a trailing slash is
     /// fine.
     pub fn parse_folder(text: Option<&str>) -> Result<Option<Self>, PathError> {
-        match text.map(|text| text.strip_suffix('/').filter(|rest| !rest.is_empty()).unwrap_or(text)) {
+        match text.map(|text| {
+            text.strip_suffix('/')
+                .filter(|rest| !rest.is_empty())
+                .unwrap_or(text)
+        }) {
             None | Some("" | ".") => Ok(None),
             Some(text) => Self::parse(text).map(Some),
         }
@@ -76,7 +85,9 @@ impl RelativePath {
     pub fn parse_entry(name: &str) -> Result<Option<Self>, PathError> {
         let name = name.strip_suffix('/').unwrap_or(name);
         if name.starts_with('/') {
-            return Err(PathError::Absolute(name.chars().take(200).flat_map(char::escape_debug).collect()));
+            return Err(PathError::Absolute(
+                name.chars().take(200).flat_map(char::escape_debug).collect(),
+            ));
         }
         let parts: Vec<&str> = name.split('/').filter(|part| *part != ".").collect();
         if parts.is_empty() {
@@ -122,7 +133,9 @@ mod tests {
 
     #[test]
     fn a_path_that_could_leave_its_folder_is_refused() {
-        for text in ["", "/a", "..", "../a", "a/..", "a/../b", "a//b", "a/", "./a", "a/.", "a\0b", "."] {
+        for text in [
+            "", "/a", "..", "../a", "a/..", "a/../b", "a//b", "a/", "./a", "a/.", "a\0b", ".",
+        ] {
             assert!(RelativePath::parse(text).is_err(), "{text:?}");
         }
         assert!(RelativePath::parse(&"a/".repeat(DEPTH_MAX)).is_err());
@@ -137,7 +150,13 @@ mod tests {
         for text in [None, Some(""), Some(".")] {
             assert_eq!(RelativePath::parse_folder(text).unwrap(), None);
         }
-        assert_eq!(RelativePath::parse_folder(Some("sub/dir/")).unwrap().unwrap().as_str(), "sub/dir");
+        assert_eq!(
+            RelativePath::parse_folder(Some("sub/dir/"))
+                .unwrap()
+                .unwrap()
+                .as_str(),
+            "sub/dir"
+        );
         for text in ["/", "..", "../x", "/x"] {
             assert!(RelativePath::parse_folder(Some(text)).is_err(), "{text}");
         }
@@ -146,7 +165,10 @@ mod tests {
     #[test]
     fn an_entrys_dot_components_are_dropped_and_its_climbing_refused() {
         assert_eq!(RelativePath::parse_entry("./").unwrap(), None);
-        assert_eq!(RelativePath::parse_entry("./a/./b/").unwrap().unwrap().as_str(), "a/b");
+        assert_eq!(
+            RelativePath::parse_entry("./a/./b/").unwrap().unwrap().as_str(),
+            "a/b"
+        );
         for name in ["", "/", "/a", "../a", "./../a", "a//b"] {
             assert!(RelativePath::parse_entry(name).is_err(), "{name:?}");
         }

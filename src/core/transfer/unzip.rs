@@ -74,9 +74,12 @@ pub fn unzip<R: Read + Seek>(
     budget: UnzipBudget,
     cancelled: &AtomicBool,
 ) -> Result<(), UnzipError> {
-    let too_many = UnzipError::TooManyEntries { max: budget.entries_max };
+    let too_many = UnzipError::TooManyEntries {
+        max: budget.entries_max,
+    };
     // Asked before the library reads the directory, which it keeps in memory.
-    if announced_entries(&mut archive).map_err(|error| UnzipError::NotAZip(error.to_string()))? > budget.entries_max
+    if announced_entries(&mut archive).map_err(|error| UnzipError::NotAZip(error.to_string()))?
+        > budget.entries_max
     {
         return Err(too_many);
     }
@@ -95,7 +98,9 @@ pub fn unzip<R: Read + Seek>(
             continue;
         };
         let path = path.below(base).map_err(UnzipError::BadEntry)?;
-        let is_plain = entry.unix_mode().is_none_or(|mode| matches!(mode & 0o170_000, 0 | 0o040_000 | 0o100_000));
+        let is_plain = entry
+            .unix_mode()
+            .is_none_or(|mode| matches!(mode & 0o170_000, 0 | 0o040_000 | 0o100_000));
         if entry.is_symlink() || !is_plain {
             return Err(UnzipError::NotAFile(path.to_string()));
         }
@@ -107,8 +112,9 @@ pub fn unzip<R: Read + Seek>(
             return Err(UnzipError::Duplicate(path.to_string()));
         }
         let mut file = folder.create(&path).map_err(|error| writing(error, &path))?;
-        left = copy(&mut entry, &mut file, left, cancelled)?
-            .ok_or(UnzipError::TooLarge { max: budget.bytes_max })?;
+        left = copy(&mut entry, &mut file, left, cancelled)?.ok_or(UnzipError::TooLarge {
+            max: budget.bytes_max,
+        })?;
     }
     Ok(())
 }
@@ -135,7 +141,8 @@ fn copy(
             Some(rest) => left = rest,
             None => return Ok(None),
         }
-        file.write_all(buffer.get(..count).unwrap_or_default()).map_err(UnzipError::Disk)?;
+        file.write_all(buffer.get(..count).unwrap_or_default())
+            .map_err(UnzipError::Disk)?;
     }
 }
 
@@ -176,13 +183,23 @@ fn announced_entries<R: Read + Seek>(archive: &mut R) -> io::Result<u64> {
             bytes.map_or(0, u64::from_le_bytes)
         };
         if window.starts_with(b"PK\x05\x06") {
-            let entries = window.get(10..12).and_then(|bytes| bytes.try_into().ok()).map_or(0, u16::from_le_bytes);
-            most = most.max(if entries == u16::MAX { 0 } else { u64::from(entries) });
+            let entries = window
+                .get(10..12)
+                .and_then(|bytes| bytes.try_into().ok())
+                .map_or(0, u16::from_le_bytes);
+            most = most.max(if entries == u16::MAX {
+                0
+            } else {
+                u64::from(entries)
+            });
         } else if window.starts_with(b"PK\x06\x07") {
             most = most.max(zip64_entries(archive, number(8))?);
         } else if window.starts_with(b"PK\x06\x06") {
             // Found without its locator, for archives with something in front that shifts all offsets.
-            most = most.max(zip64_entries(archive, start.saturating_add(u64::try_from(at).unwrap_or(0)))?);
+            most = most.max(zip64_entries(
+                archive,
+                start.saturating_add(u64::try_from(at).unwrap_or(0)),
+            )?);
         }
     }
     archive.seek(SeekFrom::Start(0))?;
@@ -197,7 +214,10 @@ fn zip64_entries<R: Read + Seek>(archive: &mut R, at: u64) -> io::Result<u64> {
     let mut record = Vec::new();
     archive.by_ref().take(40).read_to_end(&mut record)?;
     let is_record = record.starts_with(b"PK\x06\x06");
-    let entries = record.get(32..40).and_then(|bytes| bytes.try_into().ok()).map(u64::from_le_bytes);
+    let entries = record
+        .get(32..40)
+        .and_then(|bytes| bytes.try_into().ok())
+        .map(u64::from_le_bytes);
     Ok(entries.filter(|_| is_record).unwrap_or(0))
 }
 
@@ -211,7 +231,10 @@ mod tests {
 
     use super::*;
 
-    const BUDGET: UnzipBudget = UnzipBudget { bytes_max: 1000, entries_max: 10 };
+    const BUDGET: UnzipBudget = UnzipBudget {
+        bytes_max: 1000,
+        entries_max: 10,
+    };
 
     fn archive(entries: &[(&str, &[u8])]) -> Vec<u8> {
         let mut writer = ZipWriter::new(Cursor::new(Vec::new()));
@@ -232,7 +255,13 @@ mod tests {
         fs::create_dir(outside.path().join("jail")).unwrap();
         let folder = Folder::open(&outside.path().join("jail")).unwrap();
         let base = base.map(|base| RelativePath::parse(base).unwrap());
-        let result = unzip(Cursor::new(bytes), &folder, base.as_ref(), BUDGET, &AtomicBool::new(false));
+        let result = unzip(
+            Cursor::new(bytes),
+            &folder,
+            base.as_ref(),
+            BUDGET,
+            &AtomicBool::new(false),
+        );
         (outside, result)
     }
 
@@ -242,7 +271,10 @@ mod tests {
         let (outside, result) = unpack(&bytes, Some("sub/dir"));
         result.unwrap();
         let read = |name: &str| fs::read_to_string(outside.path().join("jail/sub/dir").join(name)).unwrap();
-        assert_eq!((read("d/x"), read("in.txt")), ("1".to_owned(), "hi there\n".to_owned()));
+        assert_eq!(
+            (read("d/x"), read("in.txt")),
+            ("1".to_owned(), "hi there\n".to_owned())
+        );
     }
 
     #[test]
@@ -257,7 +289,10 @@ mod tests {
     fn an_entry_that_leaves_the_folder_is_refused_and_writes_nothing_outside() {
         for name in ["../escaped", "/escaped", "a/../../escaped"] {
             let (outside, result) = unpack(&archive(&[(name, b"x")]), None);
-            assert!(matches!(result, Err(UnzipError::BadEntry(_))), "{name}: {result:?}");
+            assert!(
+                matches!(result, Err(UnzipError::BadEntry(_))),
+                "{name}: {result:?}"
+            );
             assert!(!outside.path().join("escaped").exists());
         }
     }
@@ -265,7 +300,9 @@ mod tests {
     #[test]
     fn a_link_is_refused() {
         let mut writer = ZipWriter::new(Cursor::new(Vec::new()));
-        writer.add_symlink("link", "/etc/passwd", SimpleFileOptions::default()).unwrap();
+        writer
+            .add_symlink("link", "/etc/passwd", SimpleFileOptions::default())
+            .unwrap();
         let (_outside, result) = unpack(&writer.finish().unwrap().into_inner(), None);
         assert!(matches!(result, Err(UnzipError::NotAFile(_))), "{result:?}");
     }
@@ -273,13 +310,19 @@ mod tests {
     #[test]
     fn a_zip_over_its_budgets_is_refused() {
         let (_outside, result) = unpack(&archive(&[("zeros", &[0; 1001])]), None);
-        assert!(matches!(result, Err(UnzipError::TooLarge { max: 1000 })), "{result:?}");
+        assert!(
+            matches!(result, Err(UnzipError::TooLarge { max: 1000 })),
+            "{result:?}"
+        );
         let (_outside, result) = unpack(&archive(&[("a", &[0; 600]), ("b", &[0; 600])]), None);
         assert!(matches!(result, Err(UnzipError::TooLarge { .. })), "{result:?}");
         let names: Vec<String> = (0..11).map(|number| number.to_string()).collect();
         let entries: Vec<(&str, &[u8])> = names.iter().map(|name| (name.as_str(), &b""[..])).collect();
         let (_outside, result) = unpack(&archive(&entries), None);
-        assert!(matches!(result, Err(UnzipError::TooManyEntries { max: 10 })), "{result:?}");
+        assert!(
+            matches!(result, Err(UnzipError::TooManyEntries { max: 10 })),
+            "{result:?}"
+        );
     }
 
     #[test]

@@ -162,8 +162,15 @@ impl Uploader {
             redirects: Redirects::Refuse,
             ..ClientOptions::default()
         };
-        let upload_bytes_max = if upload_bytes_max == 0 { u64::MAX } else { upload_bytes_max };
-        Self { upload_bytes_max, client: LazyClient::new(options) }
+        let upload_bytes_max = if upload_bytes_max == 0 {
+            u64::MAX
+        } else {
+            upload_bytes_max
+        };
+        Self {
+            upload_bytes_max,
+            client: LazyClient::new(options),
+        }
     }
 
     /// Sends what `upload` asks for out of `folder`; zips on their way lie in `scratch`.
@@ -199,7 +206,11 @@ fn prepare(
     let nothing = HashSet::new();
     let zip = |upload: ZipUpload, key: &str, left_out: &HashSet<RelativePath>| {
         let packed = pack(folder, left_out, bytes_max, scratch)?;
-        let content = Content { name: ZIP_NAME, file: packed.file, bytes: packed.bytes };
+        let content = Content {
+            name: ZIP_NAME,
+            file: packed.file,
+            bytes: packed.bytes,
+        };
         match upload {
             ZipUpload::Post(post) => parcel(key, &post.url, Way::Form(post.form_fields), None, content),
             ZipUpload::Put(put) => parcel(key, &put.url, Way::Body, None, content),
@@ -213,10 +224,15 @@ fn prepare(
         OutputUpload::SingleFilePut(put) => Ok(vec![single(SingleFileUpload::Put(put))?]),
         OutputUpload::Multi(multi) => {
             if multi.uploads.len() > UPLOADS_MAX {
-                return Err(UploadError::TooMany { got: multi.uploads.len() });
+                return Err(UploadError::TooMany {
+                    got: multi.uploads.len(),
+                });
             }
-            let named: Result<HashSet<RelativePath>, PathError> =
-                multi.uploads.iter().map(|upload| RelativePath::parse(upload.relative_path())).collect();
+            let named: Result<HashSet<RelativePath>, PathError> = multi
+                .uploads
+                .iter()
+                .map(|upload| RelativePath::parse(upload.relative_path()))
+                .collect();
             let named = named.map_err(UploadError::BadPath)?;
             let mut parcels: Vec<Parcel> = multi.uploads.into_iter().map(single).collect::<Result<_, _>>()?;
             if let Some(upload) = multi.system_output {
@@ -239,11 +255,21 @@ fn single_file(upload: SingleFileUpload, folder: &Folder, bytes_max: u64) -> Res
     match upload {
         SingleFileUpload::Post(post) => {
             let way = Way::Form(post.form_fields);
-            parcel(path.as_str(), &post.url, way, post.signed_headers.as_ref(), content)
+            parcel(
+                path.as_str(),
+                &post.url,
+                way,
+                post.signed_headers.as_ref(),
+                content,
+            )
         }
-        SingleFileUpload::Put(put) => {
-            parcel(path.as_str(), &put.url, Way::Body, put.signed_headers.as_ref(), content)
-        }
+        SingleFileUpload::Put(put) => parcel(
+            path.as_str(),
+            &put.url,
+            Way::Body,
+            put.signed_headers.as_ref(),
+            content,
+        ),
     }
 }
 
@@ -294,7 +320,9 @@ fn parcel(
     };
     let around = u64::try_from(before.len() + after.len()).unwrap_or(u64::MAX);
     // The body is a stream, so its length must be said; presigned addresses do not take chunks.
-    headers.entry(CONTENT_LENGTH).or_insert(HeaderValue::from(content.bytes.saturating_add(around)));
+    headers
+        .entry(CONTENT_LENGTH)
+        .or_insert(HeaderValue::from(content.bytes.saturating_add(around)));
     Ok(Parcel {
         key: key.to_owned(),
         url,
@@ -311,7 +339,9 @@ fn parcel(
 fn form_around(boundary: &str, fields: Option<&Fields>, file_name: &str) -> (Vec<u8>, Vec<u8>) {
     let mut before = String::new();
     for (name, value) in fields.into_iter().flatten() {
-        before.push_str(&format!("--{boundary}\r\nContent-Disposition: form-data; name=\""));
+        before.push_str(&format!(
+            "--{boundary}\r\nContent-Disposition: form-data; name=\""
+        ));
         before.push_str(&escape_parameter(name));
         before.push_str("\"\r\n\r\n");
         before.push_str(value);
@@ -322,7 +352,10 @@ fn form_around(boundary: &str, fields: Option<&Fields>, file_name: &str) -> (Vec
         "--{boundary}\r\nContent-Disposition: form-data; name=\"file\"; filename=\"{name}\"\r\nContent-Type: {kind}\r\n\r\n",
         name = escape_parameter(file_name),
     ));
-    (before.into_bytes(), format!("\r\n--{boundary}--\r\n").into_bytes())
+    (
+        before.into_bytes(),
+        format!("\r\n--{boundary}--\r\n").into_bytes(),
+    )
 }
 
 /// Escapes a form parameter as browsers and the reference's library do.
@@ -368,7 +401,9 @@ async fn post(client: &reqwest::Client, parcel: &Parcel) -> Result<String, Uploa
     let body = stream::iter([Ok(before)])
         .chain(ReaderStream::with_capacity(file, CHUNK_BYTES))
         .chain(stream::iter([Ok(after)]));
-    let transport = |error| UploadError::Transport { reason: describe(error) };
+    let transport = |error| UploadError::Transport {
+        reason: describe(error),
+    };
     let mut answer = client
         .request(parcel.method.clone(), parcel.url.clone())
         .headers(parcel.headers.clone())
@@ -383,12 +418,15 @@ async fn post(client: &reqwest::Client, parcel: &Parcel) -> Result<String, Uploa
     let mut text = Vec::new();
     while let Some(piece) = answer.chunk().await.map_err(transport)? {
         if text.len() + piece.len() > ANSWER_BYTES_MAX {
-            return Err(UploadError::BadAnswer { reason: "it is longer than 10 MiB" });
+            return Err(UploadError::BadAnswer {
+                reason: "it is longer than 10 MiB",
+            });
         }
         text.extend_from_slice(&piece);
     }
-    let body = String::from_utf8(text)
-        .map_err(|_error| UploadError::BadAnswer { reason: "it is no UTF-8 text" })?;
+    let body = String::from_utf8(text).map_err(|_error| UploadError::BadAnswer {
+        reason: "it is no UTF-8 text",
+    })?;
     Ok(answer_text(answer.headers(), body))
 }
 
@@ -410,7 +448,10 @@ fn answer_text(headers: &HeaderMap, body: String) -> String {
             })
             .or_insert_with(|| value.into_owned());
     }
-    python_json(&Answer { headers: joined, body })
+    python_json(&Answer {
+        headers: joined,
+        body,
+    })
 }
 
 /// Writes a value as Python's `json.dumps` does by default: `", "` and `": "`, and nothing but ASCII.
@@ -472,9 +513,18 @@ mod tests {
              Content-Type: application/octet-stream\r\n\r\n"
         );
         assert_eq!(String::from_utf8(after).unwrap(), "\r\n--B--\r\n");
-        for (name, kind) in [("output.zip", "application/zip"), ("b.txt", "text/plain"), ("x", "application/octet-stream")] {
+        for (name, kind) in [
+            ("output.zip", "application/zip"),
+            ("b.txt", "text/plain"),
+            ("x", "application/octet-stream"),
+        ] {
             let (before, _after) = form_around("B", None, name);
-            assert!(String::from_utf8(before).unwrap().contains(&format!("Content-Type: {kind}\r\n")), "{name}");
+            assert!(
+                String::from_utf8(before)
+                    .unwrap()
+                    .contains(&format!("Content-Type: {kind}\r\n")),
+                "{name}"
+            );
         }
     }
 

@@ -1,0 +1,364 @@
+//! The job's container: planned from the order, made early, started when the input is in place, removed last.
+
+use std::fs::File;
+use std::io::{self, BufWriter};
+use std::path::Path;
+use std::pin::pin;
+use std::sync::Arc;
+
+use futures_util::StreamExt;
+use futures_util::future::BoxFuture;
+use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
+
+use crate::core::docker::limits::{BindMount, ContainerPath, ContainerSpec, Labels, Network, Preset, Role};
+use crate::core::docker::reference::ImageReference;
+use crate::core::docker::{ContainerId, Engine, EngineError, ImageId, OutputStream, StreamName};
+use crate::core::model::job::RunPreset;
+use crate::core::proto::job::FullJob;
+use crate::core::tasks::Tasks;
+
+use super::capture::{Capture, FILE_BYTES_MAX};
+use super::machine::{Ended, Fault, Streams};
+use super::workspace::Workspace;
+
+/// The names of the files that hold a container's streams, in scratch and later in the output.
+pub(super) const STREAM_FILES: [&str; 2] = ["stdout.txt", "stderr.txt"];
+
+/// How much of a stream is gathered before it is written to its file, in bytes.
+const FILE_BUFFER_BYTES: usize = 128 * 1024;
+
+/// What the executor adds to every order.
+#[derive(Debug, Clone)]
+pub(super) struct Identity {
+    /// On whose behalf containers run.
+    pub(super) owner: String,
+    /// The executor's token.
+    pub(super) token: String,
+    /// Whether no GPU is asked for, whatever the order says.
+    pub(super) no_gpu: bool,
+}
+
+/// An image that is at hand.
+#[derive(Debug, Clone)]
+pub(super) struct LocalImage {
+    /// The name under which it was asked for.
+    pub(super) reference: ImageReference,
+    /// What it was at that moment; this runs.
+    pub(super) id: ImageId,
+}
+
+/// Finds an image, or fetches it.
+///
+/// An image that the engine holds is used as it is: a miner that serves a moving tag refreshes it itself.
+pub(super) async fn obtain_image(engine: &dyn Engine, name: &str) -> Result<LocalImage, Fault> {
+    let reference = ImageReference::parse(name).map_err(|error| Fault::NoImage(error.to_string()))?;
+    if let Some(id) = engine.find_image(&reference).await.map_err(ours)? {
+        return Ok(LocalImage { reference, id });
+    }
+    engine.pull(&reference).await.map_err(|error| match error {
+        unreachable @ EngineError::Unreachable { .. } => ours(unreachable),
+        other => Fault::NoImage(other.to_string()),
+    })?;
+    match engine.find_image(&reference).await.map_err(ours)? {
+        Some(id) => Ok(LocalImage { reference, id }),
+        None => Err(Fault::NoImage(format!(
+            "{reference} is not there after it was pulled"
+        ))),
+    }
+}
+
+/// Plans a job's container; pure.
+pub(super) fn plan(
+    job: &FullJob,
+    image: ImageId,
+    identity: &Identity,
+    workspace: &Workspace,
+) -> Result<ContainerSpec, Fault> {
+    let mount = |source, target: &str| match ContainerPath::parse(target) {
+        Ok(target) => Ok(BindMount { source, target }),
+        Err(error) => Err(Fault::Refused(format!("artifacts_dir was refused: {error}"))),
+    };
+    let mut mounts = vec![
+        mount(workspace.volume(), "/volume")?,
+        mount(workspace.output(), "/output")?,
+        mount(workspace.specs(), "/specs")?,
+    ];
+    if let Some(folder) = &job.artifacts_dir {
+        let artifacts = mount(workspace.artifacts(), folder)?;
+        if mounts.iter().any(|mount| mount.target == artifacts.target) {
+            return Err(Fault::Refused(format!(
+                "artifacts_dir was refused: `{folder}` is mounted already"
+            )));
+        }
+        mounts.push(artifacts);
+    }
+    let mut command = job.docker_run_cmd.clone();
+    if job.raw_script.is_some() {
+        mounts.push(mount(workspace.script(), "/script.py")?);
+        if command.is_empty() {
+            command = vec!["python".to_owned(), "/script.py".to_owned()];
+        }
+    }
+    let preset = match job.docker_run_options_preset {
+        RunPreset::NvidiaAll if !identity.no_gpu => Preset::NvidiaAll,
+        RunPreset::NvidiaAll | RunPreset::None => Preset::None,
+    };
+    Ok(ContainerSpec {
+        name: format!("ch-{}-job", identity.token),
+        image,
+        command,
+        env: job
+            .env
+            .iter()
+            .map(|(name, value)| (name.clone(), value.clone()))
+            .collect(),
+        labels: Labels {
+            owner: identity.owner.clone(),
+            token: identity.token.clone(),
+            job: Some(job.job_uuid.to_string()),
+        },
+        mounts,
+        network: Network::None,
+        role: Role::Job { preset },
+    })
+}
+
+/// What a container's task works with.
+#[derive(Debug)]
+pub(super) struct Plan {
+    /// The engine.
+    pub(super) engine: Arc<dyn Engine>,
+    /// The order.
+    pub(super) job: Box<FullJob>,
+    /// The image, if the first request named it.
+    pub(super) image: Option<LocalImage>,
+    /// What is added.
+    pub(super) identity: Identity,
+    /// The folders.
+    pub(super) workspace: Arc<Workspace>,
+}
+
+/// Who is told how the container ended.
+pub(super) type Told = Box<dyn FnOnce(Result<Ended, Fault>) -> BoxFuture<'static, ()> + Send>;
+
+/// The container of a job, while its task lives; dropping it removes the container too.
+#[derive(Debug)]
+pub(super) struct JobContainer {
+    go: Option<oneshot::Sender<()>>,
+    stop: CancellationToken,
+    release: CancellationToken,
+    gone: oneshot::Receiver<()>,
+}
+
+/// The orders as the task sees them.
+struct Orders {
+    go: oneshot::Receiver<()>,
+    stop: CancellationToken,
+    release: CancellationToken,
+}
+
+impl JobContainer {
+    /// Begins to make the container; `told` is called once, when it has ended or failed.
+    pub(super) fn begin(plan: Plan, tasks: &Tasks, told: Told) -> Self {
+        let (go, go_received) = oneshot::channel();
+        let (gone_sender, gone) = oneshot::channel();
+        let (stop, release) = (CancellationToken::new(), CancellationToken::new());
+        let orders = Orders {
+            go: go_received,
+            stop: stop.clone(),
+            release: release.clone(),
+        };
+        tasks.spawn("job container", async move {
+            live(plan, orders, told).await;
+            // Nobody listens any more when the executor was aborted.
+            drop(gone_sender.send(()));
+        });
+        Self {
+            go: Some(go),
+            stop,
+            release,
+            gone,
+        }
+    }
+
+    /// Lets the container start.
+    pub(super) fn start(&mut self) {
+        if let Some(go) = self.go.take() {
+            // A task that has failed already has told so.
+            drop(go.send(()));
+        }
+    }
+
+    /// Kills the container; its end is told with what it wrote until then.
+    pub(super) fn stop(&self) {
+        self.stop.cancel();
+    }
+
+    /// Removes the container, also while it runs, and waits until it is gone; false when the task broke.
+    pub(super) async fn remove(mut self) -> bool {
+        self.stop.cancel();
+        self.release.cancel();
+        (&mut self.gone).await.is_ok()
+    }
+}
+
+impl Drop for JobContainer {
+    fn drop(&mut self) {
+        self.release.cancel();
+    }
+}
+
+async fn live(plan: Plan, mut orders: Orders, told: Told) {
+    let engine = Arc::clone(&plan.engine);
+    let made = make(&plan, &orders.release).await;
+    let is_to_start = tokio::select! {
+        biased;
+        () = orders.release.cancelled() => false,
+        go = &mut orders.go => go.is_ok(),
+    };
+    let container = match made {
+        Ok((container, output)) => {
+            if is_to_start {
+                let ended = execute(&*engine, &container, output, &plan.workspace, &orders).await;
+                tokio::select! {
+                    biased;
+                    () = orders.release.cancelled() => {}
+                    () = told(ended) => orders.release.cancelled().await,
+                }
+            }
+            Some(container)
+        }
+        Err(Unmade { container, fault }) => {
+            if is_to_start {
+                tokio::select! {
+                    biased;
+                    () = orders.release.cancelled() => {}
+                    () = told(Err(fault)) => {}
+                }
+            }
+            container
+        }
+    };
+    if let Some(container) = container
+        && let Err(error) = engine.remove(&container).await
+    {
+        tracing::error!(%container, %error, "could not remove a job's container");
+    }
+}
+
+/// Why there is no container to start, and the one that is there all the same.
+struct Unmade {
+    container: Option<ContainerId>,
+    fault: Fault,
+}
+
+impl From<Fault> for Unmade {
+    fn from(fault: Fault) -> Self {
+        Self {
+            container: None,
+            fault,
+        }
+    }
+}
+
+async fn make(plan: &Plan, release: &CancellationToken) -> Result<(ContainerId, OutputStream), Unmade> {
+    let engine = &*plan.engine;
+    let wanted = ImageReference::parse(&plan.job.docker_image);
+    let image = match &plan.image {
+        Some(image) if wanted.as_ref() == Ok(&image.reference) => image.id.clone(),
+        Some(_) | None => {
+            // The only part that may take long; the others are not cut short, so that nothing is made unseen.
+            tokio::select! {
+                biased;
+                () = release.cancelled() => return Err(Fault::NoImage("cancelled".to_owned()).into()),
+                image = obtain_image(engine, &plan.job.docker_image) => image?.id,
+            }
+        }
+    };
+    if let Some(script) = &plan.job.raw_script {
+        std::fs::write(plan.workspace.script(), script).map_err(disk)?;
+    }
+    let spec = self::plan(&plan.job, image, &plan.identity, &plan.workspace)?;
+    let container = engine.create(&spec).await.map_err(ours)?;
+    match engine.attach(&container).await {
+        Ok(output) => Ok((container, output)),
+        Err(error) => Err(Unmade {
+            container: Some(container),
+            fault: ours(error),
+        }),
+    }
+}
+
+/// Starts the container and follows it to its end.
+async fn execute(
+    engine: &dyn Engine,
+    container: &ContainerId,
+    mut output: OutputStream,
+    workspace: &Workspace,
+    orders: &Orders,
+) -> Result<Ended, Fault> {
+    let scratch = workspace.scratch();
+    let [stdout, stderr] = STREAM_FILES;
+    let mut stdout = open_stream(&scratch, stdout).map_err(disk)?;
+    let mut stderr = open_stream(&scratch, stderr).map_err(disk)?;
+    engine.start(container).await.map_err(ours)?;
+    let mut exit = pin!(engine.wait(container));
+    let (mut exit_code, mut has_ended, mut is_stopping) = (None, false, false);
+    let exit_code = loop {
+        if let (Some(code), true) = (exit_code, has_ended) {
+            break code;
+        }
+        tokio::select! {
+            biased;
+            () = orders.stop.cancelled(), if !is_stopping => {
+                is_stopping = true;
+                engine.stop(container, 0).await.map_err(ours)?;
+            }
+            code = &mut exit, if exit_code.is_none() => exit_code = Some(code.map_err(ours)?),
+            chunk = output.next(), if !has_ended => match chunk {
+                Some(chunk) => {
+                    let chunk = chunk.map_err(ours)?;
+                    let stream = match chunk.stream {
+                        StreamName::Stdout => &mut stdout,
+                        StreamName::Stderr => &mut stderr,
+                    };
+                    stream.push(&chunk.bytes).map_err(disk)?;
+                }
+                None => has_ended = true,
+            },
+        }
+    };
+    let (stdout, _file) = stdout.finish().map_err(disk)?;
+    let (stderr, _file) = stderr.finish().map_err(disk)?;
+    Ok(Ended {
+        exit_code,
+        streams: Streams { stdout, stderr },
+    })
+}
+
+fn open_stream(scratch: &Path, name: &str) -> io::Result<Capture<BufWriter<File>>> {
+    let file = File::create(scratch.join(name))?;
+    Ok(Capture::new(
+        BufWriter::with_capacity(FILE_BUFFER_BYTES, file),
+        FILE_BYTES_MAX,
+    ))
+}
+
+/// Turns an engine's error into a fault of ours, under the name that the reference gives it.
+#[expect(clippy::needless_pass_by_value, reason = "used with map_err")]
+pub(super) fn ours(error: EngineError) -> Fault {
+    Fault::Ours {
+        kind: "DockerError",
+        detail: error.to_string(),
+    }
+}
+
+/// Turns a failure of our own disk into a fault of ours.
+#[expect(clippy::needless_pass_by_value, reason = "used with map_err")]
+pub(super) fn disk(error: io::Error) -> Fault {
+    Fault::Ours {
+        kind: "OSError",
+        detail: error.to_string(),
+    }
+}

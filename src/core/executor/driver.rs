@@ -1,0 +1,386 @@
+//! Carries out what the machine decides: the link, the engine, the disk, the network.
+
+use std::error::Error;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use tokio::sync::mpsc;
+use tokio::task::AbortHandle;
+use tokio::time::Instant;
+
+use crate::core::docker::{self, Engine, EngineError, Label};
+use crate::core::model::upload::OutputUpload;
+use crate::core::model::volume::Volume;
+use crate::core::net::{self, Link, close_code};
+use crate::core::proto::miner_executor::Down;
+use crate::core::tasks::Tasks;
+use crate::core::transfer::artifacts;
+use crate::core::transfer::download::Downloader;
+use crate::core::transfer::folder::Folder;
+use crate::core::transfer::path::RelativePath;
+use crate::core::transfer::upload::Uploader;
+
+use super::container::{
+    Identity, JobContainer, LocalImage, Plan, STREAM_FILES, Told, disk, obtain_image, ours,
+};
+use super::machine::{Effect, Ended, Event, Fault, Machine, Outcome, Results};
+use super::workspace::Workspace;
+
+/// How many pieces of news may wait for the machine. Each piece of work sends one and there are four kinds.
+const NEWS_MAX: usize = 8;
+
+/// The longest that the removal of a container may take.
+const REMOVAL_PATIENCE: Duration = Duration::from_secs(60);
+
+/// The longest that the miner may take to take the report and to answer the close.
+const GOODBYE_PATIENCE: Duration = Duration::from_secs(10);
+
+/// How far behind the miner may be in taking the last message before it is given up.
+const SEND_PATIENCE: Duration = Duration::from_secs(60);
+
+/// What a piece of work found out.
+#[derive(Debug)]
+enum News {
+    Prepared(Result<Option<LocalImage>, Fault>),
+    Fetched(Result<(), Fault>),
+    Exited(Result<Ended, Fault>),
+    Uploaded(Result<Results, Fault>),
+}
+
+/// What the driver works with.
+#[derive(Debug)]
+pub(super) struct Ports {
+    /// The engine.
+    pub(super) engine: Arc<dyn Engine>,
+    /// Fetches volumes.
+    pub(super) downloader: Arc<Downloader>,
+    /// Sends outputs.
+    pub(super) uploader: Arc<Uploader>,
+    /// Where new work is spawned.
+    pub(super) tasks: Tasks,
+}
+
+/// One job, from the first message to the last.
+#[derive(Debug)]
+pub(super) struct Driver {
+    machine: Machine,
+    link: Link,
+    ports: Ports,
+    identity: Identity,
+    work_dir: Arc<Path>,
+    news: mpsc::Receiver<News>,
+    news_sender: mpsc::Sender<News>,
+    workspace: Option<Arc<Workspace>>,
+    image: Option<LocalImage>,
+    container: Option<JobContainer>,
+    work: Vec<AbortHandle>,
+}
+
+impl Driver {
+    pub(super) fn new(
+        machine: Machine,
+        link: Link,
+        ports: Ports,
+        identity: Identity,
+        work_dir: &Path,
+    ) -> Self {
+        let (news_sender, news) = mpsc::channel(NEWS_MAX);
+        Self {
+            machine,
+            link,
+            ports,
+            identity,
+            work_dir: work_dir.into(),
+            news,
+            news_sender,
+            workspace: None,
+            image: None,
+            container: None,
+            work: Vec::new(),
+        }
+    }
+
+    /// Runs until the machine has ended, then clears everything away.
+    pub(super) async fn run(mut self) -> Outcome {
+        self.ask_for_the_engine();
+        let outcome = loop {
+            let event = self.next_event().await;
+            let effects = self.machine.on(Instant::now(), event);
+            let mut ended = None;
+            for effect in effects {
+                match effect {
+                    Effect::End(outcome) => ended = Some(outcome),
+                    other => self.carry_out(other).await,
+                }
+            }
+            if let Some(outcome) = ended {
+                break outcome;
+            }
+        };
+        self.clear_away().await;
+        outcome
+    }
+
+    /// Settles the API version while the miner's first message is on its way; its failure is told later.
+    fn ask_for_the_engine(&mut self) {
+        let engine = Arc::clone(&self.ports.engine);
+        self.spawn("ask for the engine", async move {
+            if let Err(error) = engine.version().await {
+                tracing::warn!(%error, "the engine does not answer yet");
+            }
+        });
+    }
+
+    /// Waits for whatever comes first; changes nothing but what was received.
+    async fn next_event(&mut self) -> Event {
+        let deadline = self.machine.deadline();
+        let ticks = async {
+            match deadline {
+                Some(deadline) => tokio::time::sleep_until(deadline).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            () = self.ports.tasks.stopped() => Event::StopAsked,
+            news = self.news.recv() => match news {
+                Some(News::Prepared(result)) => Event::Prepared(result.map(|image| self.image = image)),
+                Some(News::Fetched(result)) => Event::Fetched(result),
+                Some(News::Exited(result)) => Event::Exited(result),
+                Some(News::Uploaded(result)) => Event::Uploaded(result),
+                // Cannot happen: a sender is kept here.
+                None => Event::LinkLost,
+            },
+            event = self.link.recv() => match event {
+                net::Event::Text(text) => match Down::decode(&text) {
+                    Ok(message) => Event::Message(Box::new(message)),
+                    Err(error) => Event::Malformed { error: chain(&error), text },
+                },
+                net::Event::Binary(bytes) => Event::Malformed {
+                    text: format!("<{} bytes>", bytes.len()),
+                    error: "a binary message".to_owned(),
+                },
+                net::Event::Closed { code, reason } => {
+                    tracing::warn!(code, reason, "the miner is gone");
+                    Event::LinkLost
+                }
+            },
+            () = ticks => Event::Tick,
+        }
+    }
+
+    async fn carry_out(&mut self, effect: Effect) {
+        match effect {
+            Effect::Send(message) => {
+                let sent = tokio::time::timeout(SEND_PATIENCE, self.link.send(message.encode())).await;
+                // A link that has ended says so as the next event.
+                match sent {
+                    Ok(Ok(())) => tracing::debug!(message = message.message_type(), "told the miner"),
+                    Ok(Err(error)) => tracing::warn!(%error, "could not tell the miner"),
+                    Err(_elapsed) => tracing::warn!("the miner does not take messages"),
+                }
+            }
+            Effect::Prepare { image } => self.prepare(image),
+            Effect::Create(job) => {
+                if let Some(workspace) = &self.workspace {
+                    let plan = Plan {
+                        engine: Arc::clone(&self.ports.engine),
+                        job,
+                        image: self.image.take(),
+                        identity: self.identity.clone(),
+                        workspace: Arc::clone(workspace),
+                    };
+                    let news = self.news_sender.clone();
+                    let told: Told =
+                        Box::new(|ended| async move { tell(&news, News::Exited(ended)).await }.boxed());
+                    self.container = Some(JobContainer::begin(plan, &self.ports.tasks, told));
+                }
+            }
+            Effect::Fetch(volume) => self.fetch(volume),
+            Effect::Start => {
+                if let Some(container) = &mut self.container {
+                    container.start();
+                }
+            }
+            Effect::Stop => {
+                if let Some(container) = &self.container {
+                    container.stop();
+                }
+            }
+            Effect::Upload {
+                upload,
+                artifacts_dir,
+            } => self.upload(upload, artifacts_dir),
+            Effect::End(_) => {}
+        }
+    }
+
+    fn prepare(&mut self, image: Option<String>) {
+        // A handful of calls that never leave memory.
+        let made =
+            Workspace::create(&self.work_dir).map(|workspace| self.workspace = Some(Arc::new(workspace)));
+        let (engine, news) = (Arc::clone(&self.ports.engine), self.news_sender.clone());
+        self.spawn("prepare", async move {
+            let result = match made {
+                Ok(()) => find_image(&*engine, image.as_deref()).await,
+                Err(error) => Err(disk(error)),
+            };
+            tell(&news, News::Prepared(result)).await;
+        });
+    }
+
+    fn fetch(&mut self, volume: Option<Volume>) {
+        let (downloader, news) = (Arc::clone(&self.ports.downloader), self.news_sender.clone());
+        let workspace = self.workspace.clone();
+        self.spawn("fetch the volume", async move {
+            let result = match (volume, workspace) {
+                (Some(volume), Some(workspace)) => fetch(&downloader, volume, &workspace).await,
+                (None, _) | (_, None) => Ok(()),
+            };
+            tell(&news, News::Fetched(result)).await;
+        });
+    }
+
+    fn upload(&mut self, upload: Option<OutputUpload>, artifacts_dir: Option<String>) {
+        let (uploader, news) = (Arc::clone(&self.ports.uploader), self.news_sender.clone());
+        let workspace = self.workspace.clone();
+        self.spawn("upload the output", async move {
+            let result = match workspace {
+                Some(workspace) => deliver(&uploader, upload, artifacts_dir, &workspace).await,
+                None => Ok(Results::default()),
+            };
+            tell(&news, News::Uploaded(result)).await;
+        });
+    }
+
+    fn spawn(&mut self, name: &'static str, work: impl Future<Output = ()> + Send + 'static) {
+        self.work.push(self.ports.tasks.spawn(name, work));
+    }
+
+    /// Says goodbye, removes the container, then the folders.
+    async fn clear_away(mut self) {
+        self.link.close(close_code::NORMAL, "").await;
+        for work in self.work.drain(..) {
+            work.abort();
+        }
+        if let Some(container) = self.container.take() {
+            let removed = tokio::time::timeout(REMOVAL_PATIENCE, container.remove()).await;
+            if !matches!(removed, Ok(true)) {
+                tracing::error!(token = %self.identity.token, "the job's container resists; looking for it by label");
+                let label = Label::Token(&self.identity.token);
+                if let Err(error) = docker::sweep(&*self.ports.engine, label).await {
+                    tracing::error!(%error, "could not remove the job's container");
+                }
+            }
+        }
+        if let Some(workspace) = self.workspace.take() {
+            // Dropped on a thread that may block; whoever still holds it drops it there or here.
+            let removal = tokio::task::spawn_blocking(move || drop(workspace));
+            if removal.await.is_err() {
+                tracing::error!("could not remove the job's folders");
+            }
+        }
+        if tokio::time::timeout(GOODBYE_PATIENCE, self.link.sender().closed())
+            .await
+            .is_err()
+        {
+            tracing::debug!("the miner did not answer the close");
+        }
+    }
+}
+
+async fn tell(news: &mpsc::Sender<News>, piece: News) {
+    // The driver has ended: nobody needs to know.
+    drop(news.send(piece).await);
+}
+
+async fn find_image(engine: &dyn Engine, image: Option<&str>) -> Result<Option<LocalImage>, Fault> {
+    // An engine that is not there is told in words for a person, whether or not an image is wanted yet.
+    match engine.version().await {
+        Ok(_) => {}
+        Err(error @ (EngineError::Unreachable { .. } | EngineError::UnsupportedAddress { .. })) => {
+            return Err(Fault::Refused(error.to_string()));
+        }
+        Err(error) => return Err(ours(error)),
+    }
+    match image {
+        Some(name) => obtain_image(engine, name).await.map(Some),
+        None => Ok(None),
+    }
+}
+
+async fn fetch(downloader: &Downloader, volume: Volume, workspace: &Workspace) -> Result<(), Fault> {
+    let folder = Folder::open(&workspace.volume()).map_err(disk)?;
+    downloader
+        .fetch(volume, &folder, &workspace.scratch())
+        .await
+        .map_err(|error| {
+            if error.is_ours() {
+                Fault::Ours {
+                    kind: "OSError",
+                    detail: chain(&error),
+                }
+            } else {
+                Fault::Job(chain(&error))
+            }
+        })
+}
+
+async fn deliver(
+    uploader: &Uploader,
+    upload: Option<OutputUpload>,
+    artifacts_dir: Option<String>,
+    workspace: &Workspace,
+) -> Result<Results, Fault> {
+    let mut results = Results::default();
+    if let Some(container_path) = artifacts_dir {
+        let folder = Folder::open(&workspace.artifacts()).map_err(disk)?;
+        let path = container_path.trim_end_matches('/').to_owned();
+        let collected = tokio::task::spawn_blocking(move || artifacts::collect(&folder, &path))
+            .await
+            .map_err(|error| disk(io::Error::other(error)))?
+            .map_err(disk)?;
+        for (name, why) in &collected.left_out {
+            tracing::warn!(name, ?why, "left an artifact out");
+        }
+        results.artifacts = collected.files;
+    }
+    if let Some(upload) = upload {
+        let output = Folder::open(&workspace.output()).map_err(disk)?;
+        for name in STREAM_FILES {
+            let name = RelativePath::parse(name).map_err(|error| disk(io::Error::other(error)))?;
+            output
+                .replace(&workspace.scratch().join(name.as_str()), &name)
+                .map_err(disk)?;
+        }
+        results.uploads = uploader
+            .send(upload, &output, &workspace.scratch())
+            .await
+            .map_err(|error| {
+                if error.is_ours() {
+                    Fault::Ours {
+                        kind: "OSError",
+                        detail: chain(&error),
+                    }
+                } else {
+                    Fault::Job(chain(&error))
+                }
+            })?;
+    }
+    Ok(results)
+}
+
+/// Writes an error with all its causes in one line.
+fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}
