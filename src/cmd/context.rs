@@ -13,7 +13,8 @@ use serde::Serialize;
 use super::error::{CmdError, ExitCode, OrFail};
 use crate::core::clock::Clock;
 use crate::core::config::{Environment, Flag, Scope, Settings, Sources, load};
-use crate::core::tasks::{Tasks, signals};
+use crate::core::tasks::Tasks;
+use crate::core::tasks::signals::{self, Received};
 use crate::core::telemetry;
 
 /// Flags that every command takes.
@@ -131,10 +132,7 @@ impl Context {
         E: Error + 'static,
     {
         let tasks = Tasks::new();
-        let received = signals::listen(&tasks).or_fail(ExitCode::Bug, "could not listen for signals")?;
-        if self.global.exit_with_parent {
-            stop_when_input_ends(&tasks);
-        }
+        let received = self.watch(&tasks)?;
         let patience = async {
             tasks.stopped().await;
             tokio::select! {
@@ -164,6 +162,15 @@ impl Context {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Stops a family when a signal or (`--exit-with-parent`) the end of standard input asks for it.
+    pub fn watch(&self, tasks: &Tasks) -> Result<Received, CmdError> {
+        let received = signals::listen(tasks).or_fail(ExitCode::Failed, "could not listen for signals")?;
+        if self.global.exit_with_parent {
+            stop_when_input_ends(tasks);
+        }
+        Ok(received)
     }
 
     /// Prints a line of data on standard output.

@@ -1,9 +1,30 @@
 //! `horde up`: a whole network on this machine, as supervised child processes.
 
-use clap::Args;
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+use serde::Serialize;
+use tempfile::TempDir;
 
 use super::context::Context;
-use super::error::{CmdError, ExitCode};
+use super::error::{CmdError, ExitCode, OrFail};
+use crate::core::config::{Backend, Environment, SETTINGS, Scope, Settings};
+use crate::core::crypto::Keypair;
+use crate::core::devnet::plan::{Choices, MINERS, Plan, USER, USERS, VALIDATOR};
+use crate::core::devnet::ready::{self, ReadyError};
+use crate::core::devnet::{Devnet, Launch, StartError, child, keypair};
+use crate::core::docker::engine::Bollard;
+use crate::core::docker::image::make_executor_image;
+use crate::core::docker::reference::ImageReference;
+use crate::core::docker::{Engine, EngineError};
+use crate::core::model::Hotkey;
+use crate::core::tasks::Tasks;
+
+/// Lines of a log that are shown when its writer failed.
+const TAIL_LINES: usize = 15;
 
 /// `horde up …`
 #[derive(Args, Debug)]
@@ -11,20 +32,384 @@ pub struct UpArgs {
     /// Run a sample job, print its result and exit with its outcome
     #[arg(long)]
     once: bool,
+    /// Image of the sample job; it needs sh, sort, tee and wc
+    #[arg(long, value_name = "NAME:TAG", default_value = "horde-sample:latest")]
+    image: String,
+    /// How miners start executors
+    #[arg(long, value_enum, default_value_t = BackendArg::Process)]
+    backend: BackendArg,
+    /// Port of the facilitator on 127.0.0.1; 0 takes a free one
+    #[arg(long, value_name = "PORT", default_value_t = 0)]
+    facilitator_port: u16,
+    /// Ports of the two miners; 0 takes a free one
+    #[arg(long, value_name = "PORT,PORT", value_delimiter = ',', default_value = "0,0")]
+    miner_ports: Vec<u16>,
+    /// Address of this machine that containers reach; for --backend docker
+    #[arg(long, value_name = "ADDRESS", default_value = "172.17.0.1")]
+    bridge: IpAddr,
+    /// Seconds to wait until all roles answer
+    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+    wait: u32,
+}
+
+/// A backend, as typed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum BackendArg {
+    /// As child processes
+    Process,
+    /// As containers
+    Docker,
+}
+
+/// What runs where.
+#[derive(Debug, Serialize)]
+struct Running {
+    facilitator: FacilitatorRow,
+    validator: ValidatorRow,
+    miners: Vec<MinerRow>,
+    user: UserRow,
+    directory: PathBuf,
+    pids: BTreeMap<&'static str, u32>,
+}
+
+#[derive(Debug, Serialize)]
+struct FacilitatorRow {
+    url: String,
+}
+
+#[derive(Debug, Serialize)]
+struct ValidatorRow {
+    hotkey: Hotkey,
+}
+
+#[derive(Debug, Serialize)]
+struct MinerRow {
+    hotkey: Hotkey,
+    address: IpAddr,
+    port: u16,
+}
+
+/// A key whose jobs the network takes.
+#[derive(Debug, Serialize)]
+struct UserRow {
+    hotkey: Hotkey,
+    uri: &'static str,
+}
+
+/// Where the network keeps its data.
+enum Directory {
+    /// Given by the user; stays.
+    Given(PathBuf),
+    /// Made for this run; goes when all went well, stays for its logs when not.
+    Fresh(TempDir),
+}
+
+impl Directory {
+    fn open(context: &Context) -> Result<Self, CmdError> {
+        let tried = "could not make a directory for the network's data";
+        match context.dir() {
+            Some(dir) => {
+                std::fs::create_dir_all(dir).or_fail(ExitCode::Failed, tried)?;
+                Ok(Self::Given(
+                    std::path::absolute(dir).or_fail(ExitCode::Failed, tried)?,
+                ))
+            }
+            None => tempfile::Builder::new()
+                .prefix("horde-up-")
+                .tempdir_in(context.environment.temporary())
+                .map(Self::Fresh)
+                .or_fail(ExitCode::Failed, tried),
+        }
+    }
+
+    fn path(&self) -> &Path {
+        match self {
+            Self::Given(path) => path,
+            Self::Fresh(dir) => dir.path(),
+        }
+    }
+
+    /// Keeps a fresh directory, for its logs.
+    fn keep(self) -> PathBuf {
+        match self {
+            Self::Given(path) => path,
+            Self::Fresh(dir) => dir.keep(),
+        }
+    }
 }
 
 impl UpArgs {
     /// Runs the command.
-    #[expect(clippy::unused_async, reason = "the network is not here yet")]
-    pub async fn run(self, _context: &Context) -> Result<(), CmdError> {
-        let what = if self.once {
-            "a network for one job"
-        } else {
-            "a network"
+    pub async fn run(self, context: &Context) -> Result<(), CmdError> {
+        let settings = context.settings(Scope::Tool, Vec::new())?;
+        context.start_logs(&settings)?;
+        let engine = Bollard::new(settings.text("executor.docker_host")?)
+            .or_fail(ExitCode::Configuration, "could not use the Docker engine")?;
+        self.check_docker(&engine).await?;
+        let directory = Directory::open(context)?;
+        let outcome = self.run_in(context, &settings, directory.path()).await;
+        if outcome.is_err() {
+            let is_given = matches!(directory, Directory::Given(_));
+            let path = directory.keep();
+            if !is_given {
+                context.say(format_args!("logs are kept in {}", path.display()));
+            }
+        }
+        outcome
+    }
+
+    /// Without Docker no job can run, and without its image not this one: better said before anything starts.
+    async fn check_docker(&self, engine: &Bollard) -> Result<(), CmdError> {
+        engine.version().await.map_err(|error| docker_error(&error))?;
+        if self.once {
+            let image = ImageReference::parse(&self.image)
+                .or_fail(ExitCode::Usage, format!("{} is no name of an image", self.image))?;
+            if engine
+                .find_image(&image)
+                .await
+                .map_err(|error| docker_error(&error))?
+                .is_none()
+            {
+                let missing = CmdError::new(ExitCode::NotFound, format!("there is no image {}", self.image));
+                return Err(
+                    missing.hint("`sh scripts/demo.sh` makes the sample image; --image takes another one")
+                );
+            }
+        }
+        if self.backend == BackendArg::Docker {
+            let image = ImageReference::parse("horde-executor:latest")
+                .or_fail(ExitCode::Bug, "the executor's image has no name")?;
+            make_executor_image(engine, &image)
+                .await
+                .or_fail(ExitCode::Failed, "could not make the executor's image")?;
+        }
+        Ok(())
+    }
+
+    async fn run_in(&self, context: &Context, settings: &Settings, dir: &Path) -> Result<(), CmdError> {
+        let tasks = Tasks::new();
+        let received = context.watch(&tasks)?;
+        let plan = Plan::new(&self.choices(settings, dir)?);
+        let launch = Launch {
+            program: std::env::current_exe()
+                .or_fail(ExitCode::Failed, "could not find this program's file")?,
+            forget: overriding(&context.environment),
         };
+        let network = Devnet::start(&plan, &launch, context.clock.clone(), &tasks)
+            .await
+            .map_err(|error| start_error(&error))?;
+        let outcome = tokio::select! {
+            biased;
+            () = tasks.stopped() => Ok(()),
+            outcome = self.use_network(context, &plan, &network, &tasks) => outcome,
+        };
+        let asked = tasks.is_stopping();
+        let in_order = network.stop().await & tasks.shut_down(Duration::from_secs(5)).await;
+        outcome?;
+        match received.exit_code() {
+            // Stopping is what ends a network; a sample job that was cut off has failed.
+            Some(code) if asked && (self.once || received.is_impatient()) => {
+                Err(CmdError::quiet(ExitCode::Passed(code)))
+            }
+            _ if !in_order => Err(CmdError::new(ExitCode::Failed, "some roles had to be killed")),
+            _ => Ok(()),
+        }
+    }
+
+    fn choices(&self, settings: &Settings, dir: &Path) -> Result<Choices, CmdError> {
+        let loopback = IpAddr::V4(Ipv4Addr::LOCALHOST);
+        let (backend, miner_ip) = match self.backend {
+            BackendArg::Process => (Backend::Process, loopback),
+            BackendArg::Docker => (Backend::Docker, self.bridge),
+        };
+        let &[first, second] = self.miner_ports.as_slice() else {
+            let got = self.miner_ports.len();
+            return Err(CmdError::new(
+                ExitCode::Usage,
+                format!("--miner-ports takes two ports, got {got}"),
+            ));
+        };
+        let [facilitator_port, first, second] = reserve([
+            (loopback, self.facilitator_port),
+            (miner_ip, first),
+            (miner_ip, second),
+        ])?;
+        let users = USERS
+            .iter()
+            .map(|uri| Keypair::from_uri(uri).map(|key| key.hotkey().clone()));
+        Ok(Choices {
+            dir: dir.to_owned(),
+            backend,
+            docker_host: settings.text("executor.docker_host")?.to_owned(),
+            miner_ip,
+            facilitator_port,
+            miner_ports: [first, second],
+            users: users
+                .collect::<Result<_, _>>()
+                .or_fail(ExitCode::Bug, "could not derive development keys")?,
+            netuid: settings.integer("chain.netuid")?,
+            block: settings.duration("chain.block_seconds")?,
+            log_level: settings.text("log.level")?.to_owned(),
+        })
+    }
+
+    /// Waits until all answer, tells what runs where, and uses the network until it is asked to stop.
+    async fn use_network(
+        &self,
+        context: &Context,
+        plan: &Plan,
+        network: &Devnet,
+        tasks: &Tasks,
+    ) -> Result<(), CmdError> {
+        let validator = keypair(VALIDATOR).map_err(|error| start_error(&error))?;
+        let probes = ready::probes(plan, validator.hotkey().as_str());
+        ready::wait(network, &probes, Duration::from_secs(self.wait.into()))
+            .await
+            .map_err(|error| ready_error(&error, network))?;
+        let running = running(plan, network).map_err(|error| start_error(&error))?;
+        if self.once {
+            return self.run_sample(context, &running, network, tasks).await;
+        }
+        tell(context, &running)?;
+        let (child, source) = network.broken().await;
+        Err(ready_error(
+            &ReadyError::Died {
+                name: child.name(),
+                source,
+            },
+            network,
+        ))
+    }
+
+    #[expect(clippy::unused_async, reason = "the client is not here yet")]
+    async fn run_sample(
+        &self,
+        context: &Context,
+        running: &Running,
+        _network: &Devnet,
+        _tasks: &Tasks,
+    ) -> Result<(), CmdError> {
+        tell(context, running)?;
         Err(CmdError::new(
             ExitCode::Bug,
-            format!("this binary cannot start {what} yet"),
+            "this binary has no client yet to submit the sample job with",
         ))
+    }
+}
+
+/// Takes free ports where none is asked for, all at once so that none is taken twice.
+///
+/// They are free again until the children bind them; who takes one in between makes that child fail, by name.
+fn reserve<const N: usize>(wanted: [(IpAddr, u16); N]) -> Result<[u16; N], CmdError> {
+    let mut ports = [0; N];
+    let mut held = Vec::new();
+    for (slot, (ip, port)) in ports.iter_mut().zip(wanted) {
+        let tried = format!("could not listen on {ip} port {port}");
+        let listener = TcpListener::bind((ip, port)).or_fail(ExitCode::Failed, tried.clone())?;
+        *slot = listener.local_addr().or_fail(ExitCode::Failed, tried)?.port();
+        held.push(listener);
+    }
+    Ok(ports)
+}
+
+/// Returns the variables that would override the settings that are written for the children.
+fn overriding(environment: &Environment) -> Vec<String> {
+    let is_alias = |name: &str| SETTINGS.iter().any(|setting| setting.alias == Some(name));
+    environment
+        .names()
+        .filter(|name| name.starts_with("HORDE_") || is_alias(name))
+        .map(str::to_owned)
+        .collect()
+}
+
+fn running(plan: &Plan, network: &Devnet) -> Result<Running, StartError> {
+    let hotkey = |account| keypair(account).map(|key| key.hotkey().clone());
+    let axons = plan.members.iter().filter_map(|member| member.axon);
+    let miners = MINERS.into_iter().zip(axons).map(|(account, axon)| {
+        Ok(MinerRow {
+            hotkey: hotkey(account)?,
+            address: axon.ip(),
+            port: axon.port(),
+        })
+    });
+    let children = network
+        .children()
+        .iter()
+        .filter_map(|child| Some((child.name(), child.pid()?)));
+    Ok(Running {
+        facilitator: FacilitatorRow {
+            url: plan.facilitator_url(),
+        },
+        validator: ValidatorRow {
+            hotkey: hotkey(VALIDATOR)?,
+        },
+        miners: miners.collect::<Result<_, StartError>>()?,
+        user: UserRow {
+            hotkey: hotkey(USER)?,
+            uri: USER.uri,
+        },
+        directory: plan.dir.clone(),
+        pids: children.chain([("up", std::process::id())]).collect(),
+    })
+}
+
+/// Prints what runs where.
+fn tell(context: &Context, running: &Running) -> Result<(), CmdError> {
+    if context.json {
+        return context.print_json(running);
+    }
+    let pid = |name| {
+        running
+            .pids
+            .get(name)
+            .map_or_else(|| "-".to_owned(), ToString::to_string)
+    };
+    context.line(format_args!(
+        "facilitator  {}  (pid {})",
+        running.facilitator.url,
+        pid("facilitator")
+    ))?;
+    context.line(format_args!(
+        "validator    {}  (pid {})",
+        running.validator.hotkey,
+        pid("validator")
+    ))?;
+    for (name, miner) in ["miner-1", "miner-2"].into_iter().zip(&running.miners) {
+        let (hotkey, address, port) = (&miner.hotkey, miner.address, miner.port);
+        context.line(format_args!(
+            "{name:11}  {hotkey}  {address}:{port}  (pid {})",
+            pid(name)
+        ))?;
+    }
+    context.line(format_args!(
+        "user         {}  ({})",
+        running.user.hotkey, running.user.uri
+    ))?;
+    context.line(format_args!("directory    {}", running.directory.display()))?;
+    context.say("everything answers; Ctrl-C stops it");
+    Ok(())
+}
+
+fn docker_error(error: &EngineError) -> CmdError {
+    CmdError::new(ExitCode::Unreachable, "jobs cannot run without Docker")
+        .caused_by(error)
+        .hint("on Debian or Ubuntu: `sh scripts/demo.sh` installs and starts the Docker engine")
+}
+
+fn start_error(error: &StartError) -> CmdError {
+    CmdError::new(ExitCode::Failed, "could not start the network").caused_by(error)
+}
+
+/// Names the child that is to blame and shows the end of its log.
+fn ready_error(error: &ReadyError, network: &Devnet) -> CmdError {
+    let failed = CmdError::new(ExitCode::Failed, "the network does not run").caused_by(error);
+    let culprit = network
+        .children()
+        .iter()
+        .find(|child| Some(child.name()) == error.culprit());
+    match culprit.map(|child| (child.log(), child::tail(child.log(), TAIL_LINES))) {
+        None => failed,
+        Some((log, Ok(tail))) => failed.hint(format!("the end of {}:\n{tail}", log.display())),
+        Some((log, Err(error))) => failed.hint(format!("{} cannot be read: {error}", log.display())),
     }
 }

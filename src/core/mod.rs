@@ -19,6 +19,7 @@ pub mod transfer;
 pub mod receipts;
 
 pub mod client;
+pub mod devnet;
 
 pub mod executor;
 pub mod facilitator;

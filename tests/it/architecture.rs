@@ -24,6 +24,12 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("transfer", &["model", "net", "clock"]),
     ("receipts", &["model", "crypto", "proto", "store", "net"]),
     ("client", &["model", "proto", "crypto", "net", "clock"]),
+    (
+        "devnet",
+        &[
+            "model", "clock", "tasks", "config", "crypto", "proto", "net", "chain",
+        ],
+    ),
     ("facilitator", &["proto", "crypto", "net", "store", "chain"]),
     (
         "validator",
@@ -50,10 +56,10 @@ const HEAVY: &[(&str, &[&str])] = &[
     ("argon2", &["crypto"]),
     ("crypto_secretbox", &["crypto"]),
     ("bip39", &["crypto"]),
-    ("axum", &["net", "facilitator", "miner"]),
+    ("axum", &["net", "facilitator", "miner", "devnet"]),
     ("reqwest", &["net", "transfer", "client"]),
     ("jsonwebtoken", &["facilitator"]),
-    ("zip", &["transfer"]),
+    ("zip", &["transfer", "devnet"]),
     ("toml", &["config"]),
 ];
 

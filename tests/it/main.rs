@@ -1,9 +1,15 @@
 //! The one integration-test binary; each file proves one contract.
-#![expect(clippy::unwrap_used, reason = "a test that cannot get its fixture has failed")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test that cannot get its fixture has failed"
+)]
 
 mod architecture;
 mod cli;
 mod signatures;
 mod support;
 mod traces;
+mod up;
 mod wire;

@@ -15,6 +15,7 @@ mod settings;
 mod table;
 mod validator;
 mod value;
+mod write;
 
 pub use common::{ChainConfig, WalletConfig};
 pub use environment::Environment;
@@ -27,3 +28,4 @@ pub use settings::{ConfigError, Origin, Problem, Row, Scope, Settings};
 pub use table::{SETTINGS, Setting};
 pub use validator::ValidatorConfig;
 pub use value::{Kind, KindError, Value};
+pub use write::file_text;

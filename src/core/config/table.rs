@@ -234,7 +234,7 @@ pub const SETTINGS: &[Setting] = &[
     ),
     setting(
         "miner.docker_host",
-        Kind::Url(&["unix", "tcp"]),
+        Kind::Url(&["unix"]),
         DOCKER_HOST,
         "the Docker engine that runs executors",
     ),
@@ -280,7 +280,7 @@ pub const SETTINGS: &[Setting] = &[
     unset("executor.work_dir", Kind::Path, "directory of job folders"),
     setting(
         "executor.docker_host",
-        Kind::Url(&["unix", "tcp"]),
+        Kind::Url(&["unix"]),
         DOCKER_HOST,
         "the Docker engine that runs jobs",
     ),

@@ -1,0 +1,81 @@
+//! Writes configuration files: what [`load`](super::load) reads.
+
+use toml::{Table, Value as Toml};
+
+use super::value::Value;
+
+/// Returns the text of a configuration file with these settings, keyed as in `miner.listen`; a key without a section
+/// is left out, as no setting has such a key.
+pub fn file_text(settings: &[(&str, Value)]) -> String {
+    let mut file = Table::new();
+    for (section, name, value) in settings
+        .iter()
+        .filter_map(|(key, value)| key.split_once('.').map(|(section, name)| (section, name, value)))
+    {
+        let entries = file.entry(section).or_insert_with(|| Toml::Table(Table::new()));
+        if let Toml::Table(entries) = entries {
+            entries.insert(name.to_owned(), toml_of(value));
+        }
+    }
+    file.to_string()
+}
+
+fn toml_of(value: &Value) -> Toml {
+    match value {
+        Value::Text(text) => text.clone().into(),
+        Value::Integer(number) => (*number).into(),
+        Value::Seconds(seconds) => (*seconds).into(),
+        Value::Bool(claim) => (*claim).into(),
+        Value::Path(path) => path.to_string_lossy().into_owned().into(),
+        Value::List(items) => items.clone().into(),
+        Value::Executors(counts) => Toml::Table(
+            counts
+                .iter()
+                .map(|(class, count)| (class.clone(), Toml::from(*count)))
+                .collect(),
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::config::{Environment, Scope, Sources, load};
+
+    #[test]
+    fn what_is_written_is_read_back() {
+        let settings = [
+            (
+                "miner.executors",
+                Value::Executors(vec![("always_on.test".to_owned(), 2)]),
+            ),
+            (
+                "miner.executor_image",
+                Value::Text("quote\" back\\slash \n line".to_owned()),
+            ),
+            ("miner.port", Value::Integer(80)),
+            ("miner.no_gpu", Value::Bool(true)),
+            (
+                "facilitator.users",
+                Value::List(vec!["a".to_owned(), "b".to_owned()]),
+            ),
+            ("chain.block_seconds", Value::Seconds(0.5)),
+            ("chain.path", Value::Path("/a b/c".into())),
+        ];
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("horde.toml"), file_text(&settings)).unwrap();
+        let environment = Environment::default();
+        let dir = Some(dir.path().to_owned());
+        let read = load(&Sources {
+            scope: Scope::Miner,
+            environment: &environment,
+            dir,
+            config: None,
+            flags: Vec::new(),
+        })
+        .unwrap();
+        for (key, value) in settings {
+            assert_eq!(read.required(key).unwrap(), &value);
+        }
+    }
+}
