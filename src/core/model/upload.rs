@@ -134,3 +134,57 @@ pub enum OutputUpload {
     #[serde(rename = "multi_upload")]
     Multi(MultiUpload),
 }
+
+/// Longest component of a path below `/output/`, in bytes: what file systems take.
+const COMPONENT_BYTES_MAX: usize = 255;
+
+/// Checks that an upload's path stays below `/output/` and has only one spelling.
+///
+/// The published wheels refuse anything else; older peers sent whatever they liked, so decoding lets it pass and
+/// whoever makes or carries out an upload asks here.
+pub fn check_relative_path(path: &str) -> Result<(), RelativePathError> {
+    if path.is_empty() {
+        return Err(RelativePathError::Empty);
+    }
+    if path.contains('\0') {
+        return Err(RelativePathError::Nul);
+    }
+    if path.contains('\\') {
+        return Err(RelativePathError::Backslash);
+    }
+    if path.starts_with('/') {
+        return Err(RelativePathError::Absolute);
+    }
+    for component in path.split('/') {
+        if matches!(component, "" | "." | "..") {
+            return Err(RelativePathError::Component);
+        }
+        if component.len() > COMPONENT_BYTES_MAX {
+            return Err(RelativePathError::Long);
+        }
+    }
+    Ok(())
+}
+
+/// Why a path is no upload's path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum RelativePathError {
+    /// Nothing.
+    #[error("must not be empty")]
+    Empty,
+    /// A NUL byte.
+    #[error("must not contain NUL bytes")]
+    Nul,
+    /// A backslash.
+    #[error("must not contain backslashes")]
+    Backslash,
+    /// From the root.
+    #[error("must be relative, not absolute")]
+    Absolute,
+    /// A component that goes nowhere or up.
+    #[error("must not contain empty, '.' or '..' components or end with '/'")]
+    Component,
+    /// A component longer than a file name can be.
+    #[error("must not have components longer than {COMPONENT_BYTES_MAX} bytes")]
+    Long,
+}
