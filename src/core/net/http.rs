@@ -26,6 +26,9 @@ pub const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
 /// Bytes of the head of a request, and of the read buffer behind it.
 pub const HEADER_BYTES_MAX: usize = 64 * 1024;
 
+/// Time that a client keeps an idle connection; shorter than servers do, so that none is reused while it is closed.
+const POOL_IDLE: Duration = Duration::from_secs(20);
+
 /// Pause after `accept` failed for want of file handles or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 
@@ -155,6 +158,7 @@ pub fn client(options: &ClientOptions) -> Result<reqwest::Client, ClientError> {
         .user_agent(concat!("horde/", env!("CARGO_PKG_VERSION")))
         .connect_timeout(options.connect_timeout)
         .read_timeout(options.read_timeout)
+        .pool_idle_timeout(POOL_IDLE)
         .redirect(redirects)
         .tcp_nodelay(true);
     if let Some(total) = options.total_timeout {

@@ -11,7 +11,9 @@
 //! [`QUEUE_BYTES`] (one message larger than that may still pass, alone).
 //! Outgoing, [`LinkSender::send`] waits. Incoming, the session stops reading the
 //! socket, so that TCP slows the peer down; while it does not read, the peer's
-//! silence is not held against it. Nothing is ever dropped to make room.
+//! silence is not held against it. Nothing is ever dropped to make room. A peer
+//! that is slowed down sees no pongs meanwhile and may lose its own patience, so
+//! an owner that is busy for longer than seconds should go on receiving.
 
 pub mod http;
 pub mod ws;
@@ -234,3 +236,6 @@ fn ending_of(ending: &Ending) -> LinkClosed {
         reason: "the session is closing or was aborted".to_owned(),
     })
 }
+
+#[cfg(test)]
+mod tests;

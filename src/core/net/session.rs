@@ -1,11 +1,13 @@
 //! The task behind a [`Link`](super::Link): owns one WebSocket, reads, writes, pings, closes.
 
 use std::{
-    pin::pin,
+    io,
+    pin::{Pin, pin},
     sync::{
         Arc, OnceLock,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
+    task::{Context, Poll},
     time::Duration,
 };
 
@@ -14,7 +16,7 @@ use futures_util::{
     stream::{SplitSink, SplitStream},
 };
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf},
     sync::mpsc,
     time::{Instant, MissedTickBehavior, interval_at, timeout, timeout_at},
 };
@@ -59,7 +61,7 @@ pub(super) fn websocket_config(limits: &Limits) -> WebSocketConfig {
 
 /// A link and the future that drives its socket; the link is dead unless the future runs.
 pub(super) fn start<S>(
-    socket: WebSocketStream<S>,
+    socket: WebSocketStream<Watched<S>>,
     limits: Limits,
 ) -> (Link, impl Future<Output = ()> + Send + 'static)
 where
@@ -83,7 +85,7 @@ where
         limits,
         arrivals: arrival_sender,
         budget: Budget::new(),
-        pulse: Pulse::new(),
+        pulse: Arc::clone(&socket.get_ref().pulse),
     };
     (link, session.drive(socket, orders, ending))
 }
@@ -99,44 +101,107 @@ enum Stop {
     Broken { reason: String },
 }
 
-/// Signs of life of the peer, shared by the two loops.
+/// Signs of life of the peer, noted by [`Watched`] and judged by the writing loop.
 #[derive(Debug)]
 struct Pulse {
     start: Instant,
-    heard_millis: AtomicU64,
-    paused: AtomicBool,
+    /// Milliseconds from `start` to the newest byte that came in.
+    heard: AtomicU64,
+    /// Milliseconds from `start` to the newest byte that went out.
+    took: AtomicU64,
+    /// Whether this side does not listen at the moment.
+    deaf: AtomicBool,
 }
 
 impl Pulse {
     fn new() -> Self {
         Self {
             start: Instant::now(),
-            heard_millis: AtomicU64::new(0),
-            paused: AtomicBool::new(false),
+            heard: AtomicU64::new(0),
+            took: AtomicU64::new(0),
+            deaf: AtomicBool::new(false),
         }
     }
 
-    fn beat(&self) {
+    fn beat(&self, what: &AtomicU64) {
         let millis = u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.heard_millis.store(millis, Ordering::Relaxed);
+        what.store(millis, Ordering::Relaxed);
+    }
+
+    fn since(&self, what: &AtomicU64) -> Duration {
+        let beat = Duration::from_millis(what.load(Ordering::Relaxed));
+        self.start.elapsed().saturating_sub(beat)
     }
 
     /// Time since the peer was last heard; zero while this side does not listen.
     fn silence(&self) -> Duration {
-        if self.paused.load(Ordering::Relaxed) {
+        if self.deaf.load(Ordering::Relaxed) {
             return Duration::ZERO;
         }
-        let heard = Duration::from_millis(self.heard_millis.load(Ordering::Relaxed));
-        self.start.elapsed().saturating_sub(heard)
+        self.since(&self.heard)
     }
 
-    fn pause(&self) {
-        self.paused.store(true, Ordering::Relaxed);
+    fn stop_listening(&self) {
+        self.deaf.store(true, Ordering::Relaxed);
     }
 
-    fn resume(&self) {
-        self.beat();
-        self.paused.store(false, Ordering::Relaxed);
+    fn listen_again(&self) {
+        self.beat(&self.heard);
+        self.deaf.store(false, Ordering::Relaxed);
+    }
+}
+
+/// A socket that notes every byte, so that a large message over a slow line counts as life.
+#[derive(Debug)]
+pub(super) struct Watched<S> {
+    socket: S,
+    pulse: Arc<Pulse>,
+}
+
+impl<S> Watched<S> {
+    /// Takes over a socket that is about to become a session.
+    pub(super) fn new(socket: S) -> Self {
+        Self {
+            socket,
+            pulse: Arc::new(Pulse::new()),
+        }
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let outcome = Pin::new(&mut self.socket).poll_read(context, buffer);
+        if buffer.filled().len() > before {
+            self.pulse.beat(&self.pulse.heard);
+        }
+        outcome
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let outcome = Pin::new(&mut self.socket).poll_write(context, bytes);
+        if matches!(outcome, Poll::Ready(Ok(count)) if count > 0) {
+            self.pulse.beat(&self.pulse.took);
+        }
+        outcome
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_shutdown(context)
     }
 }
 
@@ -144,12 +209,16 @@ struct Session {
     limits: Limits,
     arrivals: mpsc::Sender<Arrival>,
     budget: Budget,
-    pulse: Pulse,
+    pulse: Arc<Pulse>,
 }
 
 impl Session {
-    async fn drive<S>(self, socket: WebSocketStream<S>, mut orders: mpsc::Receiver<Order>, ending: Ending)
-    where
+    async fn drive<S>(
+        self,
+        socket: WebSocketStream<Watched<S>>,
+        mut orders: mpsc::Receiver<Order>,
+        ending: Ending,
+    ) where
         S: AsyncRead + AsyncWrite + Unpin + Send,
     {
         let (mut sink, mut source) = socket.split();
@@ -186,7 +255,7 @@ impl Session {
     }
 
     /// Hands messages of the peer to the owner of the link, until the stream ends.
-    async fn read<S>(&self, source: &mut SplitStream<WebSocketStream<S>>) -> Stop
+    async fn read<S>(&self, source: &mut SplitStream<WebSocketStream<Watched<S>>>) -> Stop
     where
         S: AsyncRead + AsyncWrite + Unpin + Send,
     {
@@ -196,7 +265,6 @@ impl Session {
                     reason: "the peer ended the connection".to_owned(),
                 };
             };
-            self.pulse.beat();
             let event = match frame {
                 Ok(Message::Text(text)) => Event::Text(text.as_str().to_owned()),
                 Ok(Message::Binary(bytes)) => Event::Binary(bytes.to_vec()),
@@ -215,12 +283,12 @@ impl Session {
                 }
                 Err(error) => return stop_for(&error),
             };
-            self.pulse.pause();
+            self.pulse.stop_listening();
             if !self.deliver(event).await {
                 // The writing loop sees the same and ends the session in good order.
                 std::future::pending::<()>().await;
             }
-            self.pulse.resume();
+            self.pulse.listen_again();
         }
     }
 
@@ -241,7 +309,7 @@ impl Session {
     /// Writes what the owner of the link queues, and pings; ends with the owner's wish, a silent peer or a broken socket.
     async fn write<S>(
         &self,
-        sink: &mut SplitSink<WebSocketStream<S>, Message>,
+        sink: &mut SplitSink<WebSocketStream<Watched<S>>, Message>,
         orders: &mut mpsc::Receiver<Order>,
     ) -> Stop
     where
@@ -304,14 +372,21 @@ impl Session {
         }
     }
 
-    /// Bounds a write: a peer that reads nothing for as long as it may owe a pong is gone.
+    /// Bounds a write: a peer that takes no byte for as long as it may owe a pong is gone.
     async fn bounded(&self, write: impl Future<Output = Result<(), WsError>>) -> Result<(), Stop> {
-        match timeout(self.limits.pong_within, write).await {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(error)) => Err(stop_for(&error)),
-            Err(_) => Err(Stop::Broken {
-                reason: "the peer reads nothing".to_owned(),
-            }),
+        let mut write = pin!(write);
+        self.pulse.beat(&self.pulse.took);
+        let patience = self.limits.pong_within;
+        loop {
+            let left = patience.saturating_sub(self.pulse.since(&self.pulse.took));
+            if left.is_zero() {
+                return Err(Stop::Broken {
+                    reason: "the peer reads nothing".to_owned(),
+                });
+            }
+            if let Ok(outcome) = timeout(left, write.as_mut()).await {
+                return outcome.map_err(|error| stop_for(&error));
+            }
         }
     }
 }
@@ -349,8 +424,8 @@ fn stop_for(error: &WsError) -> Stop {
 
 /// Sends the close frame and waits, within bounds, until the peer has answered and ended the stream.
 async fn say_goodbye<S>(
-    mut sink: SplitSink<WebSocketStream<S>, Message>,
-    mut source: SplitStream<WebSocketStream<S>>,
+    mut sink: SplitSink<WebSocketStream<Watched<S>>, Message>,
+    mut source: SplitStream<WebSocketStream<Watched<S>>>,
     closed: &LinkClosed,
 ) where
     S: AsyncRead + AsyncWrite + Unpin + Send,

@@ -27,7 +27,7 @@ use tokio_tungstenite::{
     },
 };
 
-use super::{Link, session, tls};
+use super::{Link, session, session::Watched, tls};
 use crate::core::tasks::Tasks;
 
 /// Largest message taken on the inner wires: 50 MiB (wire-miner-validator §1).
@@ -187,7 +187,7 @@ impl ConnectError {
 /// where `jitter` lies in 0..1 (wire-miner-validator §8: 2, 4, 8, 16, 32 s).
 pub fn pause_after(attempt: u32, jitter: f64) -> Duration {
     let whole = Duration::from_secs(1 << attempt.clamp(1, CONNECT_ATTEMPTS));
-    whole + Duration::from_secs_f64(jitter.clamp(0.0, 1.0))
+    whole + Duration::try_from_secs_f64(jitter.min(1.0)).unwrap_or_default()
 }
 
 /// Opens a session, trying up to `attempts` times with the pauses of [`pause_after`] — also after
@@ -261,6 +261,12 @@ fn prepare(url: &str, headers: &[(String, String)]) -> Result<(Request, Target),
         _ => return Err(bad("it does not begin with ws:// or wss://")),
     };
     let host = uri.host().ok_or_else(|| bad("it names no host"))?;
+    let names_port = uri
+        .authority()
+        .is_some_and(|authority| !authority.as_str().ends_with(host));
+    if names_port && uri.port_u16().is_none() {
+        return Err(bad("its port is no number up to 65535"));
+    }
     let target = Target {
         host: host.trim_matches(['[', ']']).to_owned(),
         port: uri.port_u16().unwrap_or(if secure { 443 } else { 80 }),
@@ -322,7 +328,7 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let config = session::websocket_config(limits);
-    match client_async_with_config(request, stream, Some(config)).await {
+    match client_async_with_config(request, Watched::new(stream), Some(config)).await {
         Ok((socket, _response)) => {
             let (link, driver) = session::start(socket, limits.clone());
             tasks.spawn("link", driver);
@@ -423,7 +429,7 @@ where
     let spawner = tasks.clone();
     tasks.spawn("session", async move {
         let stream = match timeout(OPEN_TIMEOUT, on_upgrade).await {
-            Ok(Ok(upgraded)) => TokioIo::new(upgraded),
+            Ok(Ok(upgraded)) => Watched::new(TokioIo::new(upgraded)),
             Ok(Err(error)) => {
                 tracing::debug!(%error, "upgrade failed");
                 return;
@@ -454,6 +460,7 @@ const PAIR_BUFFER_BYTES: usize = 64 * 1024;
 /// Two links joined in memory, with the same framing as over a socket: the first as the server, the second as the client.
 pub async fn pair(tasks: &Tasks, limits: &Limits) -> (Link, Link) {
     let (near, far) = tokio::io::duplex(PAIR_BUFFER_BYTES);
+    let (near, far) = (Watched::new(near), Watched::new(far));
     let config = session::websocket_config(limits);
     let server = WebSocketStream::from_raw_socket(near, Role::Server, Some(config)).await;
     let client = WebSocketStream::from_raw_socket(far, Role::Client, Some(config)).await;
