@@ -160,3 +160,86 @@ fn kept(row: &Row<'_>) -> Result<KeptReceipt, StoreError> {
 fn micros(moment: OffsetDateTime) -> i64 {
     i64::try_from(moment.unix_timestamp_nanos() / 1000).unwrap_or(i64::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+    use time::{Duration, macros::datetime};
+
+    use super::*;
+
+    const NOW: OffsetDateTime = datetime!(2026-01-15 12:30:45.123456 UTC);
+    const CLASS: ExecutorClass = ExecutorClass::AlwaysOnLlmA6000;
+
+    fn database() -> Connection {
+        let connection = Connection::open_in_memory().unwrap();
+        connection.execute_batch(MIGRATION.sql).unwrap();
+        connection
+    }
+
+    fn golden(name: &str) -> Receipt {
+        let vectors: Value =
+            serde_json::from_str(include_str!("../../../tests/golden/receipts.json")).unwrap();
+        let list = vectors["receipts"].as_array().unwrap();
+        let vector = list.iter().find(|vector| vector["name"] == name).unwrap();
+        serde_json::from_str(vector["receipt_jsonl_line"].as_str().unwrap()).unwrap()
+    }
+
+    fn of_other_job(job: &str) -> Receipt {
+        let mut receipt = golden("started");
+        let ReceiptPayload::Started(started) = &mut receipt.payload else {
+            panic!("not a started receipt");
+        };
+        started.job_uuid = JobId::new(job);
+        receipt
+    }
+
+    #[test]
+    fn receipts_come_back_as_they_were_and_the_first_of_a_type_wins() {
+        let connection = database();
+        let names = ["started", "accepted", "finished"];
+        for name in names {
+            assert!(insert(&connection, &golden(name).into(), NOW).unwrap());
+        }
+        assert!(!insert(&connection, &golden("finished_zero_score").into(), NOW).unwrap());
+        let started = golden("started");
+        let job = started.payload.job_uuid();
+        let all = of_job(&connection, job).unwrap();
+        assert_eq!(all, names.map(|name| KeptReceipt::from(golden(name))));
+        let found = find(&connection, job, "JobFinishedReceipt").unwrap();
+        assert_eq!(found, Some(golden("finished").into()));
+        assert_eq!(
+            find(&connection, &JobId::new("other"), "JobFinishedReceipt").unwrap(),
+            None
+        );
+    }
+
+    #[test]
+    fn excuses_are_other_jobs_of_the_class_that_hold_an_executor_at_the_time() {
+        let connection = database();
+        let excuse = of_other_job("other");
+        insert(&connection, &excuse.clone().into(), NOW).unwrap();
+        insert(&connection, &golden("started").into(), NOW).unwrap();
+        let unsigned = KeptReceipt {
+            miner_signature: None,
+            ..of_other_job("unsigned").into()
+        };
+        insert(&connection, &unsigned, NOW).unwrap();
+        let declined = golden("started").payload.job_uuid().clone();
+        let at = |moment, class| excuses(&connection, class, moment, &declined).unwrap();
+        // From its timestamp to the end of its 7 seconds, both included.
+        assert_eq!(at(NOW, CLASS), [excuse.clone()]);
+        assert_eq!(at(NOW + Duration::seconds(7), CLASS), [excuse]);
+        assert_eq!(at(NOW + Duration::microseconds(7_000_001), CLASS), []);
+        assert_eq!(at(NOW - Duration::microseconds(1), CLASS), []);
+        assert_eq!(at(NOW, ExecutorClass::DEFAULT), []);
+    }
+
+    #[test]
+    fn old_receipts_are_forgotten() {
+        let connection = database();
+        insert(&connection, &golden("started").into(), NOW).unwrap();
+        assert_eq!(delete_older(&connection, NOW).unwrap(), 0);
+        assert_eq!(delete_older(&connection, NOW + Duration::seconds(1)).unwrap(), 1);
+    }
+}
