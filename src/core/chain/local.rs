@@ -148,3 +148,125 @@ impl Chain for LocalChain {
         Ok(self.store.weights(self.netuid).await?)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use time::macros::datetime;
+
+    use super::*;
+    use crate::core::model::Hotkey;
+
+    const START: OffsetDateTime = datetime!(2026-01-15 12:30:45 UTC);
+
+    fn key(uri: &str) -> Keypair {
+        Keypair::from_uri(uri).unwrap()
+    }
+
+    fn registration(key: &Keypair, validator_permit: bool) -> Registration {
+        Registration {
+            hotkey: key.hotkey().clone(),
+            coldkey: Hotkey::new("cold"),
+            stake_rao: 1_000_000_000,
+            validator_permit,
+        }
+    }
+
+    #[tokio::test]
+    async fn blocks_follow_the_clock_at_the_pace_of_the_genesis() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("chain.sqlite");
+        let clock = Clock::fixed(START);
+        let open = |seconds| LocalChain::open(&path, 12, Duration::from_secs(seconds), clock.clone());
+        let chain = open(12).await.unwrap();
+        assert_eq!(
+            chain.head().await.unwrap(),
+            Head {
+                block: Block(0),
+                time: START
+            }
+        );
+        clock.advance(Duration::from_millis(35_999));
+        let head = Head {
+            block: Block(2),
+            time: START + Duration::from_secs(24),
+        };
+        assert_eq!(chain.head().await.unwrap(), head);
+        // Who comes later finds the chain as it is.
+        let later = open(1).await.unwrap();
+        assert_eq!(later.head().await.unwrap(), head);
+        assert_eq!(later.block_time(), BLOCK_TIME);
+    }
+
+    #[tokio::test]
+    async fn what_one_role_writes_the_others_see() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("chain.sqlite");
+        let clock = Clock::fixed(START);
+        let open = |netuid| LocalChain::open(&path, netuid, BLOCK_TIME, clock.clone());
+        let (up, miner, validator) = (
+            open(12).await.unwrap(),
+            open(12).await.unwrap(),
+            open(12).await.unwrap(),
+        );
+        let (alice, bob) = (key("//Alice"), key("//Bob"));
+        assert_eq!(up.register(registration(&alice, true)).await.unwrap(), 0);
+        assert_eq!(up.register(registration(&bob, false)).await.unwrap(), 1);
+        assert_eq!(up.register(registration(&alice, true)).await.unwrap(), 0);
+
+        clock.advance(BLOCK_TIME);
+        let axon = Axon {
+            ip: Ipv4Addr::LOCALHOST.into(),
+            port: 8000,
+        };
+        miner.serve_axon(&bob, axon).await.unwrap();
+        validator.set_weights(&alice, &[(1, 7)]).await.unwrap();
+        validator.set_weights(&alice, &[(1, 9), (0, 3)]).await.unwrap();
+
+        let subnet = validator.metagraph().await.unwrap();
+        assert_eq!(
+            (subnet.netuid, subnet.block, subnet.neurons.len()),
+            (12, Block(1), 2)
+        );
+        let neuron = subnet.neuron(bob.hotkey()).unwrap();
+        assert_eq!(neuron.axon, Some(axon));
+        assert_eq!(
+            (neuron.stake_rao, neuron.validator_permit),
+            (1_000_000_000, false)
+        );
+        assert_eq!((neuron.registered_at, neuron.last_update), (Block(0), Block(1)));
+        assert_eq!(
+            miner.weights().await.unwrap(),
+            Weights::from([(0, vec![(0, 21845), (1, 65535)])])
+        );
+        // Another subnet in the same file is another world.
+        assert_eq!(open(13).await.unwrap().metagraph().await.unwrap().neurons, []);
+    }
+
+    #[tokio::test]
+    async fn a_refused_write_changes_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("chain.sqlite");
+        let chain = LocalChain::open(&path, 12, BLOCK_TIME, Clock::fixed(START))
+            .await
+            .unwrap();
+        let alice = key("//Alice");
+        let axon = Axon {
+            ip: Ipv4Addr::LOCALHOST.into(),
+            port: 8000,
+        };
+        let refused = chain.serve_axon(&alice, axon).await;
+        assert!(
+            matches!(refused, Err(ChainError::Refused(Refusal::NotRegistered(_)))),
+            "{refused:?}"
+        );
+        chain.register(registration(&alice, true)).await.unwrap();
+        chain.set_weights(&alice, &[(0, 1)]).await.unwrap();
+        chain.set_weights(&alice, &[(1, 1)]).await.unwrap_err();
+        assert_eq!(
+            chain.weights().await.unwrap(),
+            Weights::from([(0, vec![(0, 65535)])])
+        );
+    }
+}

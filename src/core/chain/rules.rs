@@ -86,3 +86,75 @@ fn upscale(weights: &[(u16, u16)]) -> Vec<(u16, u16)> {
     };
     weights.iter().map(|&(uid, value)| (uid, scale(value))).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+    use crate::core::model::subnet::Block;
+
+    fn neuron(uid: u16, validator_permit: bool) -> Neuron {
+        Neuron {
+            uid,
+            hotkey: hotkey(uid),
+            coldkey: Hotkey::new("cold"),
+            stake_rao: 0,
+            axon: None,
+            validator_permit,
+            registered_at: Block(0),
+            last_update: Block(0),
+        }
+    }
+
+    fn hotkey(uid: u16) -> Hotkey {
+        Hotkey::new(format!("hot {uid}"))
+    }
+
+    /// Neuron 0 may set weights, 1 and 2 may not.
+    fn subnet() -> Metagraph {
+        Metagraph {
+            netuid: 12,
+            block: Block(1),
+            neurons: vec![neuron(0, true), neuron(1, false), neuron(2, false)],
+        }
+    }
+
+    #[test]
+    fn an_address_needs_a_registered_neuron_and_a_port() {
+        let axon = |port| Axon {
+            ip: Ipv4Addr::LOCALHOST.into(),
+            port,
+        };
+        assert_eq!(serve(&subnet(), &hotkey(1), axon(8000)), Ok(1));
+        assert_eq!(serve(&subnet(), &hotkey(1), axon(0)), Err(Refusal::InvalidPort));
+        assert_eq!(
+            serve(&subnet(), &hotkey(9), axon(8000)),
+            Err(Refusal::NotRegistered(hotkey(9)))
+        );
+    }
+
+    #[test]
+    fn weights_are_refused_for_the_reasons_of_the_chain() {
+        let refused =
+            |signer, weights: &[(u16, u16)]| weigh(&subnet(), &hotkey(signer), weights).unwrap_err();
+        assert_eq!(refused(9, &[(1, 1)]), Refusal::NotRegistered(hotkey(9)));
+        assert_eq!(refused(1, &[(2, 1)]), Refusal::NoPermit(hotkey(1)));
+        assert_eq!(refused(0, &[]), Refusal::NoWeights);
+        assert_eq!(refused(0, &[(1, 1), (1, 2)]), Refusal::DuplicateUid(1));
+        assert_eq!(refused(0, &[(1, 1), (7, 2)]), Refusal::UnknownUid(7));
+    }
+
+    #[test]
+    fn a_weight_for_itself_alone_needs_no_permit() {
+        assert_eq!(weigh(&subnet(), &hotkey(1), &[(1, 3)]), Ok((1, vec![(1, 65535)])));
+    }
+
+    #[test]
+    fn weights_are_scaled_up_to_the_largest_value() {
+        let scaled = |weights: &[(u16, u16)]| weigh(&subnet(), &hotkey(0), weights).unwrap().1;
+        assert_eq!(scaled(&[(1, 1), (2, 3)]), [(1, 21845), (2, 65535)]);
+        assert_eq!(scaled(&[(1, 65535), (2, 1)]), [(1, 65535), (2, 1)]);
+        assert_eq!(scaled(&[(1, 0), (2, 0)]), [(1, 0), (2, 0)]);
+    }
+}
