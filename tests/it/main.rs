@@ -8,6 +8,7 @@
 
 mod architecture;
 mod cli;
+mod key;
 mod published;
 mod signatures;
 mod support;
