@@ -194,6 +194,11 @@ impl UpArgs {
             program: std::env::current_exe()
                 .or_fail(ExitCode::Failed, "could not find this program's file")?,
             forget: overriding(&context.environment),
+            // Executors have no file of their own.
+            variables: vec![(
+                "HORDE_EXECUTOR_DOCKER_HOST".to_owned(),
+                settings.text("executor.docker_host")?.to_owned(),
+            )],
         };
         let network = Devnet::start(&plan, &launch, context.clock.clone(), &tasks)
             .await
@@ -411,5 +416,35 @@ fn ready_error(error: &ReadyError, network: &Devnet) -> CmdError {
         None => failed,
         Some((log, Ok(tail))) => failed.hint(format!("the end of {}:\n{tail}", log.display())),
         Some((log, Err(error))) => failed.hint(format!("{} cannot be read: {error}", log.display())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+
+    #[test]
+    fn free_ports_are_distinct_and_a_taken_one_is_named() {
+        let [one, two, three] = reserve([(LOOPBACK, 0), (LOOPBACK, 0), (LOOPBACK, 0)]).unwrap();
+        assert!(one != two && two != three && one != three && one != 0);
+        let taken = TcpListener::bind((LOOPBACK, 0)).unwrap();
+        let port = taken.local_addr().unwrap().port();
+        let error = reserve([(LOOPBACK, port)]).unwrap_err();
+        assert_eq!(
+            error.message,
+            format!("could not listen on 127.0.0.1 port {port}")
+        );
+    }
+
+    #[test]
+    fn children_inherit_nothing_that_overrides_their_settings() {
+        let environment = Environment::from_iter([
+            ("PATH", "/bin"),
+            ("HORDE_WALLET_URI", "//Eve"),
+            ("EXECUTOR_TOKEN", "token"),
+        ]);
+        assert_eq!(overriding(&environment), ["EXECUTOR_TOKEN", "HORDE_WALLET_URI"]);
     }
 }

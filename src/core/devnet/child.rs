@@ -39,6 +39,8 @@ pub struct ChildSpec {
     pub arguments: Vec<OsString>,
     /// Variables of the environment that it must not inherit.
     pub forget: Vec<String>,
+    /// Variables that it gets.
+    pub variables: Vec<(String, String)>,
     /// The file that both its streams are appended to.
     pub log: PathBuf,
 }
@@ -185,6 +187,7 @@ fn spawn(spec: &ChildSpec) -> Result<tokio::process::Child, ChildError> {
     }
     command
         .args(&spec.arguments)
+        .envs(spec.variables.iter().cloned())
         // The child reads nothing from it, but sees it close when this process ends, however it ends.
         .stdin(Stdio::piped())
         .stdout(log)
@@ -263,6 +266,7 @@ mod tests {
             program: "/bin/sh".into(),
             arguments: vec!["-c".into(), script.into()],
             forget: Vec::new(),
+            variables: Vec::new(),
             log: dir.join("log"),
         }
     }

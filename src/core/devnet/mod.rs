@@ -79,6 +79,8 @@ pub struct Launch {
     pub program: PathBuf,
     /// Variables of the environment that would override the children's own settings.
     pub forget: Vec<String>,
+    /// Variables that children get, for the executors that they start.
+    pub variables: Vec<(String, String)>,
 }
 
 /// A running network.
@@ -114,6 +116,7 @@ impl Devnet {
                 program: launch.program.clone(),
                 arguments: plan.arguments_of(member),
                 forget: launch.forget.clone(),
+                variables: launch.variables.clone(),
                 log: plan.log_of(member),
             };
             Child::start(spec, &tasks.child())

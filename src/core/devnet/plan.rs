@@ -202,7 +202,7 @@ fn chain_file(dir: &Path) -> PathBuf {
     dir.join("chain.sqlite")
 }
 
-fn miner_settings(choices: &Choices, account: Account, address: SocketAddr) -> [(&'static str, Value); 10] {
+fn miner_settings(choices: &Choices, account: Account, address: SocketAddr) -> [(&'static str, Value); 9] {
     let backend = match choices.backend {
         Backend::Process => "process",
         Backend::Docker => "docker",
@@ -219,7 +219,6 @@ fn miner_settings(choices: &Choices, account: Account, address: SocketAddr) -> [
         ("miner.executors", Value::Executors(executors.into())),
         // A development machine need not have the GPUs of the classes that it offers.
         ("miner.no_gpu", Value::Bool(true)),
-        ("executor.docker_host", text(&choices.docker_host)),
     ]
 }
 
