@@ -15,6 +15,7 @@
 
 pub mod local_chain;
 pub mod receipts;
+pub mod validator;
 
 mod lock;
 mod migrate;
