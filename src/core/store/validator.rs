@@ -7,16 +7,20 @@ use std::path::Path;
 use rusqlite::{Connection, OptionalExtension, Row, named_params};
 use time::OffsetDateTime;
 
+use super::receipts::{self, KeptReceipt};
 use super::{Migration, OpenError, Store, StoreError};
 use crate::core::model::job::JobStatus;
 use crate::core::model::receipt::ReceiptPayload;
 use crate::core::model::subnet::Axon;
 use crate::core::model::{ExecutorClass, Hotkey, JobId};
 
-const MIGRATIONS: &[Migration] = &[Migration {
-    name: "0001_start",
-    sql: include_str!("migrations/validator/0001_start.sql"),
-}];
+const MIGRATIONS: &[Migration] = &[
+    receipts::MIGRATION,
+    Migration {
+        name: "validator/0001_start",
+        sql: include_str!("migrations/validator/0001_start.sql"),
+    },
+];
 
 /// The state of a job that has not ended.
 const PENDING: &str = "pending";
@@ -150,7 +154,7 @@ impl ValidatorStore {
         let change = move |connection: &Connection| {
             entries
                 .iter()
-                .try_for_each(|entry| note(connection, &job, entry, micros(now)))
+                .try_for_each(|entry| note(connection, &job, entry, now))
         };
         self.store.write(change).await
     }
@@ -258,17 +262,14 @@ impl ValidatorStore {
                 "DELETE FROM incident WHERE happened_at < ?1",
                 [micros(jobs_before)],
             )?;
-            connection.execute(
-                "DELETE FROM receipt WHERE made_at < ?1",
-                [micros(receipts_before)],
-            )?;
+            receipts::delete_older(connection, receipts_before)?;
             Ok(())
         };
         self.store.write(change).await
     }
 }
 
-fn note(connection: &Connection, job: &JobId, entry: &Entry, now: i64) -> Result<(), StoreError> {
+fn note(connection: &Connection, job: &JobId, entry: &Entry, now: OffsetDateTime) -> Result<(), StoreError> {
     match entry {
         Entry::Assigned { miner, axon } => {
             connection
@@ -281,26 +282,17 @@ fn note(connection: &Connection, job: &JobId, entry: &Entry, now: i64) -> Result
                     ":miner": miner.as_str(),
                     ":ip": axon.ip.to_string(),
                     ":port": axon.port,
-                    ":now": now,
+                    ":now": micros(now),
                 })?;
         }
         Entry::Receipt { payload, signature } => {
-            let text = serde_json::to_string(payload).map_err(|error| StoreError::value("receipt", error))?;
-            // A receipt once signed stays: a second one of the kind would contradict it.
-            connection
-                .prepare_cached(
-                    "INSERT INTO receipt
-                         (job_uuid, receipt_type, miner_hotkey, payload, validator_signature, made_at)
-                     VALUES (:job, :type, :miner, :payload, :signature, :now) ON CONFLICT DO NOTHING",
-                )?
-                .execute(named_params! {
-                    ":job": job.as_str(),
-                    ":type": payload.receipt_type(),
-                    ":miner": payload.miner_hotkey().as_str(),
-                    ":payload": text,
-                    ":signature": signature,
-                    ":now": now,
-                })?;
+            let receipt = KeptReceipt {
+                payload: payload.clone(),
+                validator_signature: signature.clone(),
+                miner_signature: None,
+            };
+            // A receipt once signed stays: a second one of the type would contradict it.
+            receipts::insert(connection, &receipt, now)?;
         }
         Entry::Status { status, frame } => {
             connection
@@ -313,7 +305,7 @@ fn note(connection: &Connection, job: &JobId, entry: &Entry, now: i64) -> Result
                 .prepare_cached(
                     "UPDATE job SET state = last_status, ended_at = ?2 WHERE uuid = ?1 AND state = ?3",
                 )?
-                .execute((job.as_str(), now, PENDING))?;
+                .execute((job.as_str(), micros(now), PENDING))?;
         }
         Entry::Incident { miner, class, reason } => {
             connection
@@ -326,7 +318,7 @@ fn note(connection: &Connection, job: &JobId, entry: &Entry, now: i64) -> Result
                     ":miner": miner.as_str(),
                     ":class": class.as_str(),
                     ":reason": reason,
-                    ":now": now,
+                    ":now": micros(now),
                 })?;
         }
     }

@@ -13,9 +13,8 @@ use super::Broker;
 use super::machine::{Effect, Event, Machine, Outcome, cut};
 use super::miners::Route;
 use crate::core::clock::Backoff;
-use crate::core::crypto::canonical::CanonicalError;
 use crate::core::model::job::{HordeReason, Participant, RejectionReason};
-use crate::core::model::receipt::ReceiptPayload;
+use crate::core::model::receipt::{JobFinished, ReceiptPayload};
 use crate::core::model::subnet::Axon;
 use crate::core::model::{ExecutorClass, Hotkey, JobId};
 use crate::core::net::ws::{self, CONNECT_ATTEMPTS, ConnectError, ConnectOptions};
@@ -23,6 +22,7 @@ use crate::core::net::{Event as LinkEvent, Link, close_code};
 use crate::core::proto::facilitator_validator::JobRequest;
 use crate::core::proto::job::GenericError;
 use crate::core::proto::validator_miner::{AcceptedReceipt, Down, FinishedReceipt, Up};
+use crate::core::receipts::{self, About, ReceiptError, Signed};
 use crate::core::store::StoreError;
 use crate::core::store::validator::Entry;
 
@@ -45,7 +45,7 @@ enum DriveError {
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error("a receipt could not be signed")]
-    Sign(#[from] CanonicalError),
+    Sign(#[from] ReceiptError),
 }
 
 struct Driver<'a> {
@@ -63,6 +63,8 @@ struct Driver<'a> {
     /// The finished receipt's frame, once there is one.
     parting: Option<String>,
     losses: Backoff,
+    /// Before the next connection.
+    pause: Duration,
     was_connected: bool,
 }
 
@@ -72,10 +74,9 @@ impl Broker {
         let Route { miner, axon, taken } = route;
         let job = request.uuid.clone();
         let class = request.executor_class;
-        let hotkey = self.keypair.hotkey().clone();
         let driver = Driver {
             broker: self,
-            machine: Machine::new(request, hotkey, miner.clone(), self.limits(), self.now()),
+            machine: Machine::new(request, self.limits(), self.now()),
             job,
             class,
             miner,
@@ -85,6 +86,7 @@ impl Broker {
             unsent: VecDeque::new(),
             parting: None,
             losses: Backoff::new(FIRST_PAUSE, LONGEST_PAUSE),
+            pause: Duration::ZERO,
             was_connected: false,
         };
         driver.run().await;
@@ -156,17 +158,12 @@ impl Driver<'_> {
         let due = sleep_until(self.machine.deadline());
         let Some(link) = &mut self.link else {
             let reconnecting = self.was_connected;
-            let pause = if self.losses.attempts() > 1 {
-                self.losses.pause()
-            } else {
-                Duration::ZERO
-            };
             let url = self.broker.miner_url(self.axon);
             let connected = tokio::select! {
                 biased;
                 () = self.broker.tasks.stopped() => return Some(Event::Stopping),
                 () = due => return Some(Event::Tick),
-                connected = connect(&url, self.broker, pause) => connected,
+                connected = connect(&url, self.broker, self.pause) => connected,
             };
             return match connected {
                 Ok(link) => {
@@ -206,8 +203,13 @@ impl Driver<'_> {
             LinkEvent::Closed { code, reason } => {
                 tracing::warn!(job = %self.job, miner = %self.miner, code, reason, "the connection to the miner was lost");
                 self.link = None;
-                // Counted here, waited for before the next but one connection.
-                drop(self.losses.pause());
+                // The first loss after news of the job is no reason to wait.
+                let pause = self.losses.pause();
+                self.pause = if self.losses.attempts() > 1 {
+                    pause
+                } else {
+                    Duration::ZERO
+                };
                 return None;
             }
         };
@@ -218,6 +220,14 @@ impl Driver<'_> {
         None
     }
 
+    fn about(&self) -> About<'_> {
+        About {
+            job_uuid: &self.job,
+            miner: &self.miner,
+            now: self.broker.clock.now(),
+        }
+    }
+
     /// Stores, then sends; returns the outcome if there is one.
     async fn carry_out(&mut self, effects: Vec<Effect>) -> Result<Option<Outcome>, DriveError> {
         let mut entries = Vec::new();
@@ -226,25 +236,29 @@ impl Driver<'_> {
         for effect in effects {
             match effect {
                 Effect::Authenticate => self.greeting = Some(self.broker.greeting(&self.miner)),
-                Effect::RequestExecutor(mut message) => {
-                    let payload = message.job_started_receipt_payload.clone();
-                    let signature = self.broker.sign_receipt(&payload)?;
-                    message.job_started_receipt_signature.clone_from(&signature);
-                    let payload = ReceiptPayload::Started(payload);
-                    entries.push(Entry::Receipt { payload, signature });
+                Effect::RequestExecutor { ttl } => {
+                    let about = self.about();
+                    let receipt = receipts::sign_started(&self.broker.keypair, about, self.class, true, ttl)?;
+                    entries.push(kept(receipt.clone(), ReceiptPayload::Started));
+                    let mut message = self.machine.initial_job(receipt);
                     message.sign(&self.broker.keypair);
-                    frames.push(Down::InitialJob(*message).encode());
+                    frames.push(Down::InitialJob(message).encode());
                 }
-                Effect::HandOver(payload) => {
-                    let signature = self.broker.sign_receipt(&payload)?;
-                    if let Some(frame) = receipt_frame(&payload, &signature) {
-                        if matches!(payload, ReceiptPayload::Finished(_)) {
-                            self.parting = Some(frame);
-                        } else {
-                            frames.push(frame);
+                Effect::HandOverAccepted { accepted, ttl } => {
+                    let receipt = receipts::sign_accepted(&self.broker.keypair, self.about(), accepted, ttl)?;
+                    entries.push(kept(receipt.clone(), ReceiptPayload::Accepted));
+                    let Signed { payload, signature } = receipt;
+                    frames.push(Down::AcceptedReceipt(AcceptedReceipt { payload, signature }).encode());
+                }
+                // The job's end must be stored even if there can be no receipt of it.
+                Effect::HandOverFinished(work) => {
+                    match receipts::sign_finished(&self.broker.keypair, self.about(), work) {
+                        Ok(receipt) => {
+                            entries.push(kept(receipt.clone(), ReceiptPayload::Finished));
+                            self.parting = Some(finished_frame(receipt));
                         }
+                        Err(error) => tracing::error!(job = %self.job, %error, "no finished receipt"),
                     }
-                    entries.push(Entry::Receipt { payload, signature });
                 }
                 Effect::SendOrder(mut message) => {
                     message.sign(&self.broker.keypair);
@@ -349,13 +363,15 @@ async fn connect(url: &str, broker: &Broker, pause: Duration) -> Result<Link, Co
     ws::connect_patiently(url, &ConnectOptions::default(), &broker.tasks, CONNECT_ATTEMPTS).await
 }
 
-/// Returns the frame in which a receipt travels alone; a started receipt travels inside the first request.
-fn receipt_frame(payload: &ReceiptPayload, signature: &str) -> Option<String> {
-    let signature = signature.to_owned();
-    let frame = match payload.clone() {
-        ReceiptPayload::Started(_) => return None,
-        ReceiptPayload::Accepted(payload) => Down::AcceptedReceipt(AcceptedReceipt { payload, signature }),
-        ReceiptPayload::Finished(payload) => Down::FinishedReceipt(FinishedReceipt { payload, signature }),
-    };
-    Some(frame.encode())
+fn kept<P>(receipt: Signed<P>, wrap: fn(P) -> ReceiptPayload) -> Entry {
+    Entry::Receipt {
+        payload: wrap(receipt.payload),
+        signature: receipt.signature,
+    }
+}
+
+/// Returns the frame that hands over a finished receipt.
+pub(super) fn finished_frame(receipt: Signed<JobFinished>) -> String {
+    let Signed { payload, signature } = receipt;
+    Down::FinishedReceipt(FinishedReceipt { payload, signature }).encode()
 }

@@ -204,6 +204,11 @@ impl Broker {
                 .refuse(&job, RejectionReason::InvalidSignature, refusal.to_string())
                 .await;
         }
+        if !job.is_canonical_uuid() {
+            // No receipt about it would be valid (wire-miner-validator §11).
+            let message = "The job's identity is no UUID in canonical form".to_owned();
+            return self.refuse(&job, RejectionReason::Unknown, message).await;
+        }
         let class = request.executor_class;
         let received = machine::status_frame(&job, JobStatus::Received, None);
         match self

@@ -24,11 +24,8 @@ use tokio::time::Instant;
 use crate::core::model::job::{
     ExecutorTiming, FailureReason, HordeReason, JobStage, JobStatus, Participant, RejectionReason, RunPreset,
 };
-use crate::core::model::receipt::{
-    AcceptedWord, FinishedWord, JobAccepted, JobFinished as JobFinishedReceipt, JobStarted, ReceiptPayload,
-    StartedWord,
-};
-use crate::core::model::{Hotkey, JobId, Manifest, Timestamp};
+use crate::core::model::receipt::JobStarted;
+use crate::core::model::{JobId, Manifest};
 use crate::core::proto::facilitator_validator::{
     self, FACILITATOR_FRAME_BYTES_MAX, HordeFailure, JobFailure, JobRejection, JobRequest, MinerResponse,
     StatusMetadata, StatusUpdate, StreamingServer,
@@ -37,19 +34,17 @@ use crate::core::proto::job::{
     Context, FullJob, HordeFailed, InitialJob, JobFailed, JobFinished, StreamingReady,
 };
 use crate::core::proto::validator_miner::{Declined, Up};
+use crate::core::receipts::{Signed, Work};
 
 /// The total limit that the first request names for peers that know no timing, in seconds (wire-miner-validator §4).
 const LEGACY_TIMEOUT_SECONDS: i64 = 300;
 
 /// The longest time that a single limit of a request may stand for, in seconds (a year); the whole job's limit is
 /// far below.
-const LIMIT_SECONDS_MAX: i64 = 31_536_000;
+const LIMIT_SECONDS_MAX: u32 = 31_536_000;
 
-/// The largest ttl of a receipt, in seconds (wire-miner-validator §11).
-const TTL_SECONDS_MAX: i64 = 2_592_000;
-
-/// The longest duration in a receipt, in microseconds (wire-miner-validator §11).
-const TOOK_MICROS_MAX: i64 = 31_536_000_000_000;
+/// The longest duration in a receipt: a year (wire-miner-validator §11).
+pub const TOOK_MAX: time::Duration = time::Duration::days(365);
 
 /// Characters of a peer's words that are kept when its whole answer is too large for the facilitator.
 const WORDS_MAX: usize = 2000;
@@ -98,10 +93,21 @@ pub enum Event {
 pub enum Effect {
     /// Send a fresh authentication, before anything else on this connection.
     Authenticate,
-    /// Sign the started receipt in it and the message, and send it.
-    RequestExecutor(Box<InitialJob>),
-    /// Sign, store and send an accepted or finished receipt.
-    HandOver(ReceiptPayload),
+    /// Sign and store a started receipt with this ttl in seconds, put it into [`Machine::initial_job`], sign and send
+    /// that.
+    RequestExecutor {
+        /// The ttl.
+        ttl: i64,
+    },
+    /// Sign, store and send an accepted receipt.
+    HandOverAccepted {
+        /// When the miner's answer came, UTC.
+        accepted: OffsetDateTime,
+        /// For how many seconds it holds.
+        ttl: i64,
+    },
+    /// Sign, store and send a finished receipt.
+    HandOverFinished(Work),
     /// Sign and send.
     SendOrder(Box<FullJob>),
     /// Store and report a step to the facilitator; the frame is the status update as it will be sent.
@@ -179,8 +185,6 @@ struct Slots {
 #[derive(Debug)]
 pub struct Machine {
     request: JobRequest,
-    validator: Hotkey,
-    miner: Hotkey,
     limits: Limits,
     started: Now,
     stage: Stage,
@@ -196,11 +200,9 @@ pub struct Machine {
 
 impl Machine {
     /// Starts the clock of a job; the next event is the connection or its failure.
-    pub fn new(request: JobRequest, validator: Hotkey, miner: Hotkey, limits: Limits, now: Now) -> Self {
+    pub fn new(request: JobRequest, limits: Limits, now: Now) -> Self {
         Self {
             request,
-            validator,
-            miner,
             limits,
             started: now,
             stage: Stage::Connecting,
@@ -253,7 +255,8 @@ impl Machine {
         if self.stage == Stage::Connecting {
             self.stage = Stage::Reserving;
             self.deadline = Some(now.instant + self.limits.reservation);
-            effects.push(Effect::RequestExecutor(Box::new(self.initial_job(now))));
+            let ttl = whole_seconds(self.limits.reservation);
+            effects.push(Effect::RequestExecutor { ttl });
         }
     }
 
@@ -314,7 +317,7 @@ impl Machine {
     }
 
     fn complained(&mut self, words: String) {
-        tracing::warn!(job = %self.request.uuid, miner = %self.miner, words = cut(&words), "the miner complains");
+        tracing::warn!(job = %self.request.uuid, words = cut(&words), "the miner complains");
         self.complaint = Some(cut(&words).to_owned());
     }
 
@@ -329,9 +332,10 @@ impl Machine {
                             + seconds(self.request.executor_class.spin_up_seconds())
                             + self.limits.startup,
                     );
-                    effects.push(Effect::HandOver(ReceiptPayload::Accepted(
-                        self.accepted_receipt(now),
-                    )));
+                    effects.push(Effect::HandOverAccepted {
+                        accepted: now.wall,
+                        ttl: self.accepted_ttl(),
+                    });
                     self.report(JobStatus::Accepted, None, effects);
                 }
                 Stage::SpinningUp if self.slots.executor_ready => {
@@ -532,25 +536,20 @@ impl Machine {
         &mut self,
         now: Now,
         outcome: Outcome,
-        score: i64,
+        score: u32,
         (status, frame): (JobStatus, String),
         effects: &mut Vec<Effect>,
     ) {
         self.stage = Stage::Over;
         self.deadline = None;
         if self.connections > 0 {
-            let receipt = finished_receipt(
-                self.job(),
-                (&self.miner, &self.validator),
-                self.started.wall,
-                now,
-                score,
-            );
-            let receipt = JobFinishedReceipt {
-                time_took_us: micros(now.instant.saturating_duration_since(self.started.instant)),
-                ..receipt
-            };
-            effects.push(Effect::HandOver(ReceiptPayload::Finished(receipt)));
+            let took = now.instant.saturating_duration_since(self.started.instant);
+            effects.push(Effect::HandOverFinished(Work {
+                started: self.started.wall,
+                took: time::Duration::try_from(took).map_or(TOOK_MAX, |took| took.min(TOOK_MAX)),
+                score: f64::from(score),
+                block_numbers: Vec::new(),
+            }));
         }
         effects.push(Effect::Report { status, frame });
         effects.push(Effect::End(outcome));
@@ -574,7 +573,7 @@ impl Machine {
     }
 
     /// Returns what the job is worth when it completes: the seconds that are reserved for it.
-    fn score(&self) -> i64 {
+    fn score(&self) -> u32 {
         let limits = [
             self.request.download_time_limit,
             self.request.execution_time_limit,
@@ -583,26 +582,17 @@ impl Machine {
         limits.into_iter().map(within_limit).sum()
     }
 
-    fn initial_job(&mut self, now: Now) -> InitialJob {
+    /// Makes the first request around its started receipt; takes the volume along, which travels once.
+    pub fn initial_job(&mut self, receipt: Signed<JobStarted>) -> InitialJob {
         InitialJob {
             validator_signature: None,
             job_uuid: self.request.uuid.clone(),
             executor_class: self.request.executor_class,
             docker_image: Some(self.request.docker_image.clone()),
             timeout_seconds: Some(LEGACY_TIMEOUT_SECONDS),
-            // Travels once; the full order carries null.
             volume: self.request.volume.take(),
-            job_started_receipt_payload: JobStarted {
-                job_uuid: self.request.uuid.clone(),
-                miner_hotkey: self.miner.clone(),
-                validator_hotkey: self.validator.clone(),
-                timestamp: Timestamp::new(now.wall),
-                receipt_type: StartedWord,
-                executor_class: self.request.executor_class,
-                is_organic: true,
-                ttl: ttl(whole_seconds(self.limits.reservation)),
-            },
-            job_started_receipt_signature: String::new(),
+            job_started_receipt_payload: receipt.payload,
+            job_started_receipt_signature: receipt.signature,
             streaming_details: self.request.streaming_details.clone(),
             executor_timing: Some(self.timing()),
         }
@@ -638,9 +628,10 @@ impl Machine {
         }
     }
 
-    fn accepted_receipt(&self, now: Now) -> JobAccepted {
+    /// Returns for how long the accepted receipt holds: all limits together, in seconds.
+    fn accepted_ttl(&self) -> i64 {
         let timing = self.timing();
-        let total = [
+        let limits = [
             self.request.executor_class.spin_up_seconds(),
             whole_seconds(self.limits.startup),
             timing.allowed_leeway,
@@ -649,15 +640,7 @@ impl Machine {
             timing.upload_time_limit,
             timing.streaming_start_time_limit,
         ];
-        JobAccepted {
-            job_uuid: self.request.uuid.clone(),
-            miner_hotkey: self.miner.clone(),
-            validator_hotkey: self.validator.clone(),
-            timestamp: Timestamp::new(now.wall),
-            receipt_type: AcceptedWord,
-            time_accepted: Timestamp::new(now.wall),
-            ttl: ttl(total.into_iter().fold(0, i64::saturating_add)),
-        }
+        limits.into_iter().fold(0, i64::saturating_add)
     }
 }
 
@@ -684,28 +667,6 @@ pub fn horde(details: HordeFailure) -> StatusMetadata {
     StatusMetadata {
         horde_failure_details: Some(details),
         ..StatusMetadata::default()
-    }
-}
-
-/// Makes a finished receipt worth `score` seconds, for a job of a miner and a validator that began at `started`.
-pub fn finished_receipt(
-    job: &JobId,
-    (miner, validator): (&Hotkey, &Hotkey),
-    started: OffsetDateTime,
-    now: Now,
-    score: i64,
-) -> JobFinishedReceipt {
-    let took = Duration::try_from(now.wall - started).unwrap_or_default();
-    JobFinishedReceipt {
-        job_uuid: job.clone(),
-        miner_hotkey: miner.clone(),
-        validator_hotkey: validator.clone(),
-        timestamp: Timestamp::new(now.wall),
-        receipt_type: FinishedWord,
-        time_started: Timestamp::new(started),
-        time_took_us: micros(took),
-        score_str: format!("{score}.000000"),
-        block_numbers: Vec::new(),
     }
 }
 
@@ -780,24 +741,16 @@ pub fn cut(words: &str) -> &str {
         .unwrap_or(words)
 }
 
-fn within_limit(limit: i64) -> i64 {
-    limit.clamp(0, LIMIT_SECONDS_MAX)
+fn within_limit(limit: i64) -> u32 {
+    u32::try_from(limit.max(0))
+        .unwrap_or(u32::MAX)
+        .min(LIMIT_SECONDS_MAX)
 }
 
 fn seconds(limit: i64) -> Duration {
-    Duration::from_secs(within_limit(limit).unsigned_abs())
+    Duration::from_secs(within_limit(limit).into())
 }
 
 fn whole_seconds(duration: Duration) -> i64 {
-    i64::try_from(duration.as_secs()).unwrap_or(LIMIT_SECONDS_MAX)
-}
-
-fn ttl(seconds: i64) -> i64 {
-    seconds.clamp(0, TTL_SECONDS_MAX)
-}
-
-fn micros(took: Duration) -> i64 {
-    i64::try_from(took.as_micros())
-        .unwrap_or(TOOK_MICROS_MAX)
-        .min(TOOK_MICROS_MAX)
+    i64::try_from(duration.as_secs()).unwrap_or(i64::MAX)
 }

@@ -17,7 +17,6 @@ pub mod routing;
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde::Serialize;
 use thiserror::Error;
 use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval};
@@ -27,14 +26,13 @@ use self::miners::Miners;
 use crate::core::chain::Chain;
 use crate::core::clock::Clock;
 use crate::core::config::ValidatorConfig;
-use crate::core::crypto::canonical::CanonicalError;
-use crate::core::crypto::{Keypair, signed};
+use crate::core::crypto::Keypair;
 use crate::core::model::Hotkey;
 use crate::core::model::JobId;
 use crate::core::model::job::{HordeReason, JobStatus, Participant};
 use crate::core::model::receipt::ReceiptPayload;
 use crate::core::proto::facilitator_validator::HordeFailure;
-use crate::core::proto::validator_miner::{Down, FinishedReceipt};
+use crate::core::receipts::{self, About, ReceiptError, Work};
 use crate::core::store::validator::{Entry, PendingJob, ValidatorStore};
 use crate::core::store::{OpenError, StoreError};
 use crate::core::tasks::Tasks;
@@ -73,7 +71,7 @@ pub enum RunError {
     Settle(#[from] StoreError),
     /// A receipt cannot be written.
     #[error("a receipt could not be signed")]
-    Sign(#[from] CanonicalError),
+    Sign(#[from] ReceiptError),
 }
 
 /// What all parts of a running validator share.
@@ -154,13 +152,6 @@ impl Broker {
         }
     }
 
-    fn sign_receipt(&self, payload: &impl Serialize) -> Result<String, CanonicalError> {
-        Ok(self
-            .keypair
-            .sign(&signed::receipt_blob(payload)?)
-            .to_hex_prefixed())
-    }
-
     /// Stores what happened to a job, and rings for the reports among it.
     async fn record(&self, job: &JobId, entries: Vec<Entry>) -> Result<(), StoreError> {
         let reports = entries.iter().any(|entry| matches!(entry, Entry::Status { .. }));
@@ -192,19 +183,24 @@ impl Broker {
                 ..
             } = &pending
             {
-                let parties = (miner, self.keypair.hotkey());
-                let receipt =
-                    machine::finished_receipt(&pending.job, parties, pending.started, self.now(), 0);
-                let signature = self.sign_receipt(&receipt)?;
+                let now = self.clock.now();
+                let about = About {
+                    job_uuid: &pending.job,
+                    miner,
+                    now,
+                };
+                let work = Work {
+                    started: pending.started,
+                    took: (now - pending.started).min(machine::TOOK_MAX),
+                    score: 0.0,
+                    block_numbers: Vec::new(),
+                };
+                let receipt = receipts::sign_finished(&self.keypair, about, work)?;
                 entries.push(Entry::Receipt {
-                    payload: ReceiptPayload::Finished(receipt.clone()),
-                    signature: signature.clone(),
+                    payload: ReceiptPayload::Finished(receipt.payload.clone()),
+                    signature: receipt.signature.clone(),
                 });
-                let frame = Down::FinishedReceipt(FinishedReceipt {
-                    payload: receipt,
-                    signature,
-                });
-                parting = Some((miner.clone(), *axon, frame.encode()));
+                parting = Some((miner.clone(), *axon, driver::finished_frame(receipt)));
             }
             let details = HordeFailure {
                 reported_by: Participant::Validator,

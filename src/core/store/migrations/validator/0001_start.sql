@@ -1,4 +1,4 @@
--- What a validator must not forget: its jobs, the receipts that it signed, the reports that it owes.
+-- What a validator must not forget besides receipts: its jobs, the reports that it owes, its miners' incidents.
 -- Times are microseconds since 1970.
 
 CREATE TABLE job (
@@ -19,18 +19,6 @@ CREATE TABLE job (
 
 CREATE INDEX job_pending ON job (uuid) WHERE state = 'pending';
 CREATE INDEX job_ended ON job (ended_at) WHERE ended_at IS NOT NULL;
-
-CREATE TABLE receipt (
-    job_uuid TEXT NOT NULL,
-    receipt_type TEXT NOT NULL,
-    miner_hotkey TEXT NOT NULL,
-    payload TEXT NOT NULL,
-    validator_signature TEXT NOT NULL,
-    made_at INTEGER NOT NULL,
-    PRIMARY KEY (job_uuid, receipt_type)
-) STRICT;
-
-CREATE INDEX receipt_made ON receipt (made_at);
 
 -- Status updates that the facilitator has not answered yet; a row goes when it is answered.
 CREATE TABLE owed_status (
