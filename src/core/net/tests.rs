@@ -211,17 +211,17 @@ async fn a_slow_owner_slows_the_peer_down_and_is_not_taken_for_dead() {
     let mut house = server(impatient()).await;
     let (mut server, client) = house.joined(&ConnectOptions::default()).await;
     // Much more than both queues and the sockets between them hold.
-    const COUNT: usize = 600;
+    let count = 600;
     let sender = client.sender();
     let sending = async {
-        for number in 0..COUNT {
+        for number in 0..count {
             sender.send(format!("{number:0>65000}")).await.unwrap();
         }
     };
     let receiving = async {
         // Several times longer than the silence that an idle link allows.
         sleep(Duration::from_millis(900)).await;
-        for number in 0..COUNT {
+        for number in 0..count {
             assert_eq!(server.recv().await, Event::Text(format!("{number:0>65000}")));
         }
     };

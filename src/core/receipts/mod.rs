@@ -12,7 +12,9 @@ pub use self::bounds::{BoundsError, TTL_SECONDS_MAX, check_bounds};
 use crate::core::crypto::canonical::CanonicalError;
 use crate::core::crypto::signed::receipt_blob;
 use crate::core::crypto::{Keypair, VerifyError, verify_hex};
-use crate::core::model::receipt::{JobAccepted, JobFinished, JobStarted, Receipt, ReceiptPayload};
+use crate::core::model::receipt::{
+    AcceptedWord, FinishedWord, JobAccepted, JobFinished, JobStarted, Receipt, ReceiptPayload, StartedWord,
+};
 use crate::core::model::{ExecutorClass, Hotkey, JobId, Timestamp};
 
 /// A payload with its validator's signature (`0x` and 128 hex digits), ready for the wire.
@@ -84,7 +86,7 @@ pub fn sign_started(
         miner_hotkey: about.miner.clone(),
         validator_hotkey: validator.hotkey().clone(),
         timestamp: Timestamp::new(about.now),
-        receipt_type: Default::default(),
+        receipt_type: StartedWord,
         executor_class,
         is_organic,
         ttl,
@@ -104,7 +106,7 @@ pub fn sign_accepted(
         miner_hotkey: about.miner.clone(),
         validator_hotkey: validator.hotkey().clone(),
         timestamp: Timestamp::new(about.now),
-        receipt_type: Default::default(),
+        receipt_type: AcceptedWord,
         time_accepted: Timestamp::new(time_accepted),
         ttl: ttl.clamp(0, TTL_SECONDS_MAX),
     };
@@ -123,7 +125,7 @@ pub fn sign_finished(
         miner_hotkey: about.miner.clone(),
         validator_hotkey: validator.hotkey().clone(),
         timestamp: Timestamp::new(about.now),
-        receipt_type: Default::default(),
+        receipt_type: FinishedWord,
         time_started: Timestamp::new(work.started),
         time_took_us: i64::try_from(micros).unwrap_or(i64::MAX),
         score_str: score_text(work.score),

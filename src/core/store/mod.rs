@@ -133,7 +133,7 @@ pub enum StoreError {
     },
     /// The commit that this write shared with others failed.
     #[error("the transaction failed: {0}")]
-    Commit(Arc<StoreError>),
+    Commit(Arc<Self>),
     /// The code of the read or write itself panicked.
     #[error("the operation panicked")]
     Panicked,
@@ -144,6 +144,7 @@ pub enum StoreError {
 
 impl StoreError {
     /// Says whether a value cannot be read, for files of this room that turn rows into model types.
+    #[expect(clippy::needless_pass_by_value, reason = "reads well in map_err")]
     fn value(what: &'static str, reason: impl ToString) -> Self {
         Self::Value {
             what,

@@ -228,7 +228,7 @@ mod tests {
         let declined = golden("started").payload.job_uuid().clone();
         let at = |moment, class| excuses(&connection, class, moment, &declined).unwrap();
         // From its timestamp to the end of its 7 seconds, both included.
-        assert_eq!(at(NOW, CLASS), [excuse.clone()]);
+        assert_eq!(at(NOW, CLASS), std::slice::from_ref(&excuse));
         assert_eq!(at(NOW + Duration::seconds(7), CLASS), [excuse]);
         assert_eq!(at(NOW + Duration::microseconds(7_000_001), CLASS), []);
         assert_eq!(at(NOW - Duration::microseconds(1), CLASS), []);
