@@ -1,10 +1,20 @@
 //! `horde miner`: serve executors to validators.
 
+use std::sync::Arc;
+
 use clap::{Args, Subcommand};
+use tokio::net::TcpListener;
 
 use super::context::Context;
-use super::error::{CmdError, ExitCode};
-use crate::core::config::{Flag, MinerConfig, Scope};
+use super::error::{CmdError, ExitCode, OrFail};
+use super::key::open_hotkey;
+use crate::core::chain::local::LocalChain;
+use crate::core::config::{ChainConfig, Flag, MinerConfig, Scope};
+use crate::core::miner::{self, Ports};
+use crate::core::store::miner::MinerStore;
+
+/// The miner's database in its data directory.
+const DATABASE: &str = "miner.sqlite";
 
 /// `horde miner …`
 #[derive(Debug, Subcommand)]
@@ -37,7 +47,6 @@ impl MinerCommand {
 }
 
 impl RunArgs {
-    #[expect(clippy::unused_async, reason = "the role is not here yet")]
     async fn run(self, context: &Context) -> Result<(), CmdError> {
         let flags = [
             ("miner.listen", "--listen", self.listen),
@@ -52,10 +61,35 @@ impl RunArgs {
             })
         });
         let settings = context.role_settings(Scope::Miner, flags.collect())?;
-        let _config = MinerConfig::from_settings(&settings)?;
-        Err(CmdError::new(
-            ExitCode::Bug,
-            "the miner is not built into this binary yet",
-        ))
+        let config = MinerConfig::from_settings(&settings)?;
+        // Bound first: who connects while the rest opens waits in the kernel.
+        let listener = TcpListener::bind(config.listen)
+            .await
+            .or_fail(ExitCode::Failed, format!("could not listen on {}", config.listen))
+            .map_err(|error| error.hint("is another miner running? `--listen` takes another address"))?;
+        let ports = open_ports(context, &config).await?;
+        context
+            .serve("miner", |tasks| miner::run(config, ports, listener, tasks))
+            .await
     }
+}
+
+async fn open_ports(context: &Context, config: &MinerConfig) -> Result<Ports, CmdError> {
+    let keypair = open_hotkey(context, &config.wallet).await?;
+    let ChainConfig { path, netuid, block } = &config.chain;
+    let chain = LocalChain::open(path, *netuid, *block, context.clock.clone())
+        .await
+        .or_fail(ExitCode::Failed, "could not open the chain")?;
+    let file = config.dir.join(DATABASE);
+    let store = tokio::task::spawn_blocking(move || MinerStore::open(&file))
+        .await
+        .or_fail(ExitCode::Bug, "could not open the database")?
+        .or_fail(ExitCode::Failed, "could not open the database")?;
+    Ok(Ports {
+        keypair,
+        chain: Arc::new(chain),
+        store,
+        clock: context.clock.clone(),
+        environment: context.environment.clone(),
+    })
 }

@@ -1,1 +1,299 @@
-//! Role 3: a horde of executors.
+//! Role 3: serves executors to validators.
+//!
+//! One listener for both sides. A validator's connection is a [`machine::Conversation`] carried out by the
+//! [`driver`]; each job that it brings and that gets a slot of the [`pool`] has a [`keeper`], which starts the
+//! executor through a [`backend`], lets the pure [`job`] decide, and gives the slot back when the executor is gone.
+//!
+//! ```text
+//! validator ══ws══ driver(machine) ──letters──▶ keeper(job) ══ws══ executor
+//!     ▲                  │ reserve                 │  │ start, kill
+//!     └───── news ───────┼─────────────────────────┘  ▼
+//!                       pool ──▶ store            backend
+//! ```
+//!
+//! What is owed to others (jobs, slots, outcomes, receipts) is on the disk before anyone is told. A miner that was
+//! killed ends, at its next start, what its former life left: executors, containers, open jobs.
+
+pub mod backend;
+pub mod driver;
+pub mod job;
+pub mod keeper;
+pub mod machine;
+pub mod pool;
+pub mod validators;
+
+mod recovery;
+mod web;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::sync::{Mutex, Semaphore};
+use tokio::time::{MissedTickBehavior, interval, timeout};
+
+use self::backend::container::ContainerBackend;
+use self::backend::process::ProcessBackend;
+use self::backend::{Backend, Terms};
+use self::pool::Pool;
+use self::validators::Validators;
+use crate::core::chain::Chain;
+use crate::core::clock::Clock;
+use crate::core::config::{Backend as BackendKind, Environment, MinerConfig};
+use crate::core::crypto::Keypair;
+use crate::core::docker::EngineError;
+use crate::core::docker::engine::Bollard;
+use crate::core::docker::limits::ContainerPathError;
+use crate::core::docker::reference::{ImageReference, ReferenceError};
+use crate::core::model::subnet::Axon;
+use crate::core::model::{JobId, Manifest};
+use crate::core::net::LinkSender;
+use crate::core::store::StoreError;
+use crate::core::store::miner::MinerStore;
+use crate::core::tasks::Tasks;
+
+/// Validators' connections at once that have not authenticated.
+const STRANGERS_MAX: usize = 1024;
+
+/// Locks under which outcomes are delivered; a slow validator holds up the jobs that share its lock.
+const DELIVERY_LOCKS: usize = 64;
+
+/// Longest wait for room in the queue of a connection that gets an outcome.
+const DELIVERY_TIME: Duration = Duration::from_secs(10);
+
+/// Time between two clearings of old rows.
+const FORGET_EVERY: Duration = Duration::from_secs(3600);
+
+/// What the miner works with.
+#[derive(Debug)]
+pub struct Ports {
+    /// Its key.
+    pub keypair: Keypair,
+    /// Its chain.
+    pub chain: Arc<dyn Chain>,
+    /// Its database.
+    pub store: MinerStore,
+    /// Wall time.
+    pub clock: Clock,
+    /// The environment of which executors get a part.
+    pub environment: Environment,
+}
+
+/// Why the miner ended.
+#[derive(Debug, thiserror::Error)]
+pub enum MinerError {
+    /// The listener has no address.
+    #[error("could not tell the address that is listened on")]
+    Listener(#[source] std::io::Error),
+    /// The database does not answer.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The Docker address cannot be used.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// The executor's image has no name.
+    #[error(transparent)]
+    Image(#[from] ReferenceError),
+    /// A path cannot be mounted.
+    #[error(transparent)]
+    Mount(#[from] ContainerPathError),
+}
+
+/// What all connections of a miner share.
+#[derive(Debug)]
+pub struct Miner {
+    config: MinerConfig,
+    keypair: Keypair,
+    clock: Clock,
+    store: MinerStore,
+    pool: Pool,
+    validators: Validators,
+    backend: Arc<dyn Backend>,
+    lines: AtomicU64,
+    strangers: Arc<Semaphore>,
+    deliveries: Vec<Mutex<()>>,
+}
+
+impl Miner {
+    fn next_line(&self) -> u64 {
+        self.lines.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Hands an outcome to a connection, unless its validator has got it meanwhile; false if the connection failed.
+    async fn deliver(&self, job: &JobId, outcome: &str, line: &LinkSender) -> bool {
+        let shard = job.as_str().bytes().fold(0_usize, |sum, byte| {
+            sum.wrapping_mul(31).wrapping_add(byte.into())
+        });
+        let Some(lock) = self.deliveries.get(shard % DELIVERY_LOCKS) else {
+            debug_assert!(false, "the remainder is below the number of locks");
+            return false;
+        };
+        let _held = lock.lock().await;
+        match self.store.is_owed(job).await {
+            Ok(true) => {}
+            Ok(false) => return true,
+            // Told twice is better than not at all.
+            Err(error) => tracing::error!(%job, %error, "cannot tell whether an outcome was delivered"),
+        }
+        if !matches!(timeout(DELIVERY_TIME, line.send(outcome)).await, Ok(Ok(()))) {
+            return false;
+        }
+        if let Err(error) = self.store.reported(job, self.clock.now()).await {
+            tracing::error!(%job, %error, "cannot note that an outcome was delivered");
+        }
+        true
+    }
+}
+
+/// Serves until the family is told to stop; clears away first what a former life left.
+///
+/// The listener may be bound long before: connections wait in the kernel meanwhile.
+pub async fn run(
+    config: MinerConfig,
+    ports: Ports,
+    listener: TcpListener,
+    tasks: Tasks,
+) -> Result<(), MinerError> {
+    let local = listener.local_addr().map_err(MinerError::Listener)?;
+    let Ports {
+        keypair,
+        chain,
+        store,
+        clock,
+        environment,
+    } = ports;
+    let owner = store.owner().await?;
+    let backend = make_backend(&config, &environment, owner, local)?;
+    recovery::recover(&store, &backend, &clock, &tasks).await?;
+    let manifest: Manifest = config
+        .executors
+        .iter()
+        .map(|(class, count)| (*class, i64::from(*count)))
+        .collect();
+    let miner = Arc::new(Miner {
+        pool: Pool::new(store.clone(), clock.clone(), manifest),
+        validators: Validators::new(Arc::clone(&chain)),
+        lines: AtomicU64::new(0),
+        strangers: Arc::new(Semaphore::new(STRANGERS_MAX)),
+        deliveries: (0..DELIVERY_LOCKS).map(|_| Mutex::new(())).collect(),
+        config,
+        keypair,
+        clock,
+        store,
+        backend,
+    });
+    let axon = Axon {
+        ip: miner.config.address,
+        port: miner.config.port.unwrap_or(local.port()),
+    };
+    tasks.spawn(
+        "watch chain",
+        watch_chain(Arc::clone(&miner), chain, axon, tasks.clone()),
+    );
+    tasks.spawn("forget", forget(Arc::clone(&miner), tasks.clone()));
+    tracing::info!(
+        hotkey = %miner.keypair.hotkey(),
+        address = %local,
+        executors = ?miner.pool.manifest().0,
+        "miner serves"
+    );
+    web::serve(miner, listener, &tasks).await;
+    Ok(())
+}
+
+fn make_backend(
+    config: &MinerConfig,
+    environment: &Environment,
+    owner: String,
+    local: SocketAddr,
+) -> Result<Arc<dyn Backend>, MinerError> {
+    let engine = Arc::new(Bollard::new(&config.docker_host)?);
+    let miner_address = match &config.executor_address {
+        Some(address) => format!("ws://{address}"),
+        None => format!("ws://{}", default_executor_address(config.backend, local)),
+    };
+    let terms = Terms {
+        miner_address,
+        startup_seconds: config.executor_startup.as_secs(),
+        owner,
+        no_gpu: config.no_gpu,
+    };
+    Ok(match config.backend {
+        BackendKind::Process => Arc::new(ProcessBackend::new(
+            terms,
+            environment,
+            &config.docker_host,
+            engine,
+        )),
+        BackendKind::Docker => {
+            let image = ImageReference::parse(&config.executor_image)?;
+            let socket = engine.socket().to_owned();
+            Arc::new(ContainerBackend::new(terms, image, socket, engine)?)
+        }
+    })
+}
+
+/// Returns where executors of this machine find a miner that listens at `local`.
+fn default_executor_address(backend: BackendKind, local: SocketAddr) -> SocketAddr {
+    if !local.ip().is_unspecified() {
+        return local;
+    }
+    let ip = match backend {
+        BackendKind::Process => [127, 0, 0, 1],
+        // The host, as seen from the engine's default bridge (sem-miner §11.1).
+        BackendKind::Docker => [172, 17, 0, 1],
+    };
+    SocketAddr::from((ip, local.port()))
+}
+
+/// Reads the validators and keeps the miner's own address announced.
+async fn watch_chain(miner: Arc<Miner>, chain: Arc<dyn Chain>, axon: Axon, tasks: Tasks) {
+    let mut ticks = interval(validators::REFRESH);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut is_warned = false;
+    loop {
+        tokio::select! {
+            biased;
+            () = tasks.stopped() => return,
+            _ = ticks.tick() => {}
+        }
+        let hotkey = miner.keypair.hotkey();
+        match miner.validators.refresh().await {
+            Err(error) => tracing::warn!(%error, "cannot read the metagraph"),
+            Ok(metagraph) => match metagraph.neuron(hotkey) {
+                None if is_warned => {}
+                None => {
+                    is_warned = true;
+                    tracing::warn!(%hotkey, "this miner is not registered on the subnet: no validator will find it");
+                }
+                Some(neuron) if neuron.axon == Some(axon) => {}
+                Some(_) => match chain.serve_axon(&miner.keypair, axon).await {
+                    Ok(()) => {
+                        tracing::info!(ip = %axon.ip, port = axon.port, "address announced on the chain")
+                    }
+                    Err(error) => tracing::warn!(%error, "cannot announce the address on the chain"),
+                },
+            },
+        }
+    }
+}
+
+/// Clears rows that nobody needs any more.
+async fn forget(miner: Arc<Miner>, tasks: Tasks) {
+    let mut ticks = interval(FORGET_EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            biased;
+            () = tasks.stopped() => return,
+            _ = ticks.tick() => {}
+        }
+        match miner.store.forget_old(miner.clock.now()).await {
+            Ok(0) => {}
+            Ok(rows) => tracing::info!(rows, "old jobs and receipts forgotten"),
+            Err(error) => tracing::warn!(%error, "cannot forget old jobs"),
+        }
+    }
+}

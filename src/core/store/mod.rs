@@ -14,8 +14,8 @@
 //! which are private to the room.
 
 pub mod local_chain;
+pub mod miner;
 pub mod receipts;
-pub mod validator;
 
 mod lock;
 mod migrate;

@@ -1,0 +1,131 @@
+//! How executors come to life: the port, and what every backend is told.
+//!
+//! A backend starts one executor per token and can end it. What the executor does is between it and the miner,
+//! over the wire; the backend sees only whether it still runs.
+
+pub mod container;
+pub mod process;
+
+use std::fmt;
+use std::io;
+
+use async_trait::async_trait;
+
+use crate::core::docker::EngineError;
+use crate::core::model::{ExecutorClass, JobId};
+
+/// Time that an executor has to end by itself once it was asked to, before it is killed: 5 s
+/// (wire-executor-miner §3).
+pub const STOP_SECONDS: u32 = 5;
+
+/// An executor to be started.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExecutorOrder {
+    /// The job that it is for.
+    pub job: JobId,
+    /// The class that it is to be.
+    pub class: ExecutorClass,
+    /// The token by which it names itself to the miner.
+    pub token: String,
+}
+
+/// What all executors of a miner are told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Terms {
+    /// The miner's endpoint for executors, `ws://host:port`.
+    pub miner_address: String,
+    /// Seconds to be ready within.
+    pub startup_seconds: u64,
+    /// The label of the containers that they make.
+    pub owner: String,
+    /// Whether they ask for no GPU.
+    pub no_gpu: bool,
+}
+
+impl Terms {
+    /// Returns the environment of an executor.
+    fn environment(&self, token: &str) -> Vec<(String, String)> {
+        let mut variables = vec![
+            ("MINER_ADDRESS", self.miner_address.clone()),
+            ("EXECUTOR_TOKEN", token.to_owned()),
+            ("HORDE_EXECUTOR_OWNER", self.owner.clone()),
+        ];
+        if self.no_gpu {
+            variables.push(("DEBUG_NO_GPU_MODE", "1".to_owned()));
+        }
+        variables
+            .into_iter()
+            .map(|(name, value)| (name.to_owned(), value))
+            .collect()
+    }
+
+    /// Returns the command line of an executor, without the program.
+    fn arguments(&self) -> [String; 4] {
+        [
+            "executor".to_owned(),
+            "run".to_owned(),
+            "--startup-time-limit".to_owned(),
+            self.startup_seconds.to_string(),
+        ]
+    }
+}
+
+/// Why an executor did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The process could not be started.
+    #[error("could not start the executor's process")]
+    Spawn(#[source] io::Error),
+    /// The image is not on the engine.
+    #[error("docker holds no image {image}: `horde executor image` makes it")]
+    NoImage {
+        /// The image as configured.
+        image: String,
+    },
+    /// The engine said no.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+}
+
+/// How an executor ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    /// By itself, with this code.
+    Code(i64),
+    /// In some other way: by a signal, or unseen.
+    Unknown,
+}
+
+impl fmt::Display for Exit {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Code(code) => write!(formatter, "exit code {code}"),
+            Self::Unknown => formatter.write_str("no exit code"),
+        }
+    }
+}
+
+/// A way to start executors.
+#[async_trait]
+pub trait Backend: fmt::Debug + Send + Sync {
+    /// Starts an executor.
+    async fn start(&self, order: &ExecutorOrder) -> Result<Box<dyn Running>, StartError>;
+
+    /// Ends the executor of a former life, by its token and by what [`Running::process`] said of it, and removes
+    /// the containers that it made. One that is gone is fine.
+    async fn clear(&self, token: &str, process: Option<&str>) -> Result<(), EngineError>;
+}
+
+/// An executor that was started.
+#[async_trait]
+pub trait Running: fmt::Debug + Send + Sync {
+    /// Returns what [`Backend::clear`] needs to find it again after a crash of the miner.
+    fn process(&self) -> Option<String>;
+
+    /// Waits until it has ended. Cancel-safe; may be asked again.
+    async fn wait(&mut self) -> Exit;
+
+    /// Ends it, if need be by force, and waits for its end; takes at most a few seconds longer than
+    /// [`STOP_SECONDS`].
+    async fn kill(&mut self);
+}

@@ -1,0 +1,291 @@
+//! Executors as child processes of the miner: this very binary as `horde executor run`.
+//!
+//! A child notices the miner's death by the end of its standard input, a pipe that the miner holds, and by the
+//! loss of its connection. What a child that was killed itself leaves behind is found by labels on the engine.
+
+use std::fs;
+use std::process::{ExitStatus, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::process::{Child, Command};
+use tokio::time::{sleep, timeout};
+
+use super::{Backend, ExecutorOrder, Exit, Running, STOP_SECONDS, StartError, Terms};
+use crate::core::config::Environment;
+use crate::core::docker::{Engine, EngineError, Label, sweep};
+
+/// The kernel's name of the running binary: still right when the file was replaced by an update.
+const OWN_BINARY: &str = "/proc/self/exe";
+
+/// Variables of the miner that its executors see too; not among them: those of its wallet.
+const PASSED_ON: [&str; 20] = [
+    "PATH",
+    "HOME",
+    "TMPDIR",
+    "TZ",
+    "LANG",
+    "LC_ALL",
+    "RUST_BACKTRACE",
+    "SSL_CERT_FILE",
+    "SSL_CERT_DIR",
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "NO_PROXY",
+    "http_proxy",
+    "https_proxy",
+    "no_proxy",
+    "HF_ACCESS_TOKEN",
+    "VOLUME_MAX_SIZE_BYTES",
+    "OUTPUT_ZIP_UPLOAD_MAX_SIZE_BYTES",
+    "HORDE_LOG_LEVEL",
+    "HORDE_LOG_FORMAT",
+];
+
+/// Beginning of the names of settings that are the executor's own.
+const EXECUTOR_SETTINGS: &str = "HORDE_EXECUTOR_";
+
+/// The setting of the executor's engine; the miner's own setting takes its place.
+const DOCKER_HOST: &str = "HORDE_EXECUTOR_DOCKER_HOST";
+
+/// Time that a killed process has to be gone.
+const KILL_TIME: Duration = Duration::from_secs(5);
+
+/// Pause between looks at a process that is not a child.
+const LOOK_PAUSE: Duration = Duration::from_millis(20);
+
+/// Starts executors as child processes.
+#[derive(Debug)]
+pub struct ProcessBackend {
+    terms: Terms,
+    variables: Vec<(String, String)>,
+    engine: Arc<dyn Engine>,
+}
+
+impl ProcessBackend {
+    /// Makes the backend; `engine` is the one that its executors run jobs on.
+    ///
+    /// They are told its address, so that what is swept here is what they made.
+    pub fn new(terms: Terms, environment: &Environment, docker_host: &str, engine: Arc<dyn Engine>) -> Self {
+        let mut variables: Vec<(String, String)> = environment
+            .names()
+            .filter(|name| PASSED_ON.contains(name) || name.starts_with(EXECUTOR_SETTINGS))
+            .filter_map(|name| Some((name.to_owned(), environment.get(name)?.to_owned())))
+            .collect();
+        variables.push((DOCKER_HOST.to_owned(), docker_host.to_owned()));
+        Self {
+            terms,
+            variables,
+            engine,
+        }
+    }
+}
+
+#[async_trait]
+impl Backend for ProcessBackend {
+    async fn start(&self, order: &ExecutorOrder) -> Result<Box<dyn Running>, StartError> {
+        let child = Command::new(OWN_BINARY)
+            .arg("--exit-with-parent")
+            .args(self.terms.arguments())
+            .env_clear()
+            .envs(self.variables.iter().cloned())
+            .envs(self.terms.environment(&order.token))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            // Its log lines are the miner's.
+            .stderr(Stdio::inherit())
+            // A Ctrl-C at the terminal is the miner's to hand on.
+            .process_group(0)
+            .kill_on_drop(true)
+            .spawn()
+            .map_err(StartError::Spawn)?;
+        Ok(Box::new(Process {
+            child,
+            token: order.token.clone(),
+            engine: Arc::clone(&self.engine),
+        }))
+    }
+
+    async fn clear(&self, token: &str, process: Option<&str>) -> Result<(), EngineError> {
+        if let Some(process) = process.and_then(Identity::parse) {
+            process.end().await;
+        }
+        sweep(&*self.engine, Label::Token(token)).await.map(drop)
+    }
+}
+
+/// A child that runs an executor.
+#[derive(Debug)]
+struct Process {
+    child: Child,
+    token: String,
+    engine: Arc<dyn Engine>,
+}
+
+#[async_trait]
+impl Running for Process {
+    fn process(&self) -> Option<String> {
+        Identity::of(Pid::from_raw(i32::try_from(self.child.id()?).ok()?)?).map(Identity::to_text)
+    }
+
+    async fn wait(&mut self) -> Exit {
+        let exit = match self.child.wait().await {
+            Ok(status) => exit(status),
+            Err(error) => {
+                tracing::warn!(%error, "cannot wait for an executor");
+                Exit::Unknown
+            }
+        };
+        if exit == Exit::Unknown {
+            self.clear_up().await;
+        }
+        exit
+    }
+
+    async fn kill(&mut self) {
+        if let Some(pid) = self
+            .child
+            .id()
+            .and_then(|id| Pid::from_raw(i32::try_from(id).ok()?))
+        {
+            signal(pid, Signal::TERM);
+            let grace = Duration::from_secs(u64::from(STOP_SECONDS));
+            if timeout(grace, self.child.wait()).await.is_err() {
+                tracing::warn!(token = self.token, "the executor does not stop and is killed");
+                drop(timeout(KILL_TIME, self.child.kill()).await);
+            }
+        }
+        self.clear_up().await;
+    }
+}
+
+impl Process {
+    /// Removes the containers of an executor that may not have done so itself.
+    async fn clear_up(&self) {
+        if let Err(error) = sweep(&*self.engine, Label::Token(&self.token)).await {
+            tracing::warn!(token = self.token, %error, "cannot look for what the executor left");
+        }
+    }
+}
+
+/// Sends a signal; a process that is gone already is fine.
+fn signal(pid: Pid, signal: Signal) {
+    if let Err(error) = kill_process(pid, signal) {
+        tracing::debug!(pid = pid.as_raw_nonzero(), %error, "cannot signal an executor");
+    }
+}
+
+fn exit(status: ExitStatus) -> Exit {
+    status
+        .code()
+        .map_or(Exit::Unknown, |code| Exit::Code(i64::from(code)))
+}
+
+/// A process of this machine that cannot be mistaken for a later one with the same number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Identity {
+    pid: Pid,
+    /// Clock ticks since boot at which it was started.
+    started: u64,
+}
+
+impl Identity {
+    /// Returns the identity of a running process.
+    fn of(pid: Pid) -> Option<Self> {
+        let text = fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).ok()?;
+        // The second field is the program's name in parentheses, and may hold anything.
+        let (_, fields) = text.rsplit_once(") ")?;
+        let mut fields = fields.split(' ');
+        if fields.next()? == "Z" {
+            return None;
+        }
+        // The state is field 3, the start time field 22.
+        let started = fields.nth(18)?.parse().ok()?;
+        Some(Self { pid, started })
+    }
+
+    fn to_text(self) -> String {
+        format!("{} {}", self.pid.as_raw_nonzero(), self.started)
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        let (pid, started) = text.split_once(' ')?;
+        Some(Self {
+            pid: Pid::from_raw(pid.parse().ok()?)?,
+            started: started.parse().ok()?,
+        })
+    }
+
+    fn is_running(self) -> bool {
+        Self::of(self.pid) == Some(self)
+    }
+
+    /// Kills the process, if it still runs, and waits for its end.
+    async fn end(self) {
+        let looks = KILL_TIME.as_millis() / LOOK_PAUSE.as_millis();
+        if self.is_running() {
+            tracing::info!(
+                pid = self.pid.as_raw_nonzero(),
+                "ending an executor of a former life"
+            );
+            signal(self.pid, Signal::KILL);
+        }
+        for _ in 0..looks {
+            if !self.is_running() {
+                return;
+            }
+            sleep(LOOK_PAUSE).await;
+        }
+        tracing::warn!(
+            pid = self.pid.as_raw_nonzero(),
+            "an executor of a former life does not end"
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_process_is_known_by_its_start_and_is_ended() {
+        let mut child = Command::new("sleep").arg("60").spawn().unwrap();
+        let pid = Pid::from_raw(i32::try_from(child.id().unwrap()).unwrap()).unwrap();
+        let identity = Identity::of(pid).unwrap();
+        assert_eq!(Identity::parse(&identity.to_text()), Some(identity));
+        let other = Identity {
+            started: identity.started + 1,
+            ..identity
+        };
+        assert!(!other.is_running());
+        other.end().await;
+        assert!(identity.is_running());
+        identity.end().await;
+        assert!(!child.wait().await.unwrap().success());
+    }
+
+    #[test]
+    fn the_wallets_secrets_are_not_passed_on() {
+        let environment = Environment::from_iter([
+            ("PATH", "/bin"),
+            ("HORDE_WALLET_URI", "//Bob"),
+            ("BT_PW__HOME_ANN", "secret"),
+            ("HORDE_EXECUTOR_WORK_DIR", "/work"),
+        ]);
+        let terms = Terms {
+            miner_address: "ws://127.0.0.1:8000".to_owned(),
+            startup_seconds: 5,
+            owner: "o".to_owned(),
+            no_gpu: false,
+        };
+        let engine = Arc::new(crate::core::docker::engine::Bollard::new("/run/no.sock").unwrap());
+        let backend = ProcessBackend::new(terms, &environment, "unix:///run/no.sock", engine);
+        let names: Vec<_> = backend.variables.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(
+            names,
+            ["HORDE_EXECUTOR_WORK_DIR", "PATH", "HORDE_EXECUTOR_DOCKER_HOST"]
+        );
+    }
+}

@@ -1,0 +1,318 @@
+//! Carries out what a validator's conversation decides: one task per connection.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::time::{Instant, sleep_until, timeout};
+use uuid::Uuid;
+
+use super::Miner;
+use super::job::unknown_job;
+use super::keeper::{Assignment, Keeper, LETTERS, Letter, Line};
+use super::machine::{self, Conversation, Effect, Parties, declined};
+use super::pool::Post;
+use super::validators::Standing;
+use crate::core::model::job::RejectionReason;
+use crate::core::model::receipt::ReceiptPayload;
+use crate::core::model::{Hotkey, JobId};
+use crate::core::net::{Event, Link, LinkClosed, close_code};
+use crate::core::proto::job::{ExecutionDone, FullJob, GenericError, InitialJob, VolumesReady};
+use crate::core::proto::validator_miner::{Accepted, Declined, Up};
+use crate::core::receipts::countersign;
+use crate::core::store::miner::{Offer, Reservation};
+use crate::core::tasks::Tasks;
+
+/// Time that a validator has to authenticate. The wire knows no limit; known validators take milliseconds.
+pub const AUTH_TIME: Duration = Duration::from_secs(60);
+
+/// Outcomes sent to a validator that comes back, at most; the rest follows at its next authentication.
+const OWED_MAX: u32 = 100;
+
+/// How long the connections of a stopping miner stay open for the last words about its jobs.
+const LAST_WORDS: Duration = Duration::from_secs(8);
+
+/// Serves one connection of a validator; `door` is its place among those that have not authenticated.
+pub async fn serve(
+    miner: Arc<Miner>,
+    mut link: Link,
+    validator: Hotkey,
+    door: OwnedSemaphorePermit,
+    tasks: Tasks,
+) {
+    let refusal = match miner.validators.standing(&validator).await {
+        Standing::Active => None,
+        Standing::Inactive => Some(machine::inactive_validator(&validator)),
+        Standing::Unknown => Some(machine::unknown_validator(&validator)),
+    };
+    if let Some(refusal) = refusal {
+        if link.send(refusal.encode()).await.is_ok() {
+            link.close(close_code::NORMAL, "").await;
+        }
+        return;
+    }
+    let parties = Parties {
+        validator: validator.clone(),
+        miner: miner.keypair.hotkey().clone(),
+    };
+    let line = Line {
+        id: miner.next_line(),
+        sender: link.sender(),
+    };
+    let mut desk = Desk {
+        conversation: Conversation::new(parties, miner.pool.manifest().clone()),
+        validator,
+        line,
+        miner,
+        tasks,
+    };
+    // The end of the link is seen by the next `recv`.
+    drop(desk.converse(&mut link, door).await);
+}
+
+/// One connection of a validator.
+struct Desk {
+    miner: Arc<Miner>,
+    validator: Hotkey,
+    line: Line,
+    conversation: Conversation,
+    tasks: Tasks,
+}
+
+impl Desk {
+    async fn converse(&mut self, link: &mut Link, door: OwnedSemaphorePermit) -> Result<(), LinkClosed> {
+        let mut door = Some(door);
+        let auth_deadline = Instant::now() + AUTH_TIME;
+        let stop = self.tasks.token();
+        while !self.conversation.is_over() {
+            let effects = tokio::select! {
+                biased;
+                () = stop.cancelled() => {
+                    // What jobs have to say goes over this connection, too.
+                    drop(timeout(LAST_WORDS, self.miner.pool.emptied()).await);
+                    link.close(close_code::GOING_AWAY, "").await;
+                    return Ok(());
+                }
+                event = link.recv() => match event {
+                    Event::Text(text) => self.conversation.on_text(self.miner.clock.now(), text),
+                    Event::Binary(_) => self.conversation.on_binary(),
+                    Event::Closed { code, .. } => {
+                        tracing::debug!(validator = %self.validator, code, "validator gone");
+                        return Ok(());
+                    }
+                },
+                () = sleep_until(auth_deadline), if door.is_some() => self.conversation.on_auth_timeout(),
+            };
+            for effect in effects {
+                self.carry_out(effect).await?;
+            }
+            if self.conversation.is_trusted() && door.take().is_some() {
+                tracing::debug!(validator = %self.validator, "validator authenticated");
+            }
+        }
+        Ok(())
+    }
+
+    async fn carry_out(&mut self, effect: Effect) -> Result<(), LinkClosed> {
+        match effect {
+            Effect::Say(message) => self.say(message).await,
+            Effect::Close(code) => {
+                self.line.sender.close(code, "").await;
+                Ok(())
+            }
+            Effect::Resume => self.resume().await,
+            Effect::Offer { request, text } => self.offer(request, text).await,
+            Effect::Order { order, text } => self.order(order, text).await,
+            Effect::Abandon { job, decline } => self.abandon(&job, decline).await,
+            Effect::Keep { payload, signature } => self.keep(*payload, signature).await,
+        }
+    }
+
+    async fn say(&self, message: Up) -> Result<(), LinkClosed> {
+        self.line.sender.send(message.encode()).await
+    }
+
+    async fn complain(&self, details: String) -> Result<(), LinkClosed> {
+        self.say(GenericError::new(details).into()).await
+    }
+
+    async fn resume(&self) -> Result<(), LinkClosed> {
+        for post in self.miner.pool.posts_of(&self.validator) {
+            // A keeper that has just left needs nobody any more.
+            drop(post.letters.send(Letter::Resume(self.line.clone())).await);
+        }
+        let owed = match self.miner.store.owed(&self.validator, OWED_MAX).await {
+            Ok(owed) => owed,
+            Err(error) => {
+                tracing::error!(validator = %self.validator, %error, "cannot look for undelivered outcomes");
+                return Ok(());
+            }
+        };
+        for owed in owed {
+            if self.miner.pool.post(&owed.job).is_some() {
+                // Its keeper knows what else the validator has missed.
+                continue;
+            }
+            if let Ok(Up::JobFinished(_)) = Up::decode(&owed.outcome) {
+                // It waits for these first, and a repetition does no harm.
+                let job_uuid = owed.job.clone();
+                self.say(VolumesReady { job_uuid }.into()).await?;
+                let job_uuid = owed.job.clone();
+                self.say(ExecutionDone { job_uuid }.into()).await?;
+            }
+            self.miner
+                .deliver(&owed.job, &owed.outcome, &self.line.sender)
+                .await;
+        }
+        Ok(())
+    }
+
+    async fn offer(&self, request: Box<InitialJob>, text: String) -> Result<(), LinkClosed> {
+        let job = request.job_uuid.clone();
+        let decline = |message: &str| {
+            self.say(declined(job.clone(), RejectionReason::Unknown, message.to_owned()).into())
+        };
+        if self.tasks.is_stopping() {
+            return decline("miner is stopping").await;
+        }
+        let payload = ReceiptPayload::Started(request.job_started_receipt_payload.clone());
+        let signature = request.job_started_receipt_signature.clone();
+        let receipt = match countersign(&self.miner.keypair, payload, signature) {
+            Ok(receipt) => receipt,
+            Err(error) => {
+                tracing::error!(%job, %error, "cannot countersign a receipt");
+                return decline("receipt could not be countersigned").await;
+            }
+        };
+        let class = request.executor_class;
+        let token = format!("{job}-{}", Uuid::new_v4());
+        let offer = Offer {
+            validator: self.validator.clone(),
+            job: job.clone(),
+            class,
+            token: token.clone(),
+            request: text,
+            receipt,
+            slots: self.miner.pool.slots(class),
+        };
+        match self.miner.pool.reserve(offer).await {
+            Ok(Reservation::Reserved(slot)) => {
+                tracing::info!(%job, %class, slot, validator = %self.validator, "job accepted");
+                // Sent before the executor is started, so that nothing overtakes it. The job goes on if the
+                // validator is gone already: it may come back.
+                let accepted = self
+                    .say(
+                        Accepted {
+                            job_uuid: job.clone(),
+                        }
+                        .into(),
+                    )
+                    .await;
+                self.assign(request, token);
+                accepted
+            }
+            Ok(Reservation::Busy(receipts)) => {
+                tracing::info!(%job, %class, excuses = receipts.len(), validator = %self.validator, "job declined: busy");
+                let busy = Declined {
+                    receipts,
+                    ..declined(job, RejectionReason::Busy, String::new())
+                };
+                self.say(busy.into()).await
+            }
+            // To decline a job that runs would end it at the validator, so only its repetition is refused.
+            Ok(Reservation::Known { validator, state }) if validator == self.validator && state.is_open() => {
+                self.complain(format!("Received InitialJobRequest twice job_uuid: {job}"))
+                    .await
+            }
+            Ok(Reservation::Known { .. }) => decline("job_uuid is known already").await,
+            Err(error) => {
+                tracing::error!(%job, %error, "cannot keep a job");
+                decline("miner cannot keep jobs at the moment").await
+            }
+        }
+    }
+
+    fn assign(&self, request: Box<InitialJob>, token: String) {
+        let (letters, mailbox) = mpsc::channel(LETTERS);
+        let post = Post {
+            validator: self.validator.clone(),
+            class: request.executor_class,
+            token: token.clone(),
+            letters,
+            is_leaving: false,
+        };
+        self.miner.pool.enter(&request.job_uuid, post);
+        let assignment = Assignment {
+            request,
+            token,
+            line: self.line.clone(),
+            address: self.miner.config.address,
+        };
+        let keeper = Keeper::new(Arc::clone(&self.miner), assignment, mailbox);
+        self.tasks.spawn("job", keeper.run(self.tasks.clone()));
+    }
+
+    /// Returns the way to the keeper of a job of this validator.
+    fn keeper_of(&self, job: &JobId) -> Option<mpsc::Sender<Letter>> {
+        let post = self.miner.pool.post(job)?;
+        (post.validator == self.validator).then_some(post.letters)
+    }
+
+    async fn order(&self, order: Box<FullJob>, text: String) -> Result<(), LinkClosed> {
+        let job = order.job_uuid.clone();
+        let letter = Letter::Order(self.line.clone(), order, text);
+        let is_taken = match self.keeper_of(&job) {
+            Some(letters) => letters.send(letter).await.is_ok(),
+            None => false,
+        };
+        if is_taken {
+            return Ok(());
+        }
+        self.complain(unknown_job("JobRequest", &job)).await
+    }
+
+    async fn abandon(&self, job: &JobId, decline: Declined) -> Result<(), LinkClosed> {
+        let letter = Letter::Abandon(self.line.clone(), decline);
+        let is_taken = match self.keeper_of(job) {
+            Some(letters) => letters.send(letter).await.is_ok(),
+            None => false,
+        };
+        if is_taken {
+            return Ok(());
+        }
+        self.complain(unknown_job("JobRequest", job)).await
+    }
+
+    async fn keep(&self, payload: ReceiptPayload, signature: String) -> Result<(), LinkClosed> {
+        let job = payload.job_uuid().clone();
+        let kind = payload.receipt_type();
+        let is_its_own = match self.miner.store.standing(&job).await {
+            Ok(standing) => standing.is_some_and(|(validator, _)| validator == self.validator),
+            Err(error) => {
+                tracing::error!(%job, %error, "cannot look for the job of a receipt");
+                return Ok(());
+            }
+        };
+        if !is_its_own {
+            return self.complain(unknown_job(kind, &job)).await;
+        }
+        let receipt = match countersign(&self.miner.keypair, payload, signature) {
+            Ok(receipt) => receipt,
+            Err(error) => {
+                tracing::error!(%job, %error, "cannot countersign a receipt");
+                return Ok(());
+            }
+        };
+        match self
+            .miner
+            .store
+            .keep_receipt(receipt, self.miner.clock.now())
+            .await
+        {
+            Ok(true) => tracing::debug!(%job, kind, "receipt kept"),
+            Ok(false) => tracing::warn!(%job, kind, "a second receipt of this kind is ignored"),
+            Err(error) => tracing::error!(%job, kind, %error, "cannot keep a receipt"),
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,96 @@
+//! The miner's front door: websockets for validators and executors, and the pages by which others see that it lives.
+
+use std::sync::Arc;
+
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use axum::response::{Html, IntoResponse, Redirect, Response};
+use axum::routing::get;
+use axum::{Json, Router};
+use serde_json::json;
+use tokio::net::TcpListener;
+
+use super::keeper::{Letter, not_waiting, refuse_executor};
+use super::{Miner, driver};
+use crate::core::model::{Hotkey, JobId};
+use crate::core::net::ws::{self, Limits, Upgrade};
+use crate::core::net::{Link, http};
+use crate::core::proto::job::GenericError;
+use crate::core::tasks::Tasks;
+
+/// Characters of a job id, which every executor token begins with.
+const JOB_ID_CHARS: usize = 36;
+
+/// Answered on `/admin/login/`, which the whole subnet takes for a sign of life. There is no panel behind it.
+const LOGIN_PAGE: &str = "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>Horde miner</title></head>\
+    <body><h1>Horde miner</h1><p>This miner is up. It is run from the command line: <code>horde miner --help</code>.</p>\
+    </body></html>\n";
+
+#[derive(Debug, Clone)]
+struct House {
+    miner: Arc<Miner>,
+    tasks: Tasks,
+}
+
+/// Serves until the family is told to stop.
+pub(super) async fn serve(miner: Arc<Miner>, listener: TcpListener, tasks: &Tasks) {
+    let house = House {
+        miner,
+        tasks: tasks.clone(),
+    };
+    let router = Router::new()
+        .route("/v0.1/validator_interface/{hotkey}", get(validator))
+        .route("/v0.1/executor_interface/{token}", get(executor))
+        .route("/admin/login/", get(|| async { Html(LOGIN_PAGE) }))
+        .route("/admin/", get(|| async { Redirect::to("/admin/login/") }))
+        .route("/", get(|| async { Redirect::to("/admin/") }))
+        .route("/version", get(version))
+        .with_state(house);
+    http::serve(listener, router, tasks).await;
+}
+
+async fn version() -> Json<serde_json::Value> {
+    // One binary is its own runner.
+    let version = env!("CARGO_PKG_VERSION");
+    Json(json!({"miner_version": version, "runner_version": version}))
+}
+
+async fn validator(State(house): State<House>, Path(hotkey): Path<String>, upgrade: Upgrade) -> Response {
+    let House { miner, tasks } = house;
+    let Ok(door) = Arc::clone(&miner.strangers).try_acquire_owned() else {
+        return StatusCode::SERVICE_UNAVAILABLE.into_response();
+    };
+    let family = tasks.clone();
+    ws::accept(upgrade, Limits::default(), &tasks, move |link| {
+        driver::serve(miner, link, Hotkey::new(hotkey), door, family)
+    })
+}
+
+async fn executor(State(house): State<House>, Path(token): Path<String>, upgrade: Upgrade) -> Response {
+    let House { miner, tasks } = house;
+    ws::accept(upgrade, Limits::default(), &tasks, move |link| {
+        introduce(miner, link, token)
+    })
+}
+
+/// Brings an executor to the keeper of its job.
+async fn introduce(miner: Arc<Miner>, link: Link, token: String) {
+    let post = token
+        .get(..JOB_ID_CHARS)
+        .and_then(|job| miner.pool.post(&JobId::new(job)))
+        .filter(|post| post.token == token);
+    let Some(post) = post else {
+        let token: String = token.chars().take(100).collect();
+        refuse_executor(
+            &link,
+            GenericError::new(format!("No job waiting for token {token}")),
+        )
+        .await;
+        return;
+    };
+    if let Err(refused) = post.letters.send(Letter::Executor(link)).await
+        && let Letter::Executor(link) = refused.0
+    {
+        refuse_executor(&link, not_waiting(&token)).await;
+    }
+}

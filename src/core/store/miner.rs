@@ -1,0 +1,525 @@
+//! The miner's database: accepted jobs, the executor slots that they occupy, and their receipts.
+
+use std::path::Path;
+
+use rusqlite::{Connection, OptionalExtension, Row, named_params};
+use time::{Duration, OffsetDateTime};
+
+use super::receipts::{self, KeptReceipt};
+use super::{Migration, OpenError, Store, StoreError};
+use crate::core::model::receipt::{Receipt, ReceiptPayload};
+use crate::core::model::{ExecutorClass, Hotkey, JobId};
+
+const MIGRATIONS: &[Migration] = &[
+    Migration {
+        name: "miner/0001_start",
+        sql: include_str!("migrations/miner/0001_start.sql"),
+    },
+    receipts::MIGRATION,
+];
+
+/// How long ended jobs and receipts are kept: 2 days (sem-miner §13).
+pub const KEPT: Duration = Duration::days(2);
+
+/// Where an accepted job stands (sem-miner §4.2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum JobState {
+    /// Its executor is being started.
+    WaitingForExecutor,
+    /// Its executor is ready for the full order.
+    WaitingForPayload,
+    /// The full order went to the executor.
+    Running,
+    /// It has results.
+    Finished,
+    /// It has none.
+    Failed,
+    /// It was declined.
+    Rejected,
+}
+
+impl JobState {
+    /// All states, in the order of a job's life.
+    pub const ALL: [Self; 6] = [
+        Self::WaitingForExecutor,
+        Self::WaitingForPayload,
+        Self::Running,
+        Self::Finished,
+        Self::Failed,
+        Self::Rejected,
+    ];
+
+    /// Returns the word of the reference.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::WaitingForExecutor => "WAITING_FOR_EXECUTOR",
+            Self::WaitingForPayload => "WAITING_FOR_PAYLOAD",
+            Self::Running => "RUNNING",
+            Self::Finished => "FINISHED",
+            Self::Failed => "FAILED",
+            Self::Rejected => "REJECTED",
+        }
+    }
+
+    /// Tells whether the job still occupies somebody.
+    pub const fn is_open(self) -> bool {
+        match self {
+            Self::WaitingForExecutor | Self::WaitingForPayload | Self::Running => true,
+            Self::Finished | Self::Failed | Self::Rejected => false,
+        }
+    }
+
+    fn from_word(word: &str) -> Result<Self, StoreError> {
+        Self::ALL
+            .into_iter()
+            .find(|state| state.as_str() == word)
+            .ok_or_else(|| StoreError::value("status", word))
+    }
+}
+
+/// A job that asks for an executor.
+#[derive(Debug, Clone)]
+pub struct Offer {
+    /// Who asks.
+    pub validator: Hotkey,
+    /// The job.
+    pub job: JobId,
+    /// The class that it needs.
+    pub class: ExecutorClass,
+    /// The token that its executor would get.
+    pub token: String,
+    /// The request as received.
+    pub request: String,
+    /// Its started receipt, countersigned.
+    pub receipt: Receipt,
+    /// How many executors of the class there are.
+    pub slots: u32,
+}
+
+/// What became of an [`Offer`].
+#[derive(Debug, Clone, PartialEq)]
+pub enum Reservation {
+    /// The job has this slot of its class.
+    Reserved(u32),
+    /// All slots are taken; the receipts say by whom.
+    Busy(Vec<Receipt>),
+    /// There is such a job already.
+    Known {
+        /// Whose it is.
+        validator: Hotkey,
+        /// Where it stands.
+        state: JobState,
+    },
+}
+
+/// A slot that its last holder, a former life of this miner, did not give back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Leftover {
+    /// The job.
+    pub job: JobId,
+    /// The token of its executor.
+    pub token: String,
+    /// The process of its executor, as [`MinerStore::note_process`] was told.
+    pub process: Option<String>,
+    /// Where the job stands.
+    pub state: JobState,
+}
+
+/// An outcome that its validator has not got.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Owed {
+    /// The job.
+    pub job: JobId,
+    /// The message.
+    pub outcome: String,
+}
+
+/// A job as the table has it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AcceptedJob {
+    /// Number of the row, rising with time.
+    pub id: i64,
+    /// Whose it is.
+    pub validator: Hotkey,
+    /// The job.
+    pub job: JobId,
+    /// Its class.
+    pub class: ExecutorClass,
+    /// Where it stands.
+    pub state: JobState,
+    /// The slot that it occupies.
+    pub slot: Option<u32>,
+    /// Exit code of its container.
+    pub exit_status: Option<i64>,
+    /// Standard output of its container.
+    pub stdout: String,
+    /// Why it failed, as the wire calls it.
+    pub error_type: Option<String>,
+    /// Why it failed, in words.
+    pub error_detail: Option<String>,
+    /// Whether its validator was told the outcome.
+    pub is_reported: bool,
+    /// Duration by the finished receipt, in microseconds.
+    pub time_took_us: Option<i64>,
+    /// Score by the finished receipt.
+    pub score: Option<f64>,
+}
+
+/// The miner's database.
+#[derive(Debug, Clone)]
+pub struct MinerStore {
+    store: Store,
+}
+
+impl MinerStore {
+    /// Opens the database at `path` for this process alone, making it where missing.
+    pub fn open(path: &Path) -> Result<Self, OpenError> {
+        let store = Store::open(path, MIGRATIONS)?;
+        Ok(Self { store })
+    }
+
+    /// Returns the label by which this miner knows its containers; it stays the same for the life of the database.
+    pub async fn owner(&self) -> Result<String, StoreError> {
+        self.store
+            .read(|connection| Ok(connection.query_row("SELECT label FROM owner", (), |row| row.get(0))?))
+            .await
+    }
+
+    /// Keeps the job and its receipt, and gives it a slot if one is free, all in one transaction.
+    pub async fn reserve(&self, offer: Offer, now: OffsetDateTime) -> Result<Reservation, StoreError> {
+        self.store
+            .write(move |connection| reserve(connection, offer, now))
+            .await
+    }
+
+    /// Returns the validator and the state of a job.
+    pub async fn standing(&self, job: &JobId) -> Result<Option<(Hotkey, JobState)>, StoreError> {
+        let job = job.clone();
+        self.store
+            .read(move |connection| standing(connection, &job))
+            .await
+    }
+
+    /// Notes which process runs the job's executor.
+    pub async fn note_process(&self, job: &JobId, process: String) -> Result<(), StoreError> {
+        let job = job.clone();
+        let change = move |connection: &Connection| {
+            connection
+                .prepare_cached("UPDATE accepted_job SET executor_process = ?2 WHERE job_uuid = ?1")?
+                .execute((job.as_str(), process))?;
+            Ok(())
+        };
+        self.store.write(change).await
+    }
+
+    /// Notes that the executor, reachable at `address`, is ready for the full order.
+    pub async fn executor_ready(
+        &self,
+        job: &JobId,
+        address: String,
+        now: OffsetDateTime,
+    ) -> Result<(), StoreError> {
+        let job = job.clone();
+        let change = move |connection: &Connection| {
+            connection
+                .prepare_cached(
+                    "UPDATE accepted_job SET status = 'WAITING_FOR_PAYLOAD', executor_address = ?2, updated_at = ?3
+                     WHERE job_uuid = ?1 AND status = 'WAITING_FOR_EXECUTOR'",
+                )?
+                .execute((job.as_str(), address, micros(now)))?;
+            Ok(())
+        };
+        self.store.write(change).await
+    }
+
+    /// Notes that the full order, as received, goes to the executor.
+    pub async fn ordered(&self, job: &JobId, order: String, now: OffsetDateTime) -> Result<(), StoreError> {
+        let job = job.clone();
+        let change = move |connection: &Connection| {
+            connection
+                .prepare_cached(
+                    "UPDATE accepted_job SET status = 'RUNNING', full_job_details = ?2, updated_at = ?3
+                     WHERE job_uuid = ?1 AND status IN ('WAITING_FOR_EXECUTOR', 'WAITING_FOR_PAYLOAD')",
+                )?
+                .execute((job.as_str(), order, micros(now)))?;
+            Ok(())
+        };
+        self.store.write(change).await
+    }
+
+    /// Ends an open job with the message that its validator is owed; false when it had ended before.
+    pub async fn end(
+        &self,
+        job: &JobId,
+        state: JobState,
+        outcome: String,
+        now: OffsetDateTime,
+    ) -> Result<bool, StoreError> {
+        let job = job.clone();
+        let change = move |connection: &Connection| end(connection, &job, state, &outcome, now);
+        self.store.write(change).await
+    }
+
+    /// Gives the job's slot back.
+    pub async fn release(&self, job: &JobId) -> Result<(), StoreError> {
+        let job = job.clone();
+        let change = move |connection: &Connection| {
+            connection
+                .prepare_cached("UPDATE accepted_job SET slot = NULL WHERE job_uuid = ?1")?
+                .execute((job.as_str(),))?;
+            Ok(())
+        };
+        self.store.write(change).await
+    }
+
+    /// Notes that the outcome was handed to a connection of its validator.
+    pub async fn reported(&self, job: &JobId, now: OffsetDateTime) -> Result<(), StoreError> {
+        let job = job.clone();
+        let change = move |connection: &Connection| {
+            connection
+                .prepare_cached(
+                    "UPDATE accepted_job SET result_reported_to_validator = ?2
+                     WHERE job_uuid = ?1 AND result_reported_to_validator IS NULL",
+                )?
+                .execute((job.as_str(), micros(now)))?;
+            Ok(())
+        };
+        self.store.write(change).await
+    }
+
+    /// Tells whether the job has an outcome that its validator has not got.
+    pub async fn is_owed(&self, job: &JobId) -> Result<bool, StoreError> {
+        let job = job.clone();
+        let query = move |connection: &Connection| {
+            let owed: Option<bool> = connection
+                .prepare_cached(
+                    "SELECT outcome IS NOT NULL AND result_reported_to_validator IS NULL FROM accepted_job
+                     WHERE job_uuid = ?1",
+                )?
+                .query_row((job.as_str(),), |row| row.get(0))
+                .optional()?;
+            Ok(owed.unwrap_or(false))
+        };
+        self.store.read(query).await
+    }
+
+    /// Returns at most `limit` outcomes that a validator has not got, oldest first.
+    pub async fn owed(&self, validator: &Hotkey, limit: u32) -> Result<Vec<Owed>, StoreError> {
+        let validator = validator.clone();
+        let query = move |connection: &Connection| {
+            let mut statement = connection.prepare_cached(
+                "SELECT job_uuid, outcome FROM accepted_job
+                 WHERE validator = ?1 AND outcome IS NOT NULL AND result_reported_to_validator IS NULL
+                 ORDER BY id LIMIT ?2",
+            )?;
+            let rows = statement.query_map((validator.as_str(), limit), |row| {
+                Ok(Owed {
+                    job: JobId::new(row.get::<_, String>(0)?),
+                    outcome: row.get(1)?,
+                })
+            })?;
+            Ok(rows.collect::<Result<_, _>>()?)
+        };
+        self.store.read(query).await
+    }
+
+    /// Returns the slots that nobody of this life holds; only to be asked before the first reservation.
+    pub async fn leftovers(&self) -> Result<Vec<Leftover>, StoreError> {
+        let query = |connection: &Connection| {
+            let mut statement = connection.prepare(
+                "SELECT job_uuid, executor_token, executor_process, status FROM accepted_job
+                 WHERE slot IS NOT NULL OR status IN ('WAITING_FOR_EXECUTOR', 'WAITING_FOR_PAYLOAD', 'RUNNING')
+                 ORDER BY id",
+            )?;
+            let mut rows = statement.query(())?;
+            let mut leftovers = Vec::new();
+            while let Some(row) = rows.next()? {
+                leftovers.push(Leftover {
+                    job: JobId::new(row.get::<_, String>(0)?),
+                    token: row.get(1)?,
+                    process: row.get(2)?,
+                    state: JobState::from_word(&row.get::<_, String>(3)?)?,
+                });
+            }
+            Ok(leftovers)
+        };
+        self.store.read(query).await
+    }
+
+    /// Ends a job of a former life with `outcome`, unless it has ended, and gives its slot back, together.
+    pub async fn bury(&self, job: &JobId, outcome: String, now: OffsetDateTime) -> Result<(), StoreError> {
+        let job = job.clone();
+        let change = move |connection: &Connection| {
+            end(connection, &job, JobState::Failed, &outcome, now)?;
+            connection.execute(
+                "UPDATE accepted_job SET slot = NULL WHERE job_uuid = ?1",
+                (job.as_str(),),
+            )?;
+            Ok(())
+        };
+        self.store.write(change).await
+    }
+
+    /// Keeps a receipt that came after the job's start; a finished one also tells the job's duration and score.
+    ///
+    /// False when there was such a receipt already, which stays as it is.
+    pub async fn keep_receipt(&self, receipt: Receipt, now: OffsetDateTime) -> Result<bool, StoreError> {
+        let change = move |connection: &Connection| {
+            let kept = KeptReceipt::from(receipt);
+            let is_new = receipts::insert(connection, &kept, now)?;
+            if is_new && let ReceiptPayload::Finished(finished) = &kept.payload {
+                let score: Option<f64> = finished.score_str.parse().ok();
+                connection
+                    .prepare_cached(
+                        "UPDATE accepted_job SET time_took_us = ?2, score = ?3 WHERE job_uuid = ?1",
+                    )?
+                    .execute((
+                        finished.job_uuid.as_str(),
+                        finished.time_took_us,
+                        score.filter(|score| score.is_finite()),
+                    ))?;
+            }
+            Ok(is_new)
+        };
+        self.store.write(change).await
+    }
+
+    /// Returns the receipts of a job.
+    pub async fn receipts_of(&self, job: &JobId) -> Result<Vec<KeptReceipt>, StoreError> {
+        let job = job.clone();
+        self.store
+            .read(move |connection| receipts::of_job(connection, &job))
+            .await
+    }
+
+    /// Returns a job.
+    pub async fn job(&self, job: &JobId) -> Result<Option<AcceptedJob>, StoreError> {
+        let job = job.clone();
+        let query = move |connection: &Connection| {
+            connection
+                .prepare_cached("SELECT * FROM accepted_job WHERE job_uuid = ?1")?
+                .query_row((job.as_str(),), |row| Ok(accepted_job(row)))
+                .optional()?
+                .transpose()
+        };
+        self.store.read(query).await
+    }
+
+    /// Forgets ended jobs and receipts that are older than [`KEPT`]; returns how many rows.
+    pub async fn forget_old(&self, now: OffsetDateTime) -> Result<usize, StoreError> {
+        let change = move |connection: &Connection| {
+            let cutoff = now.checked_sub(KEPT).unwrap_or(OffsetDateTime::UNIX_EPOCH);
+            let jobs = connection.execute(
+                "DELETE FROM accepted_job WHERE created_at < ?1 AND slot IS NULL
+                     AND status IN ('FINISHED', 'FAILED', 'REJECTED')",
+                (micros(cutoff),),
+            )?;
+            Ok(jobs + receipts::delete_older(connection, cutoff)?)
+        };
+        self.store.write(change).await
+    }
+}
+
+fn reserve(connection: &Connection, offer: Offer, now: OffsetDateTime) -> Result<Reservation, StoreError> {
+    if let Some((validator, state)) = standing(connection, &offer.job)? {
+        return Ok(Reservation::Known { validator, state });
+    }
+    let at = offer.receipt.payload.timestamp().moment();
+    receipts::insert(connection, &KeptReceipt::from(offer.receipt), now)?;
+    let slot = free_slot(connection, offer.class, offer.slots)?;
+    let state = match slot {
+        Some(_) => JobState::WaitingForExecutor,
+        None => JobState::Rejected,
+    };
+    connection
+        .prepare_cached(
+            "INSERT INTO accepted_job (validator, job_uuid, executor_class, executor_token, status, slot,
+                 initial_job_details, created_at, updated_at)
+             VALUES (:validator, :job, :class, :token, :status, :slot, :request, :now, :now)",
+        )?
+        .execute(named_params! {
+            ":validator": offer.validator.as_str(),
+            ":job": offer.job.as_str(),
+            ":class": offer.class.as_str(),
+            ":token": offer.token,
+            ":status": state.as_str(),
+            ":slot": slot,
+            ":request": offer.request,
+            ":now": micros(now),
+        })?;
+    if let Some(slot) = slot {
+        return Ok(Reservation::Reserved(slot));
+    }
+    let excuses = receipts::excuses(connection, offer.class, at, &offer.job)?;
+    Ok(Reservation::Busy(excuses))
+}
+
+/// Returns the lowest free slot below `slots`.
+fn free_slot(connection: &Connection, class: ExecutorClass, slots: u32) -> Result<Option<u32>, StoreError> {
+    let mut statement = connection.prepare_cached(
+        "SELECT slot FROM accepted_job WHERE executor_class = ?1 AND slot IS NOT NULL ORDER BY slot",
+    )?;
+    let taken = statement.query_map((class.as_str(),), |row| row.get::<_, u32>(0))?;
+    let mut free = 0;
+    for slot in taken {
+        if slot? != free {
+            break;
+        }
+        free += 1;
+    }
+    Ok((free < slots).then_some(free))
+}
+
+fn standing(connection: &Connection, job: &JobId) -> Result<Option<(Hotkey, JobState)>, StoreError> {
+    let found: Option<(String, String)> = connection
+        .prepare_cached("SELECT validator, status FROM accepted_job WHERE job_uuid = ?1")?
+        .query_row((job.as_str(),), |row| Ok((row.get(0)?, row.get(1)?)))
+        .optional()?;
+    found
+        .map(|(validator, state)| Ok((Hotkey::new(validator), JobState::from_word(&state)?)))
+        .transpose()
+}
+
+fn end(
+    connection: &Connection,
+    job: &JobId,
+    state: JobState,
+    outcome: &str,
+    now: OffsetDateTime,
+) -> Result<bool, StoreError> {
+    let changed = connection
+        .prepare_cached(
+            "UPDATE accepted_job SET status = ?2, outcome = ?3, updated_at = ?4
+             WHERE job_uuid = ?1 AND status IN ('WAITING_FOR_EXECUTOR', 'WAITING_FOR_PAYLOAD', 'RUNNING')",
+        )?
+        .execute((job.as_str(), state.as_str(), outcome, micros(now)))?;
+    Ok(changed == 1)
+}
+
+fn accepted_job(row: &Row<'_>) -> Result<AcceptedJob, StoreError> {
+    let class: String = row.get("executor_class")?;
+    Ok(AcceptedJob {
+        id: row.get("id")?,
+        validator: Hotkey::new(row.get::<_, String>("validator")?),
+        job: JobId::new(row.get::<_, String>("job_uuid")?),
+        class: class
+            .parse()
+            .map_err(|error| StoreError::value("executor class", error))?,
+        state: JobState::from_word(&row.get::<_, String>("status")?)?,
+        slot: row.get("slot")?,
+        exit_status: row.get("exit_status")?,
+        stdout: row.get("stdout")?,
+        error_type: row.get("error_type")?,
+        error_detail: row.get("error_detail")?,
+        is_reported: row
+            .get::<_, Option<i64>>("result_reported_to_validator")?
+            .is_some(),
+        time_took_us: row.get("time_took_us")?,
+        score: row.get("score")?,
+    })
+}
+
+/// Microseconds since 1970; every datetime that the `time` crate can hold fits.
+fn micros(moment: OffsetDateTime) -> i64 {
+    i64::try_from(moment.unix_timestamp_nanos() / 1000).unwrap_or(i64::MAX)
+}
