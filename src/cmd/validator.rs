@@ -1,10 +1,15 @@
 //! `horde validator`: serve as broker between a facilitator and miners.
 
+use std::sync::Arc;
+
 use clap::{Args, Subcommand};
 
 use super::context::Context;
-use super::error::{CmdError, ExitCode};
-use crate::core::config::{Flag, Scope, ValidatorConfig};
+use super::error::{CmdError, ExitCode, OrFail};
+use super::key::open_hotkey;
+use crate::core::chain::local::LocalChain;
+use crate::core::config::{ChainConfig, Flag, Scope, ValidatorConfig};
+use crate::core::validator::{self, Ports};
 
 /// `horde validator …`
 #[derive(Debug, Subcommand)]
@@ -31,7 +36,6 @@ impl ValidatorCommand {
 }
 
 impl RunArgs {
-    #[expect(clippy::unused_async, reason = "the role is not here yet")]
     async fn run(self, context: &Context) -> Result<(), CmdError> {
         let flags = self
             .facilitator_url
@@ -43,10 +47,21 @@ impl RunArgs {
             .into_iter()
             .collect();
         let settings = context.role_settings(Scope::Validator, flags)?;
-        let _config = ValidatorConfig::from_settings(&settings)?;
-        Err(CmdError::new(
-            ExitCode::Bug,
-            "the validator is not built into this binary yet",
-        ))
+        let config = ValidatorConfig::from_settings(&settings)?;
+        let keypair = open_hotkey(context, &config.wallet).await?;
+        let ChainConfig { path, netuid, block } = &config.chain;
+        let chain = LocalChain::open(path, *netuid, *block, context.clock.clone())
+            .await
+            .or_fail(ExitCode::Failed, "could not open the local chain")?;
+        let ports = Ports {
+            keypair,
+            chain: Arc::new(chain),
+            clock: context.clock.clone(),
+        };
+        context
+            .serve("validator", |tasks| async move {
+                validator::run(config, ports, &tasks).await
+            })
+            .await
     }
 }

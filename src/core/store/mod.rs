@@ -16,6 +16,7 @@
 pub mod local_chain;
 pub mod miner;
 pub mod receipts;
+pub mod validator;
 
 mod lock;
 mod migrate;
