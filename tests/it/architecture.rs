@@ -121,17 +121,17 @@ fn source(root: &Path, path: &Path) -> Source {
 
 fn before_tests(text: &str) -> &str {
     text.find("#[cfg(test)]\nmod tests {")
-        .map_or(text, |at| &text[..at])
+        .map_or(text, |at| text.split_at(at).0)
 }
 
 /// Returns the first names of all paths that follow `prefix`, grouped imports included.
 fn names_after(code: &str, prefix: &str) -> BTreeSet<String> {
     let mut names = BTreeSet::new();
     for (at, _) in code.match_indices(prefix) {
-        if code[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == ':') {
+        if is_inside_a_path(code, at) {
             continue;
         }
-        let rest = &code[at + prefix.len()..];
+        let rest = code.split_at(at + prefix.len()).1;
         let Some(group) = rest.strip_prefix('{') else {
             names.insert(first_name(rest));
             continue;
@@ -144,7 +144,7 @@ fn names_after(code: &str, prefix: &str) -> BTreeSet<String> {
                 '}' => level -= 1,
                 ',' => start = level == 1,
                 c if start && !c.is_whitespace() => {
-                    names.insert(first_name(&group[index..]));
+                    names.insert(first_name(group.split_at(index).1));
                     start = false;
                 }
                 _ => {}
@@ -236,7 +236,14 @@ fn heavy_crates_stay_at_home() {
 fn names_crate(code: &str, name: &str) -> bool {
     let path = format!("{name}::");
     code.match_indices(&path)
-        .any(|(at, _)| !code[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == ':'))
+        .any(|(at, _)| !is_inside_a_path(code, at))
+}
+
+/// Returns whether what begins at `at` only continues a longer name or path.
+fn is_inside_a_path(code: &str, at: usize) -> bool {
+    code.split_at(at)
+        .0
+        .ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == ':')
 }
 
 #[test]

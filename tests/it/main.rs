@@ -8,6 +8,7 @@
 
 mod architecture;
 mod cli;
+mod hostile;
 mod key;
 mod published;
 mod signatures;

@@ -440,6 +440,7 @@ impl Down {
 
 direction! {
     /// From the validator to the facilitator.
+    #[expect(clippy::large_enum_variant, reason = "read and handled one at a time, never kept in numbers")]
     Up {
         /// Introduces the validator.
         Authenticate(Authenticate),
