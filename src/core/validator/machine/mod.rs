@@ -754,3 +754,6 @@ fn seconds(limit: i64) -> Duration {
 fn whole_seconds(duration: Duration) -> i64 {
     i64::try_from(duration.as_secs()).unwrap_or(i64::MAX)
 }
+
+#[cfg(test)]
+mod tests;
