@@ -15,4 +15,5 @@ mod signatures;
 mod support;
 mod traces;
 mod up;
+mod validator;
 mod wire;

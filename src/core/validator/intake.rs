@@ -11,7 +11,7 @@ use std::time::Duration;
 use serde_json::{Map, Value};
 use thiserror::Error;
 use tokio::sync::OwnedSemaphorePermit;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep, sleep_until, timeout};
 
 use super::miners::RouteError;
 use super::{Broker, JOBS_MAX, machine};
@@ -316,7 +316,9 @@ impl Broker {
 
 impl Session<'_> {
     async fn run(&mut self) -> Result<(), SessionError> {
-        let mut heartbeats = interval(HEARTBEAT_EVERY);
+        // The first at once: from then on the facilitator sends jobs.
+        self.link.send(Up::Heartbeat(Heartbeat {}).encode()).await?;
+        let mut heartbeats = interval_at(Instant::now() + HEARTBEAT_EVERY, HEARTBEAT_EVERY);
         heartbeats.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let broker = Arc::clone(self.broker);
         loop {
