@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use rustix::process::{Pid, Signal, kill_process};
-use tokio::process::{Child, Command};
+use tokio::process::{Child, ChildStdin, Command};
 use tokio::time::{sleep, timeout};
 
 use super::{Backend, ExecutorOrder, Exit, Running, STOP_SECONDS, StartError, Terms};
@@ -86,7 +86,7 @@ impl ProcessBackend {
 #[async_trait]
 impl Backend for ProcessBackend {
     async fn start(&self, order: &ExecutorOrder) -> Result<Box<dyn Running>, StartError> {
-        let child = Command::new(OWN_BINARY)
+        let mut child = Command::new(OWN_BINARY)
             .arg("--exit-with-parent")
             .args(self.terms.arguments())
             .env_clear()
@@ -102,6 +102,8 @@ impl Backend for ProcessBackend {
             .spawn()
             .map_err(StartError::Spawn)?;
         Ok(Box::new(Process {
+            // Taken out, as waiting would close it, and its end is what tells the executor to stop.
+            _lifeline: child.stdin.take(),
             child,
             token: order.token.clone(),
             engine: Arc::clone(&self.engine),
@@ -120,6 +122,8 @@ impl Backend for ProcessBackend {
 #[derive(Debug)]
 struct Process {
     child: Child,
+    /// The other end of the executor's standard input.
+    _lifeline: Option<ChildStdin>,
     token: String,
     engine: Arc<dyn Engine>,
 }
