@@ -11,14 +11,18 @@ use hyper_util::{
 use thiserror::Error;
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::Semaphore,
+    sync::{OwnedSemaphorePermit, Semaphore},
     time::sleep,
 };
 
 use crate::core::tasks::Tasks;
 
-/// Connections served at once; further ones wait in the backlog of the kernel.
+/// Connections served at once, those that became WebSockets included; further ones wait in the backlog of the kernel.
 pub const CONNECTIONS_MAX: usize = 1024;
+
+/// The place of a connection among [`CONNECTIONS_MAX`], which a WebSocket takes over from its request.
+#[derive(Debug, Clone)]
+pub(super) struct Slot(#[expect(dead_code, reason = "held, not read")] Arc<OwnedSemaphorePermit>);
 
 /// Time that a client has to send the head of a request.
 pub const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
@@ -37,25 +41,35 @@ const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 /// Each connection is a task of `tasks`, so shutdown waits for it as long as it waits for anything.
 /// A handler finds the peer's address as [`ConnectInfo`]`<SocketAddr>`.
 pub async fn serve(listener: TcpListener, router: Router, tasks: &Tasks) {
-    let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    serve_at_most(listener, router, tasks, CONNECTIONS_MAX).await;
+}
+
+pub(super) async fn serve_at_most(
+    listener: TcpListener,
+    router: Router,
+    tasks: &Tasks,
+    connections_max: usize,
+) {
+    let slots = Arc::new(Semaphore::new(connections_max));
     let token = tasks.token();
     loop {
         let accepted = async {
-            let slot = Arc::clone(&slots).acquire_owned().await;
-            (slot, listener.accept().await)
+            // Never closed, so there is always a slot in the end.
+            let slot = Arc::clone(&slots).acquire_owned().await.ok()?;
+            Some((Slot(Arc::new(slot)), listener.accept().await))
         };
-        let (slot, accepted) = tokio::select! {
+        let accepted = tokio::select! {
             biased;
             () = token.cancelled() => return,
             accepted = accepted => accepted,
         };
+        let Some((slot, accepted)) = accepted else {
+            return;
+        };
         match accepted {
             Ok((stream, peer)) => {
-                let connection = converse(stream, peer, router.clone(), tasks.clone());
-                tasks.spawn("http connection", async move {
-                    connection.await;
-                    drop(slot);
-                });
+                let connection = converse(stream, peer, slot, router.clone(), tasks.clone());
+                tasks.spawn("http connection", connection);
             }
             Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {
@@ -77,13 +91,14 @@ fn is_of_one_connection(error: &io::Error) -> bool {
     )
 }
 
-async fn converse(stream: TcpStream, peer: SocketAddr, router: Router, tasks: Tasks) {
+async fn converse(stream: TcpStream, peer: SocketAddr, slot: Slot, router: Router, tasks: Tasks) {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%peer, %error, "cannot set TCP_NODELAY");
     }
     let inner = TowerToHyperService::new(router);
     let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(ConnectInfo(peer));
+        request.extensions_mut().insert(slot.clone());
         inner.call(request)
     });
     let connection = http1::Builder::new()

@@ -553,3 +553,36 @@ async fn a_client_follows_redirects_only_where_told() {
     let stays = http::client(&options).unwrap();
     assert_eq!(stays.get(&url).send().await.unwrap().status(), 303);
 }
+
+#[tokio::test]
+async fn a_link_holds_its_place_among_the_connections_until_it_ends() {
+    let tasks = Tasks::new();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (sender, mut links) = mpsc::channel(4);
+    let router =
+        Router::new()
+            .route("/link", get(welcome))
+            .with_state((sender, tasks.clone(), Limits::default()));
+    let family = tasks.clone();
+    tasks.spawn("server", async move {
+        http::serve_at_most(listener, router, &family, 1).await;
+    });
+    let url = format!("ws://{address}/link");
+    let client = connect(&url, &ConnectOptions::default(), &tasks).await.unwrap();
+    let (server, _, _) = in_time(links.recv()).await.unwrap();
+    let waiting = raw(
+        address,
+        "GET /nowhere HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
+    );
+    let ending = async {
+        sleep(Duration::from_millis(200)).await;
+        drop(server);
+        drop(client);
+        Instant::now()
+    };
+    let answering = async { (waiting.await, Instant::now()) };
+    let ((answer, answered), ended) = in_time(async { tokio::join!(answering, ending) }).await;
+    assert!(answer.starts_with("HTTP/1.1 404 "), "{answer}");
+    assert!(answered >= ended);
+}

@@ -27,7 +27,9 @@ use tokio_tungstenite::{
     },
 };
 
-use super::{Link, session, session::Watched, tls};
+use super::http::Slot;
+use super::session::{self, Watched};
+use super::{Link, tls};
 use crate::core::tasks::Tasks;
 
 /// Largest message taken on the inner wires: 50 MiB (wire-miner-validator §1).
@@ -354,6 +356,8 @@ where
 pub struct Upgrade {
     accept_key: String,
     on_upgrade: OnUpgrade,
+    /// None where another server than [`super::http::serve`] accepted the connection.
+    slot: Option<Slot>,
 }
 
 /// Why a request cannot become a WebSocket.
@@ -400,6 +404,7 @@ impl<S: Sync> FromRequestParts<S> for Upgrade {
         Ok(Self {
             accept_key,
             on_upgrade,
+            slot: parts.extensions.get().cloned(),
         })
     }
 }
@@ -422,6 +427,7 @@ where
     let Upgrade {
         accept_key,
         on_upgrade,
+        slot,
     } = upgrade;
     let Ok(accept_key) = HeaderValue::from_str(&accept_key) else {
         return UpgradeError::NotWebSocket.into_response();
@@ -442,7 +448,10 @@ where
         let config = session::websocket_config(&limits);
         let socket = WebSocketStream::from_raw_socket(stream, Role::Server, Some(config)).await;
         let (link, driver) = session::start(socket, limits);
-        spawner.spawn("link", driver);
+        spawner.spawn("link", async move {
+            driver.await;
+            drop(slot);
+        });
         session(link).await;
     });
     let mut response = Response::new(Body::empty());
