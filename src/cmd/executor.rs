@@ -25,10 +25,10 @@ pub enum ExecutorCommand {
 /// `horde executor run …`
 #[derive(Args, Debug)]
 pub struct RunArgs {
-    /// The miner's endpoint; $MINER_ADDRESS does the same
+    /// The miner's endpoint; `$MINER_ADDRESS` does the same
     #[arg(long, value_name = "ws://HOST:PORT")]
     miner_address: Option<String>,
-    /// The token that the miner gave; $EXECUTOR_TOKEN does the same and is not seen by other users
+    /// The token that the miner gave; `$EXECUTOR_TOKEN` does the same and is not seen by other users
     #[arg(long, value_name = "TOKEN")]
     token: Option<String>,
     /// Seconds to connect to the miner [default: 5]

@@ -8,6 +8,7 @@
 
 mod architecture;
 mod cli;
+mod executor;
 mod hostile;
 mod key;
 mod published;

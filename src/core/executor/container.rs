@@ -172,7 +172,7 @@ impl JobContainer {
         tasks.spawn("job container", async move {
             live(plan, orders, told).await;
             // Nobody listens any more when the executor was aborted.
-            drop(gone_sender.send(()));
+            gone_sender.send(()).unwrap_or_default();
         });
         Self {
             go: Some(go),
@@ -186,7 +186,7 @@ impl JobContainer {
     pub(super) fn start(&mut self) {
         if let Some(go) = self.go.take() {
             // A task that has failed already has told so.
-            drop(go.send(()));
+            go.send(()).unwrap_or_default();
         }
     }
 

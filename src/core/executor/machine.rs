@@ -259,7 +259,7 @@ impl Machine {
         match message {
             Down::InitialJob(initial) => self.on_initial(initial),
             Down::FullJob(job) => self.on_job(now, Box::new(job)),
-            Down::GenericError(_) => self.complain(format!(
+            Down::GenericError(_) => complain(format!(
                 "Unsupported message from miner {}: GenericError",
                 self.miner
             )),
@@ -268,7 +268,7 @@ impl Machine {
 
     fn on_malformed(&mut self, text: &str, error: &str) -> Vec<Effect> {
         let quoted: String = text.chars().take(QUOTED_CHARACTERS_MAX).collect();
-        self.complain(format!(
+        complain(format!(
             "Malformed message {quoted} from miner {}: {error}",
             self.miner
         ))
@@ -276,7 +276,7 @@ impl Machine {
 
     fn on_initial(&mut self, initial: InitialJob) -> Vec<Effect> {
         if let Some(first) = self.job_uuid() {
-            return self.complain(format!(
+            return complain(format!(
                 "Received duplicate initial job request: first self.job_uuid='{first}' and then msg.job_uuid='{}'",
                 initial.job_uuid
             ));
@@ -296,13 +296,13 @@ impl Machine {
 
     fn on_job(&mut self, now: Instant, job: Box<FullJob>) -> Vec<Effect> {
         let Some(first) = self.job_uuid() else {
-            return self.complain(format!(
+            return complain(format!(
                 "Received job request before an initial job request msg.job_uuid='{}'",
                 job.job_uuid
             ));
         };
         if *first != job.job_uuid {
-            return self.complain(format!(
+            return complain(format!(
                 "Received job request for another job: first self.job_uuid='{first}' and then msg.job_uuid='{}'",
                 job.job_uuid
             ));
@@ -321,7 +321,7 @@ impl Machine {
             | State::Running { .. }
             | State::Stopping { .. }
             | State::Uploading { .. }
-            | State::Ended => self.complain(format!(
+            | State::Ended => complain(format!(
                 "Received duplicate job request: first self.job_uuid='{uuid}' and then msg.job_uuid='{uuid}'",
                 uuid = job.job_uuid
             )),
@@ -522,16 +522,15 @@ impl Machine {
         let text = |text: &str| Value::String(text.to_owned());
         match fault {
             Fault::Job(detail) => {
-                let (message, reason, context) = match ended {
-                    None => (detail, FailureReason::DownloadFailed, None),
-                    Some(_) => {
-                        let context = Context::from_iter([("error".to_owned(), Value::String(detail))]);
-                        (
-                            "Upload failed".to_owned(),
-                            FailureReason::UploadFailed,
-                            Some(context),
-                        )
-                    }
+                let (message, reason, context) = if ended.is_some() {
+                    let context = Context::from_iter([("error".to_owned(), Value::String(detail))]);
+                    (
+                        "Upload failed".to_owned(),
+                        FailureReason::UploadFailed,
+                        Some(context),
+                    )
+                } else {
+                    (detail, FailureReason::DownloadFailed, None)
                 };
                 let (exit_code, streams) = ended.map(|ended| (ended.exit_code, ended.streams)).unzip();
                 let (stdout, stderr) = streams.map(|streams| (streams.stdout, streams.stderr)).unzip();
@@ -627,10 +626,6 @@ impl Machine {
             .collect()
     }
 
-    fn complain(&self, details: String) -> Vec<Effect> {
-        vec![Effect::Send(Up::from(GenericError::new(details)))]
-    }
-
     fn job_uuid(&self) -> Option<&JobId> {
         match &self.state {
             State::AwaitingInitial | State::Ended => None,
@@ -659,6 +654,10 @@ impl Machine {
     }
 }
 
+fn complain(details: String) -> Vec<Effect> {
+    vec![Effect::Send(Up::from(GenericError::new(details)))]
+}
+
 /// Returns a peer's limit as a duration; a negative one is none, an absurd one is a year.
 fn seconds(limit: i64) -> Duration {
     Duration::from_secs(u64::try_from(limit).unwrap_or(0).min(LIMIT_SECONDS_MAX))
@@ -683,5 +682,386 @@ fn encoded_bytes(report: &Up) -> usize {
         raw
     } else {
         report.encode().len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::rngs::SmallRng;
+    use rand::{RngExt, SeedableRng};
+    use serde_json::json;
+
+    use super::*;
+
+    fn initial(change: impl FnOnce(&mut Value)) -> Event {
+        let job = "e4227db4-f18c-4ed9-8c9b-a74762c585f6";
+        let mut message = json!({
+            "message_type": "V0InitialJobRequest", "job_uuid": job, "executor_class": "always_on.test",
+            "docker_image": null, "timeout_seconds": null, "volume": null,
+            "job_started_receipt_payload": {
+                "receipt_type": "JobStartedReceipt", "job_uuid": job, "miner_hotkey": "m", "validator_hotkey": "v",
+                "timestamp": "2026-11-22T08:58:34.647364Z", "executor_class": "always_on.test", "is_organic": true,
+                "ttl": 30,
+            },
+            "job_started_receipt_signature": "0x00", "streaming_details": null,
+            "executor_timing": {
+                "allowed_leeway": 2, "download_time_limit": 3, "execution_time_limit": 4, "upload_time_limit": 5,
+                "streaming_start_time_limit": 6,
+            },
+        });
+        change(&mut message);
+        Event::Message(Box::new(Down::decode(&message.to_string()).unwrap()))
+    }
+
+    fn full(change: impl FnOnce(&mut Value)) -> Event {
+        let mut message = json!({
+            "message_type": "V0JobRequest", "job_uuid": "e4227db4-f18c-4ed9-8c9b-a74762c585f6",
+            "executor_class": "always_on.test", "docker_image": "bb:1", "docker_run_options_preset": "none",
+            "docker_run_cmd": ["echo"],
+        });
+        change(&mut message);
+        Event::Message(Box::new(Down::decode(&message.to_string()).unwrap()))
+    }
+
+    fn ended(exit_code: i64) -> Event {
+        let streams = Streams {
+            stdout: "out".to_owned(),
+            stderr: "err".to_owned(),
+        };
+        Event::Exited(Ok(Ended { exit_code, streams }))
+    }
+
+    fn machine(now: Instant) -> Machine {
+        Machine::new(now, Duration::from_secs(5), "ws://m")
+    }
+
+    fn kinds(effects: &[Effect]) -> Vec<&'static str> {
+        let kind = |effect: &Effect| match effect {
+            Effect::Send(message) => message.message_type(),
+            Effect::Prepare { .. } => "prepare",
+            Effect::Create(_) => "create",
+            Effect::Fetch(_) => "fetch",
+            Effect::Start => "start",
+            Effect::Stop => "stop",
+            Effect::Upload { .. } => "upload",
+            Effect::End(_) => "end",
+        };
+        effects.iter().map(kind).collect()
+    }
+
+    fn report(effects: &[Effect]) -> Value {
+        let mut reports = effects.iter().filter_map(|effect| {
+            let Effect::Send(message) = effect else {
+                return None;
+            };
+            serde_json::from_str(&message.encode()).ok()
+        });
+        reports.next_back().unwrap_or_default()
+    }
+
+    /// Brings a machine into the state that follows so many steps of an ordinary job.
+    fn after(steps: usize, now: Instant) -> Machine {
+        let mut machine = machine(now);
+        let ordinary = [
+            initial(|_| {}),
+            Event::Prepared(Ok(())),
+            full(|_| {}),
+            Event::Fetched(Ok(())),
+            ended(0),
+            Event::Uploaded(Ok(Results::default())),
+        ];
+        for event in ordinary.into_iter().take(steps) {
+            machine.on(now, event);
+        }
+        machine
+    }
+
+    #[test]
+    fn an_ordinary_job_goes_through_all_stages_and_is_reported_once() {
+        let now = Instant::now();
+        let mut machine = machine(now);
+        let mut step = |event| kinds(&machine.on(now, event));
+        assert_eq!(step(initial(|_| {})), ["prepare"]);
+        assert_eq!(step(Event::Prepared(Ok(()))), ["V0ExecutorReadyRequest"]);
+        assert_eq!(step(full(|_| {})), ["create", "fetch"]);
+        assert_eq!(step(Event::Fetched(Ok(()))), ["V0VolumesReadyRequest", "start"]);
+        assert_eq!(step(ended(0)), ["V0ExecutionDoneRequest", "upload"]);
+        assert_eq!(
+            step(Event::Uploaded(Ok(Results::default()))),
+            ["V0JobFinishedRequest", "end"]
+        );
+        assert_eq!(step(Event::LinkLost), [""; 0]);
+    }
+
+    #[test]
+    fn one_deadline_grows_by_stage_and_keeps_what_was_saved() {
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let mut machine = after(1, start);
+        assert_eq!(machine.deadline(), Some(at(5)));
+        machine.on(at(1), Event::Prepared(Ok(())));
+        assert_eq!(machine.deadline(), Some(at(1 + 2 + 3)));
+        machine.on(at(2), full(|_| {}));
+        machine.on(at(3), Event::Fetched(Ok(())));
+        assert_eq!(machine.deadline(), Some(at(1 + 2 + 3 + 4)));
+        assert_eq!(kinds(&machine.on(at(9), Event::Tick)), [""; 0]);
+        machine.on(at(9), ended(0));
+        assert_eq!(machine.deadline(), Some(at(1 + 2 + 3 + 4 + 5)));
+        let effects = machine.on(at(15), Event::Tick);
+        assert_eq!(report(&effects)["message"], "Upload time exceeded");
+        assert_eq!(report(&effects)["docker_process_exit_status"], 0);
+        assert_eq!(report(&effects)["docker_process_stdout"], "out");
+        assert_eq!(machine.deadline(), None);
+    }
+
+    #[test]
+    fn a_job_of_the_legacy_kind_has_one_limit() {
+        let start = Instant::now();
+        let mut machine = machine(start);
+        machine.on(
+            start,
+            initial(|message| {
+                message["executor_timing"] = json!(null);
+                message["timeout_seconds"] = json!(20);
+            }),
+        );
+        machine.on(start, Event::Prepared(Ok(())));
+        machine.on(start, full(|_| {}));
+        machine.on(start, Event::Fetched(Ok(())));
+        assert_eq!(machine.deadline(), Some(start + Duration::from_secs(20)));
+    }
+
+    #[test]
+    fn absurd_limits_neither_panic_nor_end_the_job() {
+        for limit in [i64::MIN, -1, 0, i64::MAX] {
+            let now = Instant::now();
+            let mut machine = machine(now);
+            machine.on(
+                now,
+                initial(|message| {
+                    for limits in message["executor_timing"].as_object_mut().unwrap().values_mut() {
+                        *limits = json!(limit);
+                    }
+                }),
+            );
+            assert_eq!(
+                kinds(&machine.on(now, Event::Prepared(Ok(())))),
+                ["V0ExecutorReadyRequest"]
+            );
+            assert!(machine.deadline().unwrap() >= now);
+        }
+    }
+
+    #[test]
+    fn a_container_over_its_time_is_killed_first_and_reported_with_its_streams() {
+        let now = Instant::now();
+        let late = now + Duration::from_secs(60);
+        let mut machine = after(4, now);
+        assert_eq!(kinds(&machine.on(late, Event::Tick)), ["stop"]);
+        let effects = machine.on(late, ended(137));
+        let report = report(&effects);
+        assert_eq!(kinds(&effects), ["V0JobFailedRequest", "end"]);
+        assert_eq!(
+            (&report["reason"], &report["stage"]),
+            (&json!("timeout"), &json!("execution"))
+        );
+        assert_eq!(report["docker_process_exit_status"], json!(null));
+        assert_eq!(report["docker_process_stdout"], "out");
+    }
+
+    #[test]
+    fn a_container_that_cannot_be_killed_is_reported_all_the_same() {
+        let now = Instant::now();
+        let mut machine = after(4, now);
+        machine.on(now + Duration::from_secs(60), Event::Tick);
+        let effects = machine.on(now + Duration::from_secs(60) + STOP_PATIENCE, Event::Tick);
+        assert_eq!(report(&effects)["message"], "Execution time exceeded");
+        assert_eq!(report(&effects)["docker_process_stdout"], json!(null));
+    }
+
+    #[test]
+    fn a_volume_may_come_with_either_request_but_not_with_both() {
+        let volume = || json!({ "volume_type": "inline", "contents": "" });
+        for (first, second) in [(true, false), (false, true), (true, true)] {
+            let now = Instant::now();
+            let mut machine = machine(now);
+            let give = |is_given: bool, message: &mut Value| {
+                if is_given {
+                    message["volume"] = volume();
+                }
+            };
+            machine.on(now, initial(|message| give(first, message)));
+            machine.on(now, Event::Prepared(Ok(())));
+            let effects = machine.on(now, full(|message| give(second, message)));
+            if first && second {
+                assert_eq!(report(&effects)["message"], "Received multiple volumes");
+                assert_eq!(report(&effects)["context"]["stage"], "volume_download");
+            } else {
+                assert!(
+                    matches!(effects.last(), Some(Effect::Fetch(Some(_)))),
+                    "{effects:?}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn an_order_that_comes_while_preparing_waits_for_its_turn() {
+        let now = Instant::now();
+        let mut machine = after(1, now);
+        assert_eq!(kinds(&machine.on(now, full(|_| {}))), [""; 0]);
+        let effects = machine.on(now, Event::Prepared(Ok(())));
+        assert_eq!(kinds(&effects), ["V0ExecutorReadyRequest", "create", "fetch"]);
+    }
+
+    #[test]
+    fn an_order_out_of_turn_is_answered_and_changes_nothing() {
+        let now = Instant::now();
+        let mut fresh = machine(now);
+        assert_eq!(kinds(&fresh.on(now, full(|_| {}))), ["GenericError"]);
+        for steps in 1..=5 {
+            let mut machine = after(steps, now);
+            let before = machine.deadline();
+            assert_eq!(
+                kinds(&machine.on(now, initial(|_| {}))),
+                ["GenericError"],
+                "{steps}"
+            );
+            let other = full(|message| message["job_uuid"] = json!("another"));
+            assert_eq!(kinds(&machine.on(now, other)), ["GenericError"], "{steps}");
+            if steps > 2 {
+                assert_eq!(kinds(&machine.on(now, full(|_| {}))), ["GenericError"], "{steps}");
+            }
+            assert_eq!(machine.deadline(), before);
+        }
+    }
+
+    #[test]
+    fn a_streaming_job_is_refused_in_words() {
+        let now = Instant::now();
+        let event = initial(|message| message["streaming_details"] = json!({ "public_key": "PEM" }));
+        let effects = machine(now).on(now, event);
+        assert_eq!(report(&effects)["reason"], "streaming_failed");
+        assert_eq!(kinds(&effects), ["V0HordeFailedRequest", "end"]);
+    }
+
+    #[test]
+    fn every_fault_is_reported_with_its_stage() {
+        let cases = [
+            (
+                1,
+                Fault::NoImage("x".to_owned()),
+                "generic_error",
+                "executor_startup",
+            ),
+            (
+                1,
+                Fault::Refused("x".to_owned()),
+                "generic_error",
+                "executor_startup",
+            ),
+            (
+                3,
+                Fault::Job("x".to_owned()),
+                "download_failed",
+                "volume_download",
+            ),
+            (
+                4,
+                Fault::NoImage("x".to_owned()),
+                "unhandled_exception",
+                "execution",
+            ),
+            (5, Fault::Job("x".to_owned()), "upload_failed", "result_upload"),
+            (
+                5,
+                Fault::Ours {
+                    kind: "OSError",
+                    detail: "x".to_owned(),
+                },
+                "unhandled_exception",
+                "result_upload",
+            ),
+        ];
+        for (steps, fault, reason, stage) in cases {
+            let now = Instant::now();
+            let event = match steps {
+                1 => Event::Prepared(Err(fault)),
+                3 => Event::Fetched(Err(fault)),
+                4 => Event::Exited(Err(fault)),
+                _ => Event::Uploaded(Err(fault)),
+            };
+            let effects = after(steps, now).on(now, event);
+            let report = report(&effects);
+            let told = if report["stage"].is_null() {
+                &report["context"]["stage"]
+            } else {
+                &report["stage"]
+            };
+            assert_eq!((&report["reason"], told), (&json!(reason), &json!(stage)));
+        }
+    }
+
+    #[test]
+    fn results_too_long_for_a_frame_are_a_failed_upload() {
+        let now = Instant::now();
+        let uploads = IndexMap::from_iter([("k".to_owned(), "x".repeat(FRAME_BYTES_MAX))]);
+        let results = Results {
+            artifacts: IndexMap::new(),
+            uploads,
+        };
+        let effects = after(5, now).on(now, Event::Uploaded(Ok(results)));
+        assert_eq!(report(&effects)["reason"], "upload_failed");
+    }
+
+    /// Plays random events in random order, with random pauses, and counts the ends.
+    #[test]
+    fn every_play_ends_in_exactly_one_outcome_with_at_most_one_report() {
+        for seed in 0..3000 {
+            let mut random = SmallRng::seed_from_u64(seed);
+            let mut now = Instant::now();
+            let mut machine = machine(now);
+            let (mut ends, mut reports) = (0, 0);
+            for turn in 0..60 {
+                now += Duration::from_millis(random.random_range(0..3000));
+                let fault = || Fault::Ours {
+                    kind: "OSError",
+                    detail: String::new(),
+                };
+                let event = match random.random_range(0..14) {
+                    0 => initial(|_| {}),
+                    1 | 2 => full(|_| {}),
+                    3 | 4 => Event::Prepared(Ok(())),
+                    5 => Event::Prepared(Err(fault())),
+                    6 | 7 => Event::Fetched(Ok(())),
+                    8 => Event::Fetched(Err(Fault::Job(String::new()))),
+                    9 => ended(random.random_range(0..2)),
+                    10 => Event::Exited(Err(fault())),
+                    11 => Event::Uploaded(Ok(Results::default())),
+                    12 => Event::Malformed {
+                        text: "{".to_owned(),
+                        error: "no".to_owned(),
+                    },
+                    _ => Event::Tick,
+                };
+                let event = if turn == 59 { Event::LinkLost } else { event };
+                let effects = machine.on(now, event);
+                ends += effects
+                    .iter()
+                    .filter(|effect| matches!(effect, Effect::End(_)))
+                    .count();
+                let is_report = |kind: &&str| {
+                    [
+                        "V0JobFinishedRequest",
+                        "V0JobFailedRequest",
+                        "V0HordeFailedRequest",
+                    ]
+                    .contains(kind)
+                };
+                reports += kinds(&effects).iter().filter(|kind| is_report(kind)).count();
+            }
+            assert_eq!(ends, 1, "seed {seed}");
+            assert!(reports <= 1, "seed {seed}");
+        }
     }
 }

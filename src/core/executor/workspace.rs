@@ -24,6 +24,7 @@ impl Workspace {
     pub(super) fn create(work_dir: &Path) -> io::Result<Self> {
         let root = tempfile::Builder::new()
             .prefix("horde-executor-")
+            .permissions(fs::Permissions::from_mode(0o700))
             .tempdir_in(work_dir)?
             .keep();
         let workspace = Self {

@@ -54,7 +54,7 @@ pub struct Packed {
 /// Packs the regular files below `folder` except `left_out`; blocks.
 ///
 /// Links, pipes and devices are not packed, and folders only as parts of names.
-pub fn pack(
+pub(super) fn pack(
     folder: &Folder,
     left_out: &HashSet<RelativePath>,
     bytes_max: u64,

@@ -335,23 +335,22 @@ fn parcel(
     })
 }
 
-/// Writes what stands before and behind the file in a form (vectors/uploads_http.json).
+/// Writes what stands before and behind the file in a form (`vectors/uploads_http.json`).
 fn form_around(boundary: &str, fields: Option<&Fields>, file_name: &str) -> (Vec<u8>, Vec<u8>) {
     let mut before = String::new();
     for (name, value) in fields.into_iter().flatten() {
-        before.push_str(&format!(
-            "--{boundary}\r\nContent-Disposition: form-data; name=\""
-        ));
-        before.push_str(&escape_parameter(name));
-        before.push_str("\"\r\n\r\n");
-        before.push_str(value);
-        before.push_str("\r\n");
+        let name = escape_parameter(name);
+        let part =
+            format!("--{boundary}\r\nContent-Disposition: form-data; name=\"{name}\"\r\n\r\n{value}\r\n");
+        before.push_str(&part);
     }
+    let name = escape_parameter(file_name);
     let kind = mime_guess::from_path(file_name).first_or_octet_stream();
-    before.push_str(&format!(
-        "--{boundary}\r\nContent-Disposition: form-data; name=\"file\"; filename=\"{name}\"\r\nContent-Type: {kind}\r\n\r\n",
-        name = escape_parameter(file_name),
-    ));
+    let part = format!(
+        "--{boundary}\r\nContent-Disposition: form-data; name=\"file\"; filename=\"{name}\"\r\n\
+         Content-Type: {kind}\r\n\r\n"
+    );
+    before.push_str(&part);
     (
         before.into_bytes(),
         format!("\r\n--{boundary}--\r\n").into_bytes(),
@@ -367,7 +366,8 @@ fn escape_parameter(text: &str) -> String {
             '\\' => escaped.push_str("\\\\"),
             // The escape character itself is let through, by an oversight of the living standard's older form.
             control @ '\0'..='\x1f' if control != '\x1b' => {
-                escaped.push_str(&format!("%{:02X}", u32::from(control)));
+                let code = format!("%{:02X}", u32::from(control));
+                escaped.push_str(&code);
             }
             other => escaped.push(other),
         }
