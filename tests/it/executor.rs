@@ -14,6 +14,12 @@
 //! | volume-env-artifacts | `NoNewPrivs: 0` | `NoNewPrivs: 1` | hardening that images do not notice |
 //! | happy-registry-pull | the image is pulled though it is there | the image that is there is used | no registry is needed |
 
+#![expect(
+    clippy::expect_used,
+    clippy::print_stderr,
+    reason = "a test that waits in vain says for what; one that is skipped says so"
+)]
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Cursor;
@@ -565,11 +571,11 @@ async fn a_volume_that_cannot_be_trusted_is_a_failed_download_with_a_reason() {
         ),
         (inline(b"PK"), "not a valid zip file"),
         (
-            inline(&zip_of(&[("zeros", &[0; 20_000])])),
+            inline(&zip_of(&[("zeros", &vec![0; 20_000])])),
             "unpacks to more than",
         ),
         (
-            inline(&(0..300).map(|n| n as u8).cycle().take(3000).collect::<Vec<_>>()),
+            inline(&(0..=u8::MAX).cycle().take(3000).collect::<Vec<_>>()),
             "too large",
         ),
         (single("../escaped"), "leaves its folder"),
@@ -657,7 +663,7 @@ async fn a_long_output_keeps_its_ends_and_a_link_in_the_output_stays_unread() {
     assert_eq!(kind_of(finished), "V0JobFinishedRequest", "{said:?}");
     let stdout = finished["docker_process_stdout"].as_str().unwrap();
     assert_eq!(stdout.len(), 1_000_005);
-    assert_eq!(&stdout[500_000..500_005], " ... ");
+    assert!(stdout.split_at(500_000).1.starts_with(" ... "));
     let results = finished["upload_results"].as_object().unwrap();
     assert_eq!(
         results.keys().collect::<Vec<_>>(),
