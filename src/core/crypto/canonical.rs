@@ -19,6 +19,13 @@ pub fn spaced_sorted(value: &Value) -> String {
     out
 }
 
+/// Returns `value` with its keys in their own order and the separators `", "` and `": "`: what `json.dumps(value)` gives.
+pub fn spaced(value: &Value) -> String {
+    let mut out = String::new();
+    write_value(&mut out, value, &SPACED_AS_IS);
+    out
+}
+
 /// Returns `value` with sorted keys and the separators `","` and `":"`.
 pub fn compact_sorted(value: &Value) -> String {
     let mut out = String::new();
@@ -48,19 +55,29 @@ pub fn quoted(text: &str) -> String {
 #[error("value does not serialise to JSON")]
 pub struct CanonicalError(#[from] serde_json::Error);
 
-struct Separators {
+struct Style {
     item: &'static str,
     key: &'static str,
+    sorted: bool,
 }
 
-const SPACED: Separators = Separators {
+const SPACED: Style = Style {
     item: ", ",
     key: ": ",
+    sorted: true,
 };
-const COMPACT: Separators = Separators { item: ",", key: ":" };
+const SPACED_AS_IS: Style = Style {
+    sorted: false,
+    ..SPACED
+};
+const COMPACT: Style = Style {
+    item: ",",
+    key: ":",
+    sorted: true,
+};
 
 /// Recursion is bounded by the reader: `serde_json` refuses input nested deeper than 128 levels.
-fn write_value(out: &mut String, value: &Value, separators: &Separators) {
+fn write_value(out: &mut String, value: &Value, style: &Style) {
     match value {
         Value::Null => out.push_str("null"),
         Value::Bool(true) => out.push_str("true"),
@@ -71,24 +88,26 @@ fn write_value(out: &mut String, value: &Value, separators: &Separators) {
             out.push('[');
             for (index, item) in items.iter().enumerate() {
                 if index > 0 {
-                    out.push_str(separators.item);
+                    out.push_str(style.item);
                 }
-                write_value(out, item, separators);
+                write_value(out, item, style);
             }
             out.push(']');
         }
         Value::Object(map) => {
             // Byte order of UTF-8 is code point order, which is how Python compares strings.
             let mut entries: Vec<(&String, &Value)> = map.iter().collect();
-            entries.sort_unstable_by_key(|(key, _)| *key);
+            if style.sorted {
+                entries.sort_unstable_by_key(|(key, _)| *key);
+            }
             out.push('{');
             for (index, (key, item)) in entries.into_iter().enumerate() {
                 if index > 0 {
-                    out.push_str(separators.item);
+                    out.push_str(style.item);
                 }
                 write_string(out, key);
-                out.push_str(separators.key);
-                write_value(out, item, separators);
+                out.push_str(style.key);
+                write_value(out, item, style);
             }
             out.push('}');
         }

@@ -428,6 +428,16 @@ impl Down {
         Err(DecodeError::NoMessageType)
     }
 
+    /// Writes the frame as the facilitator does: an answer compact, a push spaced and in ASCII.
+    pub fn encode_as_facilitator(&self) -> String {
+        use crate::core::crypto::canonical::spaced;
+        match self {
+            Self::Response(_) => self.encode(),
+            Self::JobRequest(request) => spaced(&Value::Object(super::frame::to_object(request.as_ref()))),
+            Self::Cheated(report) => spaced(&Value::Object(super::frame::to_object(report))),
+        }
+    }
+
     /// Writes the frame as compact JSON.
     pub fn encode(&self) -> String {
         match self {
