@@ -1,10 +1,15 @@
 //! `horde facilitator`: serve the gateway between users and validators.
 
+use std::sync::Arc;
+
 use clap::{Args, Subcommand};
 
 use super::context::Context;
-use super::error::{CmdError, ExitCode};
+use super::error::{CmdError, ExitCode, OrFail};
+use crate::core::chain::Chain;
+use crate::core::chain::local::LocalChain;
 use crate::core::config::{FacilitatorConfig, Flag, Scope};
+use crate::core::facilitator;
 
 /// `horde facilitator …`
 #[derive(Debug, Subcommand)]
@@ -31,7 +36,6 @@ impl FacilitatorCommand {
 }
 
 impl RunArgs {
-    #[expect(clippy::unused_async, reason = "the role is not here yet")]
     async fn run(self, context: &Context) -> Result<(), CmdError> {
         let flags = self
             .listen
@@ -43,10 +47,24 @@ impl RunArgs {
             .into_iter()
             .collect();
         let settings = context.role_settings(Scope::Facilitator, flags)?;
-        let _config = FacilitatorConfig::from_settings(&settings)?;
-        Err(CmdError::new(
-            ExitCode::Bug,
-            "the facilitator is not built into this binary yet",
-        ))
+        let config = FacilitatorConfig::from_settings(&settings)?;
+        if !config.allow_any_user && config.users.is_empty() {
+            tracing::warn!("no user may log in: facilitator.users is empty and facilitator.allow_any_user is off");
+        }
+        let clock = context.clock.clone();
+        let chain = LocalChain::open(
+            &config.chain.path,
+            config.chain.netuid,
+            config.chain.block,
+            clock.clone(),
+        )
+        .await
+        .or_fail(ExitCode::Failed, "could not open the chain")?;
+        let chain: Arc<dyn Chain> = Arc::new(chain);
+        context
+            .serve("facilitator", |tasks| {
+                facilitator::run(config, chain, clock, tasks)
+            })
+            .await
     }
 }
