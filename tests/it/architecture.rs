@@ -59,7 +59,7 @@ const HEAVY: &[(&str, &[&str])] = &[
     ("axum", &["net", "facilitator", "miner", "devnet"]),
     ("reqwest", &["net", "transfer", "client"]),
     ("jsonwebtoken", &["facilitator"]),
-    ("zip", &["transfer", "devnet"]),
+    ("zip", &["transfer", "client", "devnet"]),
     ("toml", &["config"]),
 ];
 

@@ -9,6 +9,7 @@
 mod architecture;
 mod cli;
 mod executor;
+mod facilitator;
 mod hostile;
 mod key;
 mod published;

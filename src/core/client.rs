@@ -1,1 +1,0 @@
-//! A user's client of the facilitator's HTTP API.
