@@ -345,10 +345,13 @@ async fn calls_without_a_good_token_are_refused_with_the_words_of_the_reference(
         }
     }
     let token = world.login("//Charlie").await;
-    let list = |token: String| async {
-        world
-            .send("GET", "/api/v1/jobs/", &[("authorization", &token)], None)
-            .await
+    let list = |token: String| {
+        let world = &world;
+        async move {
+            world
+                .send("GET", "/api/v1/jobs/", &[("authorization", &token)], None)
+                .await
+        }
     };
     assert_eq!(list(token.replace("Bearer", "bearer")).await.status, 200);
     world.clock.advance(Duration::from_secs(3600));
