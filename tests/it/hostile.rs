@@ -88,8 +88,8 @@ proptest! {
         decode_everywhere(&text);
         let signature = SignatureBytes::parse_hex(&text);
         prop_assert!(signature.is_err());
-        drop(SignatureBytes::parse_base64(&text));
-        drop(ss58::decode(&Hotkey::new(text.as_str())));
+        prop_assert!(SignatureBytes::parse_base64(&text).is_err());
+        prop_assert!(ss58::decode(&Hotkey::new(text.as_str())).is_err());
         drop(Keypair::from_uri(&text));
         drop(keyfile::parse(&bytes));
         drop(signed::verify_facilitator_auth(&text, &text));

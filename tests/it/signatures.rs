@@ -17,7 +17,8 @@ use horde::core::model::Hotkey;
 use horde::core::model::receipt::{Receipt, ReceiptPayload};
 use horde::core::proto::facilitator_validator::{self, SignatureScope};
 use horde::core::proto::job::{FullJob, InitialJob, StreamingReady};
-use horde::core::proto::signing::{RequestSignatureError, job_body_payload};
+use horde::core::proto::sdk_facilitator::signed_fields_payload;
+use horde::core::proto::signing::RequestSignatureError;
 use horde::core::proto::{frame, validator_miner};
 use serde_json::{Map, Value};
 
@@ -443,7 +444,7 @@ fn requests_of_the_published_sdk_verify_and_tampered_ones_do_not() {
             if full {
                 signed::full_request_payload(&Value::Object(body.clone()))
             } else {
-                job_body_payload(body)
+                signed_fields_payload(body, "None")
             }
         };
         let payload = payload_of(&body);

@@ -8,8 +8,14 @@ use horde::core::crypto::verify_hex;
 use horde::core::model::Hotkey;
 use horde::core::proto::facilitator_validator::{Down as FacilitatorDown, Up as FacilitatorUp};
 use horde::core::proto::miner_executor::{Down as ExecutorDown, Up as ExecutorUp};
+use horde::core::proto::sdk_facilitator::{
+    JobPage, JobView, Login, NonceAnswer, Refusal, RequestSignature, Submit, TokenAnswer, legacy_label,
+    signed_fields_payload,
+};
 use horde::core::proto::validator_miner::{Down as MinerDown, Up as MinerUp};
 use horde::core::proto::{DecodeError, facilitator_validator};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 /// One line of a recording.
@@ -226,4 +232,65 @@ fn recorded_signatures_verify() {
         refused,
         ["miner-validator-oldauth.jsonl: signature does not match"]
     );
+}
+
+/// Reads a body as `T` and checks that `T` writes the same again.
+fn body_is<T: DeserializeOwned + Serialize>(line: &Line) -> T {
+    let body = line.message["body"].to_string();
+    let read: T =
+        serde_json::from_str(&body).unwrap_or_else(|error| panic!("{}: {error}: {body}", line.file));
+    assert_same(line, &body, &serde_json::to_string(&read).unwrap());
+    read
+}
+
+#[test]
+fn bodies_of_the_sdk_and_the_facilitator_are_read_and_their_signatures_verify() {
+    let (mut logins, mut submits, mut views) = (0, 0, 0);
+    for line in recorded("facilitator-sdk") {
+        let body = &line.message["body"];
+        let headers = &line.message["headers"];
+        let signature = || {
+            RequestSignature::from_headers(|name| {
+                let all = headers.as_object()?;
+                all.iter()
+                    .find(|(key, _)| key.eq_ignore_ascii_case(name))?
+                    .1
+                    .as_str()
+            })
+            .unwrap()
+        };
+        match (line.message["path"].as_str(), line.message["status"].as_u64()) {
+            (Some("/auth/login"), _) => {
+                let login: Login = body_is(&line);
+                signed::verify_login(&login.hotkey, &login.nonce, &login.signature).unwrap();
+                logins += 1;
+            }
+            (Some("/api/v1/job-docker/"), _) => {
+                let submit: Submit = body_is(&line);
+                let payload = signed_fields_payload(body.as_object().unwrap(), "None");
+                assert_eq!(submit.payload().unwrap(), payload);
+                signature().verify(&payload).unwrap();
+                submits += 1;
+            }
+            (Some("/api/v1/cheated-job/"), _) => {
+                signature().verify(&signed::full_request_payload(body)).unwrap();
+            }
+            (Some(_), _) => assert_eq!(body, "", "{}: only a POST has a body", line.file),
+            (None, Some(200)) if body.get("nonce").is_some() => drop(body_is::<NonceAnswer>(&line)),
+            (None, Some(200)) if body.get("token").is_some() => drop(body_is::<TokenAnswer>(&line)),
+            (None, Some(200)) if body.get("results").is_some() => {
+                views += body_is::<JobPage>(&line).results.len();
+            }
+            (None, Some(200 | 201)) => {
+                let view: JobView = body_is(&line);
+                assert_eq!(legacy_label(view.current()), view.status, "{}", line.file);
+                views += 1;
+            }
+            (None, Some(404)) => drop(body_is::<Refusal>(&line)),
+            (None, Some(status)) => panic!("{}: unknown answer {status}: {body}", line.file),
+            (None, None) => {}
+        }
+    }
+    assert_eq!((logins, submits), (9, 9));
+    assert!(views > 30, "{views}");
 }

@@ -2,15 +2,13 @@
 //!
 //! The bytes are those of [`crate::core::crypto::signed`]; here the fields of each message are put in their place.
 
-use serde_json::{Map, Value};
-
 use super::facilitator_validator::{Cheated, JobRequest, Signature, SignatureScope};
 use super::frame::{self, Message};
 use super::job::{FullJob, InitialJob, StreamingReady};
 use super::validator_miner::Authenticate;
 use crate::core::crypto::canonical::CanonicalError;
 use crate::core::crypto::signed::{self, SignedFields, SignedStreaming};
-use crate::core::crypto::{Keypair, VerifyError, canonical, verify_hex};
+use crate::core::crypto::{Keypair, VerifyError, verify_hex};
 use crate::core::model::Hotkey;
 use crate::core::model::upload::{OutputUpload, SingleFileUpload};
 use crate::core::model::volume::Volume;
@@ -172,53 +170,6 @@ pub enum RequestSignatureError {
     /// The request has no canonical text.
     #[error(transparent)]
     Canonical(#[from] CanonicalError),
-}
-
-/// Returns the bytes whose digest the SDK signs for `POST /api/v1/job-docker/`: fourteen keys of the body, volumes and
-/// uploads as they came, absent ones defaulted (wire-facilitator-http §4).
-pub fn job_body_payload(body: &Map<String, Value>) -> Vec<u8> {
-    let or = |key: &str, default: Value| body.get(key).cloned().unwrap_or(default);
-    let limit = |key: &str| or(key, 0.into());
-    let artifacts_dir = match body.get("artifacts_dir") {
-        None | Some(Value::Null) => "".into(),
-        Some(folder) => folder.clone(),
-    };
-    let streaming_details = match body.get("streaming_details") {
-        None | Some(Value::Null) => Value::Null,
-        Some(details) => {
-            let part = |key: &str| details.get(key).cloned().unwrap_or_default();
-            object([
-                ("public_key", part("public_key")),
-                ("executor_ip", part("executor_ip")),
-            ])
-        }
-    };
-    let fields = object([
-        ("executor_class", or("executor_class", "None".into())),
-        ("docker_image", or("docker_image", "".into())),
-        ("args", or("args", Value::Array(Vec::new()))),
-        ("env", or("env", Value::Object(Map::new()))),
-        ("use_gpu", or("use_gpu", false.into())),
-        ("artifacts_dir", artifacts_dir),
-        ("on_trusted_miner", or("on_trusted_miner", false.into())),
-        ("download_time_limit", limit("download_time_limit")),
-        ("execution_time_limit", limit("execution_time_limit")),
-        ("upload_time_limit", limit("upload_time_limit")),
-        ("streaming_start_time_limit", limit("streaming_start_time_limit")),
-        ("streaming_details", streaming_details),
-        ("volumes", or("volumes", Value::Array(Vec::new()))),
-        ("uploads", or("uploads", Value::Array(Vec::new()))),
-    ]);
-    canonical::quoted(&fields.to_string()).into_bytes()
-}
-
-fn object<const N: usize>(fields: [(&str, Value); N]) -> Value {
-    Value::Object(
-        fields
-            .into_iter()
-            .map(|(key, value)| (key.to_owned(), value))
-            .collect(),
-    )
 }
 
 fn verify_payload(signature: Option<&Signature>, payload: &[u8]) -> Result<(), RequestSignatureError> {
