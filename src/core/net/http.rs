@@ -17,10 +17,10 @@ use tokio::{
 
 use crate::core::tasks::Tasks;
 
-/// Connections served at once, those that became WebSockets included; further ones wait in the backlog of the kernel.
+/// Connections served at once, those that became links included; further ones wait in the backlog of the kernel.
 pub const CONNECTIONS_MAX: usize = 1024;
 
-/// The place of a connection among [`CONNECTIONS_MAX`], which a WebSocket takes over from its request.
+/// The place of a connection among [`CONNECTIONS_MAX`], which a link takes over from its request.
 #[derive(Debug, Clone)]
 pub(super) struct Slot(#[expect(dead_code, reason = "held, not read")] Arc<OwnedSemaphorePermit>);
 

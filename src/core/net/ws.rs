@@ -355,7 +355,7 @@ where
 #[derive(Debug)]
 pub struct Upgrade {
     accept_key: String,
-    on_upgrade: OnUpgrade,
+    taking_over: OnUpgrade,
     /// None where another server than [`super::http::serve`] accepted the connection.
     slot: Option<Slot>,
 }
@@ -397,13 +397,13 @@ impl<S: Sync> FromRequestParts<S> for Upgrade {
             return Err(UpgradeError::NotWebSocket);
         }
         let accept_key = derive_accept_key(key.as_bytes());
-        let on_upgrade = parts
+        let taking_over = parts
             .extensions
             .remove::<OnUpgrade>()
             .ok_or(UpgradeError::NotUpgradable)?;
         Ok(Self {
             accept_key,
-            on_upgrade,
+            taking_over,
             slot: parts.extensions.get().cloned(),
         })
     }
@@ -426,7 +426,7 @@ where
 {
     let Upgrade {
         accept_key,
-        on_upgrade,
+        taking_over,
         slot,
     } = upgrade;
     let Ok(accept_key) = HeaderValue::from_str(&accept_key) else {
@@ -434,7 +434,7 @@ where
     };
     let spawner = tasks.clone();
     tasks.spawn("session", async move {
-        let stream = match timeout(OPEN_TIMEOUT, on_upgrade).await {
+        let stream = match timeout(OPEN_TIMEOUT, taking_over).await {
             Ok(Ok(upgraded)) => Watched::new(TokioIo::new(upgraded)),
             Ok(Err(error)) => {
                 tracing::debug!(%error, "upgrade failed");
