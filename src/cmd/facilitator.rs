@@ -49,7 +49,9 @@ impl RunArgs {
         let settings = context.role_settings(Scope::Facilitator, flags)?;
         let config = FacilitatorConfig::from_settings(&settings)?;
         if !config.allow_any_user && config.users.is_empty() {
-            tracing::warn!("no user may log in: facilitator.users is empty and facilitator.allow_any_user is off");
+            tracing::warn!(
+                "no user may log in: facilitator.users is empty and facilitator.allow_any_user is off"
+            );
         }
         let clock = context.clock.clone();
         let chain = LocalChain::open(

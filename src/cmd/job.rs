@@ -368,15 +368,12 @@ fn usage(given: &str, problem: &str) -> CmdError {
 fn env(context: &Context, given: &[String]) -> Result<IndexMap<String, String>, CmdError> {
     let mut env = IndexMap::new();
     for pair in given {
-        let (name, value) = match pair.split_once('=') {
-            Some((name, value)) => (name, value),
-            None => {
-                let value = context.environment.get(pair);
-                (
-                    pair.as_str(),
-                    value.ok_or_else(|| usage(pair, "is not set in this environment"))?,
-                )
-            }
+        let (name, value) = if let Some(both) = pair.split_once('=') {
+            both
+        } else {
+            let value = context.environment.get(pair);
+            let value = value.ok_or_else(|| usage(pair, "is not set in this environment"))?;
+            (pair.as_str(), value)
         };
         if name.is_empty() {
             return Err(usage(pair, "has no name before the ="));
@@ -426,9 +423,8 @@ fn volume(given: &str) -> Result<SimpleVolume, CmdError> {
     let packed = inline::pack(&source, name).map_err(|error| {
         let failed = CmdError::new(ExitCode::Usage, "could not pack a volume").caused_by(&error);
         match error {
-            inline::PackError::TooLarge { .. } => {
-                failed.hint("a request holds little: serve large inputs by URL, as in https://…:/volume/data.bin")
-            }
+            inline::PackError::TooLarge { .. } => failed
+                .hint("a request holds little: serve large inputs by URL, as in https://…:/volume/data.bin"),
             _ => failed,
         }
     })?;
@@ -475,9 +471,7 @@ pub(super) async fn follow(
         if patience.is_some_and(|patience| started.elapsed() >= patience) {
             stages.end();
             let words = format!("the job is still {} and goes on", job.current());
-            return Err(
-                CmdError::new(ExitCode::TooLong, words).hint(format!("horde job wait {}", job.uuid))
-            );
+            return Err(CmdError::new(ExitCode::TooLong, words).hint(format!("horde job wait {}", job.uuid)));
         }
         tokio::select! {
             biased;
@@ -568,16 +562,16 @@ const fn waiting_for(status: JobStatus) -> &'static str {
 
 /// How a job ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct End {
-    pub(super) code: ExitCode,
+struct End {
+    code: ExitCode,
     /// Why, for people; none if all is well.
-    pub(super) words: Option<String>,
-    pub(super) stdout: String,
-    pub(super) stderr: String,
+    words: Option<String>,
+    stdout: String,
+    stderr: String,
 }
 
 /// Returns how a job ended; none if it has not.
-pub(super) fn end(job: &JobView) -> Option<End> {
+fn end(job: &JobView) -> Option<End> {
     let last = job.last().filter(|entry| entry.status.is_terminal())?;
     let metadata: StatusMetadata =
         serde_json::from_value(Value::Object(last.metadata.clone())).unwrap_or_default();
@@ -619,7 +613,8 @@ pub(super) fn end(job: &JobView) -> Option<End> {
             FailureReason::NonzeroReturnCode => {
                 let status = details.docker_process_exit_status;
                 let code = status.and_then(|status| u8::try_from(status).ok());
-                let shown = status.map_or_else(|| "an unknown exit code".to_owned(), |s| format!("exit code {s}"));
+                let shown =
+                    status.map_or_else(|| "an unknown exit code".to_owned(), |s| format!("exit code {s}"));
                 (
                     // A job that failed must not look like one that did not.
                     ExitCode::Passed(code.filter(|code| *code != 0).unwrap_or(1)),
@@ -645,7 +640,10 @@ pub(super) fn end(job: &JobView) -> Option<End> {
         JobStatus::HordeFailed => ExitCode::JobFailedByHorde,
         _ => ExitCode::Failed,
     };
-    Some(ended(code, format!("the job ended as {} without a reason", last.status)))
+    Some(ended(
+        code,
+        format!("the job ended as {} without a reason", last.status),
+    ))
 }
 
 /// Prints a job that has ended and ends as it did.
@@ -673,7 +671,7 @@ fn finish(context: &Context, job: &JobView) -> Result<(), CmdError> {
 }
 
 /// Takes what would steer a terminal out of a foreign text.
-pub(super) fn printable(text: &str) -> String {
+fn printable(text: &str) -> String {
     text.chars()
         .map(|c| if c.is_control() { '\u{fffd}' } else { c })
         .collect()

@@ -27,7 +27,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     (
         "devnet",
         &[
-            "model", "clock", "tasks", "config", "crypto", "proto", "net", "chain", "client",
+            "model", "clock", "tasks", "config", "crypto", "proto", "net", "chain",
         ],
     ),
     ("facilitator", &["proto", "crypto", "net", "store", "chain"]),

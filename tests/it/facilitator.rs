@@ -32,9 +32,9 @@ fn ws_vectors() -> Value {
     golden(include_str!("../golden/facilitator_ws.json"))
 }
 
-/// A facilitator of a test's own, with //Alice as active validator and //Charlie as only user.
-struct World {
-    address: SocketAddr,
+/// A facilitator of a test's own, with //Alice and //Ferdie as active validators and //Charlie as only user.
+pub(crate) struct World {
+    pub(crate) address: SocketAddr,
     clock: Clock,
     tasks: Tasks,
     http: reqwest::Client,
@@ -44,7 +44,7 @@ struct World {
 }
 
 impl World {
-    async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let dir = tempfile::Builder::new().prefix("horde-test-").tempdir().unwrap();
         let clock = Clock::fixed(time::OffsetDateTime::from_unix_timestamp(THEN).unwrap());
         let chain_config = ChainConfig {
@@ -56,7 +56,7 @@ impl World {
             .await
             .unwrap();
         let chain = Arc::new(chain);
-        for (name, validator_permit) in [("//Alice", true), ("//Dave", false)] {
+        for (name, validator_permit) in [("//Alice", true), ("//Ferdie", true), ("//Dave", false)] {
             register(&chain, name, validator_permit).await;
         }
         let config = FacilitatorConfig {
@@ -126,7 +126,7 @@ impl World {
         }
     }
 
-    async fn login(&self, user: &str) -> String {
+    pub(crate) async fn login(&self, user: &str) -> String {
         let nonce = self.send("GET", "/auth/nonce", &[], None).await.body["nonce"]
             .as_str()
             .unwrap()
@@ -172,14 +172,14 @@ impl World {
     }
 
     /// Connects as //Alice.
-    async fn validator(&self) -> Link {
+    pub(crate) async fn validator(&self) -> Link {
         let mut link = self.link().await;
         link.send(authentication("//Alice")).await.unwrap();
         assert_eq!(heard(&mut link).await, r#"{"status":"success","errors":[]}"#);
         link
     }
 
-    async fn job(&self, token: &str, uuid: &str) -> Value {
+    pub(crate) async fn job(&self, token: &str, uuid: &str) -> Value {
         let answer = self
             .send(
                 "GET",
@@ -211,7 +211,7 @@ struct Answer {
     body: Value,
 }
 
-fn key(uri: &str) -> Keypair {
+pub(crate) fn key(uri: &str) -> Keypair {
     Keypair::from_uri(uri).unwrap()
 }
 
@@ -222,7 +222,7 @@ fn authentication(uri: &str) -> String {
     .to_string()
 }
 
-async fn heard(link: &mut Link) -> String {
+pub(crate) async fn heard(link: &mut Link) -> String {
     match tokio::time::timeout(Duration::from_secs(10), link.recv())
         .await
         .unwrap()
@@ -242,7 +242,7 @@ async fn closed(link: &mut Link) -> u16 {
     }
 }
 
-async fn pushed(link: &mut Link) -> (String, JobRequest) {
+pub(crate) async fn pushed(link: &mut Link) -> (String, JobRequest) {
     let text = heard(link).await;
     match Down::decode(&text).unwrap() {
         Down::JobRequest(request) => (text, *request),
@@ -251,8 +251,9 @@ async fn pushed(link: &mut Link) -> (String, JobRequest) {
 }
 
 /// Sends a status and returns the answer.
-async fn report(link: &mut Link, uuid: &str, status: &str, metadata: Value) -> Value {
-    let update = json!({"message_type": "V0JobStatusUpdate", "uuid": uuid, "status": status, "metadata": metadata});
+pub(crate) async fn report(link: &mut Link, uuid: &str, status: &str, metadata: Value) -> Value {
+    let update =
+        json!({"message_type": "V0JobStatusUpdate", "uuid": uuid, "status": status, "metadata": metadata});
     link.send(update.to_string()).await.unwrap();
     golden(&heard(link).await)
 }
@@ -316,7 +317,12 @@ async fn logins_are_refused_with_the_words_of_the_reference() {
     let json = [("content-type", "application/json")];
     let bad = world.send("POST", "/auth/login", &json, Some("{")).await;
     assert_eq!(bad.status, 400);
-    assert!(bad.body["detail"].as_str().unwrap().starts_with("JSON parse error"));
+    assert!(
+        bad.body["detail"]
+            .as_str()
+            .unwrap()
+            .starts_with("JSON parse error")
+    );
     let list = world.send("POST", "/auth/login", &json, Some("[]")).await;
     assert_eq!(list.status, 400);
     assert_eq!(world.send("GET", "/auth/login", &[], None).await.status, 405);
@@ -382,8 +388,11 @@ async fn calls_without_a_good_token_are_refused_with_the_words_of_the_reference(
     );
 }
 
+/// A status, and what holds for the body that comes with it.
+type Expected = (u16, fn(&Value) -> bool);
+
 /// What a recorded submission is answered with here; `None` where the reference's answer is ours too.
-fn different(label: &str) -> Option<(u16, fn(&Value) -> bool)> {
+fn different(label: &str) -> Option<Expected> {
     fn invalid_signature(body: &Value) -> bool {
         body["error"] == "Invalid signature provided" && body["details"].is_string()
     }
@@ -429,7 +438,10 @@ async fn recorded_submissions_are_answered_and_pushed_as_the_reference_does() {
         let label = exchange["label"].as_str().unwrap();
         let request = &exchange["request"];
         let is_submission = request["method"] == "POST"
-            && request["url_path"].as_str().unwrap().starts_with("/api/v1/job-docker");
+            && request["url_path"]
+                .as_str()
+                .unwrap()
+                .starts_with("/api/v1/job-docker");
         if !is_submission || label.ends_with("validator not connected") {
             continue;
         }
@@ -442,10 +454,12 @@ async fn recorded_submissions_are_answered_and_pushed_as_the_reference_does() {
             if response["status"] == 201 {
                 assert_eq!(timeless(&answer.body), timeless(&response["json"]), "{label}");
                 assert!(
-                    answer.body.as_object().unwrap().keys().eq(response["json"]
+                    answer
+                        .body
                         .as_object()
                         .unwrap()
-                        .keys()),
+                        .keys()
+                        .eq(response["json"].as_object().unwrap().keys()),
                     "{label}: order of keys"
                 );
             } else if let Some(list) = ["volumes", "uploads"]
@@ -537,10 +551,7 @@ async fn a_jobs_history_is_shown_as_the_reference_shows_it_and_ends_once() {
         "volumes_ready",
         "execution_done",
     ] {
-        assert_eq!(
-            report(&mut validator, &uuid, status, Value::Null).await,
-            success
-        );
+        assert_eq!(report(&mut validator, &uuid, status, Value::Null).await, success);
     }
     let again = report(&mut validator, &uuid, "received", Value::Null).await;
     let recorded = json!({"status": "error", "errors": [{"msg": "Integrity error", "type": "job.integrity_error",
@@ -549,7 +560,10 @@ async fn a_jobs_history_is_shown_as_the_reference_shows_it_and_ends_once() {
     let metadata = json!({"miner_response": {"docker_process_stderr": "", "docker_process_stdout": "hi\n",
         "artifacts": {"/artifacts/stuff": "aGkK"}, "upload_results": {"a.json": "{\"headers\": {\"etag\": \"x\"}, \"body\": \"\"}"}},
         "job_rejection_details": null, "job_failure_details": null, "horde_failure_details": null, "streaming_details": null});
-    assert_eq!(report(&mut validator, &uuid, "completed", metadata).await, success);
+    assert_eq!(
+        report(&mut validator, &uuid, "completed", metadata).await,
+        success
+    );
     // The reference stores these.
     let late = report(&mut validator, &uuid, "failed", Value::Null).await;
     assert_eq!(error_type(&late), "job.integrity_error");
@@ -606,10 +620,7 @@ async fn ends_and_streams_are_shown_as_the_reference_shows_them() {
                 continue;
             };
             if text.contains("V0JobStatusUpdate") && text.contains(recorded_uuid) {
-                validator
-                    .send(text.replace(recorded_uuid, uuid))
-                    .await
-                    .unwrap();
+                validator.send(text.replace(recorded_uuid, uuid)).await.unwrap();
                 assert_eq!(heard(&mut validator).await, r#"{"status":"success","errors":[]}"#);
             }
         }
@@ -651,11 +662,7 @@ async fn jobs_are_listed_in_pages_newest_first() {
     let list = |query: &str| {
         let path = format!("/api/v1/jobs/{query}");
         let (world, token) = (&world, &token);
-        async move {
-            world
-                .send("GET", &path, &[("authorization", token)], None)
-                .await
-        }
+        async move { world.send("GET", &path, &[("authorization", token)], None).await }
     };
     let ids = |answer: &Answer| -> Vec<String> {
         let results = answer.body["results"].as_array().unwrap().iter();
@@ -713,10 +720,7 @@ async fn what_is_not_there_is_told_as_the_reference_tells_it() {
         );
     }
     let bad = world
-        .replay(
-            &exchanges(&vectors, "cheated-job bad uuid")[0]["request"],
-            &token,
-        )
+        .replay(&exchanges(&vectors, "cheated-job bad uuid")[0]["request"], &token)
         .await;
     assert_eq!(
         (bad.status, bad.body),
@@ -740,18 +744,14 @@ async fn other_users_do_not_see_a_job() {
     world.restart().await;
     let other = world.login("//Eve").await;
     let path = format!("/api/v1/jobs/{uuid}/");
-    let answer = world
-        .send("GET", &path, &[("authorization", &other)], None)
-        .await;
+    let answer = world.send("GET", &path, &[("authorization", &other)], None).await;
     assert_eq!(
         (answer.status, answer.body),
         (404, json!({"detail": "No Job matches the given query."}))
     );
     // Without the slash it is the same door, in capitals the same job.
     let path = format!("/api/v1/jobs/{}", uuid.to_uppercase());
-    let answer = world
-        .send("GET", &path, &[("authorization", &token)], None)
-        .await;
+    let answer = world.send("GET", &path, &[("authorization", &token)], None).await;
     assert_eq!(answer.status, 200);
 }
 
@@ -786,12 +786,7 @@ async fn what_is_too_large_is_refused_with_its_limit() {
         ("x-ch-signature", signature.as_str()),
     ]);
     let answer = world
-        .send(
-            "POST",
-            "/api/v1/job-docker/",
-            &headers,
-            Some(&body.to_string()),
-        )
+        .send("POST", "/api/v1/job-docker/", &headers, Some(&body.to_string()))
         .await;
     assert_eq!(answer.status, 413, "{answer:?}");
     // The validator was not troubled.
@@ -873,12 +868,7 @@ async fn the_newest_link_of_a_validator_gets_the_jobs() {
     let token = world.login("//Charlie").await;
     let validators = || async {
         let answer = world
-            .send(
-                "GET",
-                "/api/v1/validators/",
-                &[("authorization", &token)],
-                None,
-            )
+            .send("GET", "/api/v1/validators/", &[("authorization", &token)], None)
             .await;
         assert_eq!(answer.status, 200);
         answer.body
@@ -888,10 +878,7 @@ async fn the_newest_link_of_a_validator_gets_the_jobs() {
     let mut newer = world.validator().await;
     assert_eq!(closed(&mut older).await, 1000);
     let alice = Hotkey::new(key("//Alice").hotkey().as_str());
-    assert_eq!(
-        validators().await,
-        json!({"validators": [{"hotkey": alice}]})
-    );
+    assert_eq!(validators().await, json!({"validators": [{"hotkey": alice}]}));
     submit(&world, &token, &mut newer).await;
     newer.close(1000, "").await;
     assert_eq!(closed(&mut newer).await, 1000);
@@ -917,7 +904,6 @@ async fn a_status_of_another_validators_job_is_refused() {
     let token = world.login("//Charlie").await;
     let mut alice = world.validator().await;
     let uuid = submit(&world, &token, &mut alice).await;
-    register(&world.chain, "//Ferdie", true).await;
     let mut ferdie = world.link().await;
     ferdie.send(authentication("//Ferdie")).await.unwrap();
     heard(&mut ferdie).await;

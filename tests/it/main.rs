@@ -11,6 +11,7 @@ mod cli;
 mod executor;
 mod facilitator;
 mod hostile;
+mod job;
 mod key;
 mod published;
 mod signatures;

@@ -132,7 +132,9 @@ impl Packer {
         let facts = fs::metadata(path).map_err(failed)?;
         // Opening a pipe would wait for its writer.
         if !facts.is_file() {
-            return Err(PackError::Odd { path: path.to_owned() });
+            return Err(PackError::Odd {
+                path: path.to_owned(),
+            });
         }
         self.files += 1;
         if self.files > FILES_MAX {
@@ -175,7 +177,9 @@ fn mode(facts: &fs::Metadata) -> u32 {
 fn file_name(path: &Path) -> Result<&str, PackError> {
     path.file_name()
         .and_then(|name| name.to_str())
-        .ok_or_else(|| PackError::Name { path: path.to_owned() })
+        .ok_or_else(|| PackError::Name {
+            path: path.to_owned(),
+        })
 }
 
 fn read_error(path: &Path, source: io::Error) -> PackError {

@@ -188,7 +188,13 @@ impl Client {
         let id: String = job
             .as_str()
             .chars()
-            .map(|c| if c.is_ascii_alphanumeric() || c == '-' { c } else { '_' })
+            .map(|c| {
+                if c.is_ascii_alphanumeric() || c == '-' {
+                    c
+                } else {
+                    '_'
+                }
+            })
             .collect();
         self.ask(&Call::get(format!("{}{id}/", path::JOBS))).await
     }
@@ -343,7 +349,8 @@ fn read<T: DeserializeOwned>(url: &str, answer: &Answer) -> Result<T, ClientErro
 /// Returns what an answer says, for people: the text of `detail` or `error` where there is one, else what came.
 fn words(body: &[u8]) -> String {
     let text = match serde_json::from_slice(body) {
-        Ok(Value::Object(fields)) => match (fields.get("detail"), fields.get("error"), fields.get("details")) {
+        Ok(Value::Object(fields)) => match (fields.get("detail"), fields.get("error"), fields.get("details"))
+        {
             (Some(Value::String(detail)), _, _) => detail.clone(),
             (_, Some(Value::String(error)), Some(Value::String(details))) => format!("{error}: {details}"),
             (_, Some(Value::String(error)), _) => error.clone(),
@@ -359,7 +366,11 @@ fn words(body: &[u8]) -> String {
         Ok(other) => other.to_string(),
         Err(_) => String::from_utf8_lossy(body).trim().to_owned(),
     };
-    let text = if text.is_empty() { "no words".to_owned() } else { text };
+    let text = if text.is_empty() {
+        "no words".to_owned()
+    } else {
+        text
+    };
     text.chars().take(QUOTED_CHARS_MAX).collect()
 }
 

@@ -182,7 +182,8 @@ async fn object(office: &Office, headers: &HeaderMap, body: Body) -> Result<Map<
             format!("The request body is larger than {limit} bytes."),
         )
     };
-    let announced = text_of(headers, header::CONTENT_LENGTH.as_str()).and_then(|text| text.parse::<usize>().ok());
+    let announced =
+        text_of(headers, header::CONTENT_LENGTH.as_str()).and_then(|text| text.parse::<usize>().ok());
     if announced.is_some_and(|length| length > limit) {
         return Err(too_large());
     }
@@ -223,9 +224,7 @@ async fn health() -> Response {
 }
 
 async fn nonce(State(office): State<Office>) -> Response {
-    let nonce = office
-        .gate
-        .nonce(office.clock.unix_seconds(), rand::random());
+    let nonce = office.gate.nonce(office.clock.unix_seconds(), rand::random());
     json_response(StatusCode::OK, &NonceAnswer { nonce })
 }
 
@@ -235,10 +234,7 @@ async fn login(State(office): State<Office>, headers: HeaderMap, body: Body) -> 
     let hotkey = office.gate.login(&body, now)?;
     let token = office.gate.token(&hotkey, now).map_err(|error| {
         tracing::error!(%error, "cannot make a token");
-        Answer::detail(
-            StatusCode::INTERNAL_SERVER_ERROR,
-            "The token could not be made.",
-        )
+        Answer::detail(StatusCode::INTERNAL_SERVER_ERROR, "The token could not be made.")
     })?;
     Ok(json_response(StatusCode::OK, &TokenAnswer { token }))
 }
@@ -259,16 +255,18 @@ fn check_signature(headers: &HeaderMap, body: &Map<String, Value>) -> Result<Req
             Some("the request has no X-CH-Signature header".to_owned()),
         ));
     }
-    let signature =
-        RequestSignature::from_headers(|name| text_of(headers, name)).map_err(|error| invalid(error.to_string()))?;
+    let signature = RequestSignature::from_headers(|name| text_of(headers, name))
+        .map_err(|error| invalid(error.to_string()))?;
     let outcome = match signature.scope {
         SignatureScope::FullRequest => signature.verify(&full_request_payload(&Value::Object(body.clone()))),
         // An absent class is signed as the word None by the reference, and as the default by whoever knows better.
         SignatureScope::SignedFields => signature
             .verify(&signed_fields_payload(body, ExecutorClass::DEFAULT.as_str()))
-            .or_else(|error| match body.contains_key("executor_class") {
-                true => Err(error),
-                false => signature.verify(&signed_fields_payload(body, "None")),
+            .or_else(|error| {
+                if body.contains_key("executor_class") {
+                    return Err(error);
+                }
+                signature.verify(&signed_fields_payload(body, "None"))
             }),
     };
     outcome.map_err(|error| invalid(error.to_string()))?;
@@ -333,12 +331,9 @@ async fn submit(State(office): State<Office>, headers: HeaderMap, body: Body) ->
         // Nobody waits for the answer of a user who hung up.
         drop(answer.send(accept(office, job, evidence, &validator, request).await));
     });
-    let (owner, uuid, office) = answered.await.map_err(|_| {
-        Answer::detail(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "The facilitator is stopping.",
-        )
-    })??;
+    let (owner, uuid, office) = answered
+        .await
+        .map_err(|_| Answer::detail(StatusCode::SERVICE_UNAVAILABLE, "The facilitator is stopping."))??;
     // Read again: the validator may have said something already, or the job may have ended undelivered.
     let stored = office.store.job(&owner, &uuid).await?;
     let stored = stored.ok_or_else(|| not_found("No Job matches the given query."))?;
@@ -405,7 +400,9 @@ async fn list(
         uuids: Vec::new(),
         tag: last("tag").filter(|tag| !tag.is_empty()).map(str::to_owned),
     };
-    let wanted = pairs.iter().filter(|(key, value)| key == "uuid" && !value.is_empty());
+    let wanted = pairs
+        .iter()
+        .filter(|(key, value)| key == "uuid" && !value.is_empty());
     for (_, text) in wanted.take(FILTER_UUIDS_MAX) {
         let uuid = canonical_uuid(text)
             .ok_or_else(|| Answer::new(StatusCode::BAD_REQUEST, &json!({"uuid": ["Enter a valid UUID."]})))?;
@@ -459,7 +456,9 @@ fn page_url(headers: &HeaderMap, pairs: &Pairs, number: u64) -> String {
 fn percent(text: &str) -> String {
     text.bytes()
         .map(|byte| match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => char::from(byte).to_string(),
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
+                char::from(byte).to_string()
+            }
             _ => format!("%{byte:02X}"),
         })
         .collect()

@@ -120,8 +120,8 @@ async fn check(request: &Authenticate, office: &Office) -> Result<Hotkey, (Respo
         )
     };
     // The reference crashes on what it cannot decode.
-    let hotkey = signed::facilitator_auth_hotkey(&request.public_key)
-        .map_err(|error| bad(format!("The {error}")))?;
+    let hotkey =
+        signed::facilitator_auth_hotkey(&request.public_key).map_err(|error| bad(format!("The {error}")))?;
     match office.active.contains(&hotkey).await {
         Ok(true) => {}
         Ok(false) => {
@@ -169,12 +169,7 @@ async fn listen(link: &mut Link, office: &Office, hotkey: &Hotkey, number: u64) 
         match message {
             Up::Heartbeat(_) => office.seats.heard(hotkey, number, Instant::now()),
             Up::StatusUpdate(update) => {
-                let Some(response) = store_status(office, hotkey, update).await else {
-                    // An answer of any kind would let the validator forget the report; it repeats it after this.
-                    link.close(close_code::INTERNAL, "the status could not be stored")
-                        .await;
-                    return Ok(());
-                };
+                let response = store_status(office, hotkey, update).await;
                 answer(link, response).await?;
             }
             Up::MachineSpecs(specs) => {
@@ -192,31 +187,35 @@ async fn listen(link: &mut Link, office: &Office, hotkey: &Hotkey, number: u64) 
     }
 }
 
-/// Stores a status and returns the answer to it; none if it could not be stored.
-async fn store_status(office: &Office, validator: &Hotkey, update: StatusUpdate) -> Option<Response> {
+async fn store_status(office: &Office, validator: &Hotkey, update: StatusUpdate) -> Response {
     let StatusUpdate {
         uuid,
         status,
         metadata,
     } = update;
-    let response = match append(office, validator, &uuid, status, metadata.as_ref()).await {
+    match append(office, validator, &uuid, status, metadata.as_ref()).await {
         Ok(Appended::Done) => {
             tracing::info!(job = %uuid, %status, "job status");
             Response::success()
         }
-        Ok(Appended::NoSuchJob) => {
-            Response::error("job.not_found", "Job not found", "Job with this UUID was not found")
-        }
+        Ok(Appended::NoSuchJob) => Response::error(
+            "job.not_found",
+            "Job not found",
+            "Job with this UUID was not found",
+        ),
         Ok(Appended::Refused(refusal)) => {
             tracing::warn!(job = %uuid, %status, ?refusal, "a status was refused");
             refusal.response()
         }
         Err(error) => {
             tracing::error!(job = %uuid, %status, error = %super::Causes(&error), "cannot store a status");
-            return None;
+            Response::error(
+                "job.storage_error",
+                "Storage error",
+                "The status could not be stored, please retry later",
+            )
         }
-    };
-    Some(response)
+    }
 }
 
 async fn append(
@@ -240,7 +239,12 @@ async fn append(
 }
 
 /// Hands a stored job to its validator; a job that cannot be handed over ends as failed by the horde.
-pub(super) async fn deliver(office: &Office, validator: &Hotkey, link: &LinkSender, request: Box<JobRequest>) {
+pub(super) async fn deliver(
+    office: &Office,
+    validator: &Hotkey,
+    link: &LinkSender,
+    request: Box<JobRequest>,
+) {
     let uuid = request.uuid.clone();
     let frame = Down::JobRequest(request).encode_as_facilitator();
     let cause = match timeout(PUSH_WITHIN, link.send(frame)).await {

@@ -138,9 +138,7 @@ pub(super) fn view(job: Job) -> JobView {
         executor_class: spec.executor_class,
         created_at: Timestamp::new(created_at),
         last_update: last.map(|step| Timestamp::new(step.created_at)),
-        status: last
-            .map_or("", |step| legacy_label(step.status))
-            .to_owned(),
+        status: last.map_or("", |step| legacy_label(step.status)).to_owned(),
         docker_image: spec.docker_image,
         job_namespace: spec.job_namespace,
         args: spec.args,
@@ -201,7 +199,7 @@ pub(super) fn push(job: &Job, signature: Signature) -> JobRequest {
     let spec = &job.spec;
     JobRequest {
         signature: Some(signature),
-        r#type: JobNewWord::default(),
+        r#type: JobNewWord,
         uuid: job.uuid.clone(),
         job_namespace: spec.job_namespace.clone(),
         executor_class: spec.executor_class,
@@ -220,7 +218,7 @@ pub(super) fn push(job: &Job, signature: Signature) -> JobRequest {
                 system_output: None,
             })
         }),
-        artifacts_dir: Some(spec.artifacts_dir.clone()),
+        artifacts_dir: (!spec.artifacts_dir.is_empty()).then(|| spec.artifacts_dir.clone()),
         on_trusted_miner: spec.on_trusted_miner,
         download_time_limit: spec.download_time_limit,
         execution_time_limit: spec.execution_time_limit,
@@ -246,7 +244,11 @@ mod tests {
     fn a_job_has_each_state_once_and_ends_once() {
         use JobStatus::{Accepted, Completed, Failed, Received, Sent, Unknown};
         assert_eq!(judge(&[Sent], Received), Ok(()));
-        assert_eq!(judge(&[Sent, Accepted], Received), Ok(()), "any order before the end");
+        assert_eq!(
+            judge(&[Sent, Accepted], Received),
+            Ok(()),
+            "any order before the end"
+        );
         assert_eq!(judge(&[Sent, Received], Received), Err(StepRefusal::Repeated));
         assert_eq!(judge(&[Sent], Sent), Err(StepRefusal::Repeated));
         assert_eq!(judge(&[Sent, Completed], Completed), Err(StepRefusal::Repeated));
@@ -254,10 +256,7 @@ mod tests {
             judge(&[Sent, Completed], Failed),
             Err(StepRefusal::Ended(Completed))
         );
-        assert_eq!(
-            judge(&[Sent, Failed], Received),
-            Err(StepRefusal::Ended(Failed))
-        );
+        assert_eq!(judge(&[Sent, Failed], Received), Err(StepRefusal::Ended(Failed)));
         assert_eq!(judge(&[Sent], Unknown), Err(StepRefusal::Unknown));
     }
 

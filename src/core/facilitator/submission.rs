@@ -240,7 +240,10 @@ impl<'a> Fields<'a> {
             Some(details) => {
                 let key = details.get("public_key").and_then(Value::as_str);
                 if key.is_none() {
-                    self.refuse("streaming_details", "public_key is required and must be a string.");
+                    self.refuse(
+                        "streaming_details",
+                        "public_key is required and must be a string.",
+                    );
                 }
                 key.map(str::to_owned)
             }

@@ -177,7 +177,7 @@ mod tests {
         assert_eq!(seats.all(late).len(), 1);
         seats.heard(&hotkey, second, late);
         assert!(seats.ready(&hotkey, late).is_some());
-        assert_eq!(seats.all_ready(late), [hotkey.clone()]);
+        assert_eq!(seats.all_ready(late), std::slice::from_ref(&hotkey));
         assert!(seats.all(late + SILENT_AFTER)[0].2);
         seats.leave(&hotkey, second);
         assert!(seats.ready(&hotkey, late).is_none());
