@@ -29,7 +29,7 @@
 //! | [`core::transfer`] | bytes into and out of a job | model, net, clock |
 //! | [`core::receipts`] | proofs of work done | model, crypto, proto, store, net |
 //! | [`core::client`] | a user of the facilitator | model, proto, crypto, net, clock |
-//! | [`core::devnet`] | a whole network as child processes | model, clock, tasks, config, crypto, proto, net, chain |
+//! | [`core::devnet`] | a whole network as child processes | model, clock, tasks, config, crypto, proto, net, chain, client |
 //! | [`core::facilitator`], [`core::validator`], [`core::miner`], [`core::executor`] | the roles | what they need, never each other |
 //!
 //! # What holds everywhere

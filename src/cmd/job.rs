@@ -562,16 +562,16 @@ const fn waiting_for(status: JobStatus) -> &'static str {
 
 /// How a job ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct End {
-    code: ExitCode,
+pub(super) struct End {
+    pub(super) code: ExitCode,
     /// Why, for people; none if all is well.
-    words: Option<String>,
-    stdout: String,
-    stderr: String,
+    pub(super) words: Option<String>,
+    pub(super) stdout: String,
+    pub(super) stderr: String,
 }
 
 /// Returns how a job ended; none if it has not.
-fn end(job: &JobView) -> Option<End> {
+pub(super) fn end(job: &JobView) -> Option<End> {
     let last = job.last().filter(|entry| entry.status.is_terminal())?;
     let metadata: StatusMetadata =
         serde_json::from_value(Value::Object(last.metadata.clone())).unwrap_or_default();
@@ -671,7 +671,7 @@ fn finish(context: &Context, job: &JobView) -> Result<(), CmdError> {
 }
 
 /// Takes what would steer a terminal out of a foreign text.
-fn printable(text: &str) -> String {
+pub(super) fn printable(text: &str) -> String {
     text.chars()
         .map(|c| if c.is_control() { '\u{fffd}' } else { c })
         .collect()

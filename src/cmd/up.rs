@@ -11,16 +11,20 @@ use tempfile::TempDir;
 
 use super::context::Context;
 use super::error::{CmdError, ExitCode, OrFail};
+use super::job;
+use crate::core::client::Client;
 use crate::core::config::{Backend, Environment, SETTINGS, Scope, Settings};
 use crate::core::crypto::Keypair;
 use crate::core::devnet::plan::{Choices, MINERS, Plan, USER, USERS, VALIDATOR};
 use crate::core::devnet::ready::{self, ReadyError};
+use crate::core::devnet::sample::{self, Sink};
 use crate::core::devnet::{Devnet, Launch, StartError, child, keypair};
 use crate::core::docker::engine::Bollard;
 use crate::core::docker::image::make_executor_image;
 use crate::core::docker::reference::ImageReference;
 use crate::core::docker::{Engine, EngineError};
-use crate::core::model::Hotkey;
+use crate::core::model::job::JobStatus;
+use crate::core::model::{Hotkey, JobId};
 use crate::core::tasks::Tasks;
 
 /// Lines of a log that are shown when its writer failed.
@@ -94,6 +98,24 @@ struct MinerRow {
 struct UserRow {
     hotkey: Hotkey,
     uri: &'static str,
+}
+
+/// What came of the sample job.
+#[derive(Debug, Serialize)]
+struct SampleResult<'a> {
+    #[serde(flatten)]
+    running: Running,
+    job: JobRow<'a>,
+    /// What arrived, by file name.
+    uploads: BTreeMap<&'static str, &'a str>,
+}
+
+#[derive(Debug, Serialize)]
+struct JobRow<'a> {
+    uuid: &'a JobId,
+    status: JobStatus,
+    stdout: &'a str,
+    stderr: &'a str,
 }
 
 /// Where the network keeps its data.
@@ -267,38 +289,85 @@ impl UpArgs {
         tasks: &Tasks,
     ) -> Result<(), CmdError> {
         let validator = keypair(VALIDATOR).map_err(|error| start_error(&error))?;
-        let probes = ready::probes(plan, validator.hotkey().as_str());
-        ready::wait(network, &probes, Duration::from_secs(self.wait.into()))
+        let user = keypair(USER).map_err(|error| start_error(&error))?;
+        let client = Client::new(&plan.facilitator_url(), user, context.clock.clone())
+            .or_fail(ExitCode::Failed, "could not set up a client")?;
+        let probes = ready::probes(plan, validator.hotkey());
+        ready::wait(network, &client, &probes, Duration::from_secs(self.wait.into()))
             .await
             .map_err(|error| ready_error(&error, network))?;
         let running = running(plan, network).map_err(|error| start_error(&error))?;
-        if self.once {
-            return self.run_sample(context, &running, network, tasks).await;
+        let broken = async {
+            let (child, source) = network.broken().await;
+            Err(ready_error(
+                &ReadyError::Died {
+                    name: child.name(),
+                    source,
+                },
+                network,
+            ))
+        };
+        if !self.once {
+            tell(context, &running)?;
+            return broken.await;
         }
-        tell(context, &running)?;
-        let (child, source) = network.broken().await;
-        Err(ready_error(
-            &ReadyError::Died {
-                name: child.name(),
-                source,
-            },
-            network,
-        ))
+        let sink = Sink::open(plan.miner_ip(), tasks)
+            .await
+            .or_fail(ExitCode::Failed, "could not open a place for the job's output")?;
+        tokio::select! {
+            biased;
+            outcome = broken => outcome,
+            outcome = self.run_sample(context, running, &client, &sink) => outcome,
+        }
     }
 
-    #[expect(clippy::unused_async, reason = "the client is not here yet")]
+    /// Runs the sample job and tells its result; ends with the job's outcome.
     async fn run_sample(
         &self,
         context: &Context,
-        running: &Running,
-        _network: &Devnet,
-        _tasks: &Tasks,
+        running: Running,
+        client: &Client,
+        sink: &Sink,
     ) -> Result<(), CmdError> {
-        tell(context, running)?;
-        Err(CmdError::new(
-            ExitCode::Bug,
-            "this binary has no client yet to submit the sample job with",
-        ))
+        if !context.json {
+            tell(context, &running)?;
+        }
+        let sample_job = sample::job(&self.image, &running.validator.hotkey, sink)
+            .or_fail(ExitCode::Bug, "could not pack the sample job's input")?;
+        context.say("submitting a sample job");
+        let view = sample::run(client, &sample_job, |status| {
+            context.say(format_args!("  {status}"))
+        })
+        .await
+        .or_fail(ExitCode::Failed, "could not run the sample job")?;
+        let Some(end) = job::end(&view) else {
+            return Err(CmdError::new(ExitCode::Bug, "the sample job has not ended"));
+        };
+        let uploaded = sink
+            .received()
+            .map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+        let result = SampleResult {
+            running,
+            job: JobRow {
+                uuid: &view.uuid,
+                status: view.current(),
+                stdout: &end.stdout,
+                stderr: &end.stderr,
+            },
+            uploads: uploaded
+                .iter()
+                .map(|text| (sample::OUTPUT_NAME, text.as_str()))
+                .collect(),
+        };
+        tell_result(context, &result)?;
+        match end.words {
+            Some(words) => Err(CmdError::new(end.code, job::printable(&words))),
+            None if uploaded == Some(sample::expected()) => Ok(()),
+            None => Err(CmdError::new(
+                ExitCode::Failed,
+                "the sample job's output did not arrive as it should",
+            )),
+        }
     }
 }
 
@@ -392,6 +461,26 @@ fn tell(context: &Context, running: &Running) -> Result<(), CmdError> {
     ))?;
     context.line(format_args!("directory    {}", running.directory.display()))?;
     context.say("everything answers; Ctrl-C stops it");
+    Ok(())
+}
+
+/// Prints what came of the sample job.
+fn tell_result(context: &Context, result: &SampleResult<'_>) -> Result<(), CmdError> {
+    if context.json {
+        return context.print_json(result);
+    }
+    context.line(format_args!("\njob {} {}", result.job.uuid, result.job.status))?;
+    let streams = [("stdout", result.job.stdout), ("stderr", result.job.stderr)];
+    for (name, text) in streams
+        .into_iter()
+        .chain(result.uploads.iter().map(|(name, text)| (*name, *text)))
+    {
+        context.line(format_args!(
+            "--- {name} ({} bytes)\n{}",
+            text.len(),
+            text.trim_end()
+        ))?;
+    }
     Ok(())
 }
 

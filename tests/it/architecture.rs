@@ -27,7 +27,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     (
         "devnet",
         &[
-            "model", "clock", "tasks", "config", "crypto", "proto", "net", "chain",
+            "model", "clock", "tasks", "config", "crypto", "proto", "net", "chain", "client",
         ],
     ),
     ("facilitator", &["proto", "crypto", "net", "store", "chain"]),

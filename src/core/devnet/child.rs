@@ -139,6 +139,8 @@ async fn supervise(
     loop {
         let started = Instant::now();
         let mut process = spawn(&spec)?;
+        // Taken, as waiting would close it, and its end is what tells the child to stop.
+        let held = process.stdin.take();
         let group = Group::of(&process);
         told.send_replace(process.id());
         let status = tokio::select! {
@@ -151,6 +153,7 @@ async fn supervise(
             status = process.wait() => status.map_err(ChildError::Wait)?,
         };
         told.send_replace(None);
+        drop(held);
         // Whatever it had started itself must not outlive it.
         drop(group);
         if started.elapsed() > RECOVERED {
@@ -299,6 +302,15 @@ mod tests {
         assert!(child.stop(Duration::from_secs(10)).await);
         wait_for(|| !is_alive(grandchild)).await;
         assert_eq!(child.pid(), None);
+    }
+
+    #[tokio::test]
+    async fn a_child_keeps_its_input_open_while_its_parent_lives() {
+        let dir = tempfile::tempdir().unwrap();
+        let child = Child::start(shell(dir.path(), "echo up; cat; echo closed"), &Tasks::new());
+        wait_for(|| tail(child.log(), 1).is_ok_and(|line| line == "up")).await;
+        sleep(Duration::from_millis(200)).await;
+        assert_eq!(tail(child.log(), 9).unwrap(), "up");
     }
 
     #[tokio::test]

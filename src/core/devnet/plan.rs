@@ -171,6 +171,14 @@ impl Plan {
         format!("http://{}", self.facilitator)
     }
 
+    /// Returns the address that executors can reach.
+    pub fn miner_ip(&self) -> IpAddr {
+        self.members
+            .iter()
+            .find_map(|member| member.axon)
+            .map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |axon| axon.ip())
+    }
+
     /// Returns the file of the local chain.
     pub fn chain_file(&self) -> PathBuf {
         chain_file(&self.dir)

@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout_at};
 
+use crate::core::client::Client;
+use crate::core::model::Hotkey;
 use crate::core::net::http::{ClientError, ClientOptions, Redirects, client};
+use crate::core::proto::sdk_facilitator::path;
 use crate::core::tasks::VitalEnd;
 
 use super::Devnet;
@@ -17,13 +20,30 @@ const ANSWER_MAX: Duration = Duration::from_secs(2);
 
 /// A question whose answer shows that a role serves.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Probe {
-    /// Whom the answer is about.
-    pub name: &'static str,
-    /// What to ask.
-    pub url: String,
-    /// What the answer must hold, besides its status 200.
-    pub holds: String,
+pub enum Probe {
+    /// The role answers a GET with status 200.
+    Answers {
+        /// Which role.
+        name: &'static str,
+        /// What to ask.
+        url: String,
+    },
+    /// A validator serves nobody; it is ready when the facilitator can send it jobs.
+    Connected {
+        /// Which role.
+        name: &'static str,
+        /// Its hotkey.
+        hotkey: Hotkey,
+    },
+}
+
+impl Probe {
+    /// Returns whom the answer is about.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Answers { name, .. } | Self::Connected { name, .. } => name,
+        }
+    }
 }
 
 /// Why a network is not ready.
@@ -64,74 +84,67 @@ impl ReadyError {
     }
 }
 
-/// Returns what to ask the roles of a plan; `validator` is the validator's hotkey.
-pub fn probes(plan: &Plan, validator: &str) -> Vec<Probe> {
-    let facilitator = plan.facilitator_url();
+/// Returns what to ask the roles of a plan, in an order in which one answer makes the next possible.
+pub fn probes(plan: &Plan, validator: &Hotkey) -> Vec<Probe> {
     plan.members
         .iter()
         .map(|member| match (member.role, member.axon) {
-            ("miner", Some(address)) => Probe {
+            ("miner", Some(address)) => Probe::Answers {
                 name: member.name,
                 url: format!("http://{address}/admin/login/"),
-                holds: String::new(),
             },
-            // A validator serves nobody; it is ready when the facilitator knows it.
-            ("validator", _) => Probe {
+            ("validator", _) => Probe::Connected {
                 name: member.name,
-                url: format!("{facilitator}/api/v1/validators/"),
-                holds: validator.to_owned(),
+                hotkey: validator.clone(),
             },
-            _ => Probe {
+            _ => Probe::Answers {
                 name: member.name,
-                url: format!("{facilitator}/health"),
-                holds: String::new(),
+                url: format!("{}{}", plan.facilitator_url(), path::HEALTH),
             },
         })
         .collect()
 }
 
-/// Waits until all probes are answered, at most `limit` in all.
-pub async fn wait(network: &Devnet, probes: &[Probe], limit: Duration) -> Result<(), ReadyError> {
+/// Waits until all probes are answered, at most `limit` in all; `user` asks the facilitator.
+pub async fn wait(
+    network: &Devnet,
+    user: &Client,
+    probes: &[Probe],
+    limit: Duration,
+) -> Result<(), ReadyError> {
     let options = ClientOptions {
         connect_timeout: ANSWER_MAX,
         total_timeout: Some(ANSWER_MAX),
         redirects: Redirects::Refuse,
         ..ClientOptions::default()
     };
-    let client = client(&options)?;
+    let http = client(&options)?;
     let deadline = Instant::now() + limit;
-    let ask = async |url: &str| -> Result<(u16, String), String> {
-        let answer = client
-            .get(url)
-            .send()
-            .await
-            .map_err(|error| error.without_url().to_string())?;
-        let status = answer.status().as_u16();
-        Ok((
-            status,
-            answer
-                .text()
-                .await
-                .map_err(|error| error.without_url().to_string())?,
-        ))
+    // What is still missing, in words; none if the role is ready.
+    let ask = async |probe: &Probe| match probe {
+        Probe::Answers { url, .. } => match http.get(url).send().await {
+            Ok(answer) if answer.status().as_u16() == 200 => None,
+            Ok(answer) => Some(format!("HTTP status {}", answer.status())),
+            Err(error) => Some(error.without_url().to_string()),
+        },
+        Probe::Connected { hotkey, .. } => match user.validators().await {
+            Ok(connected) if connected.contains(hotkey) => None,
+            Ok(_) => Some("the facilitator does not know it".to_owned()),
+            Err(error) => Some(error.to_string()),
+        },
     };
     let all = async {
         for probe in probes {
             let mut last = "it was not asked".to_owned();
             let answered = timeout_at(deadline, async {
-                loop {
-                    match ask(&probe.url).await {
-                        Ok((200, text)) if text.contains(&probe.holds) => return,
-                        Ok((200, _)) => "it is not there".clone_into(&mut last),
-                        Ok((status, _)) => last = format!("HTTP status {status}"),
-                        Err(error) => last = error,
-                    }
+                while let Some(missing) = ask(probe).await {
+                    last = missing;
                     sleep(PAUSE).await;
                 }
             });
             if answered.await.is_err() {
                 return Err(ReadyError::TooLong {
-                    name: probe.name,
+                    name: probe.name(),
                     limit,
                     last,
                 });

@@ -3,6 +3,7 @@
 use std::io::{self, Cursor, Write};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::Bytes;
@@ -11,12 +12,20 @@ use axum::http::StatusCode;
 use axum::routing::put;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use indexmap::IndexMap;
 use tokio::net::TcpListener;
+use tokio::time::sleep;
 use zip::ZipWriter;
 use zip::result::ZipError;
 use zip::write::SimpleFileOptions;
 
+use crate::core::client::{Client, ClientError};
+use crate::core::model::job::JobStatus;
+use crate::core::model::upload::{SingleFilePut, SingleFileUpload};
+use crate::core::model::volume::{InlineVolume, SimpleVolume};
+use crate::core::model::{ExecutorClass, Hotkey};
 use crate::core::net::http::serve;
+use crate::core::proto::sdk_facilitator::{JobView, Submit};
 use crate::core::tasks::Tasks;
 
 /// The file of the input volume.
@@ -26,16 +35,77 @@ pub const INPUT: &str = "quince\napple\nmedlar\ndamson\nbilberry\n";
 /// The file of the output.
 pub const OUTPUT_NAME: &str = "sorted.txt";
 /// What runs in the container: it needs no more than a shell, `sort`, `tee` and `wc`.
-pub const SCRIPT: &str = "sort /volume/fruits.txt | tee /output/sorted.txt && \
+const SCRIPT: &str = "sort /volume/fruits.txt | tee /output/sorted.txt && \
                       echo \"sorted $(wc -l < /volume/fruits.txt) lines\" >&2";
 
 /// Seconds for each stage of the sample job; generous, for machines that are busy building.
-pub const STAGE_SECONDS: i64 = 60;
+const STAGE_SECONDS: i64 = 60;
+/// Pause between two looks at the job.
+const PAUSE: Duration = Duration::from_millis(100);
 /// Largest upload that the sink takes, in bytes.
 const UPLOAD_BYTES_MAX: usize = 1024 * 1024;
 
+/// Returns the sample job, ready to be signed.
+pub fn job(image: &str, validator: &Hotkey, sink: &Sink) -> Result<Submit, ZipError> {
+    Ok(Submit {
+        target_validator_hotkey: validator.clone(),
+        executor_class: ExecutorClass::AlwaysOnTest,
+        docker_image: image.to_owned(),
+        job_namespace: None,
+        args: ["sh", "-c", SCRIPT].map(str::to_owned).into(),
+        env: IndexMap::new(),
+        use_gpu: false,
+        artifacts_dir: None,
+        on_trusted_miner: false,
+        download_time_limit: STAGE_SECONDS,
+        execution_time_limit: STAGE_SECONDS,
+        streaming_start_time_limit: STAGE_SECONDS,
+        upload_time_limit: STAGE_SECONDS,
+        streaming_details: None,
+        volumes: vec![SimpleVolume::Inline(InlineVolume {
+            contents: input_zip()?,
+            relative_path: None,
+        })],
+        uploads: vec![SingleFileUpload::Put(SingleFilePut {
+            url: sink.url(),
+            relative_path: OUTPUT_NAME.to_owned(),
+            signed_headers: None,
+        })],
+    })
+}
+
+/// Returns what the sample job uploads when all went well.
+pub fn expected() -> String {
+    let mut lines: Vec<_> = INPUT.lines().collect();
+    lines.sort_unstable();
+    lines.into_iter().flat_map(|line| [line, "\n"]).collect()
+}
+
+/// Submits a job and follows it to its end, calling `told` with each new status; asks every tenth of a second.
+///
+/// Pends until the job ends: facilitator and validator bound every stage.
+pub async fn run(
+    client: &Client,
+    job: &Submit,
+    mut told: impl FnMut(JobStatus),
+) -> Result<JobView, ClientError> {
+    let mut view = client.submit(job).await?;
+    let mut seen = 0;
+    loop {
+        for entry in view.status_history.iter().skip(seen) {
+            told(entry.status);
+        }
+        seen = view.status_history.len();
+        if view.current().is_terminal() {
+            return Ok(view);
+        }
+        sleep(PAUSE).await;
+        view = client.job(&view.uuid).await?;
+    }
+}
+
 /// Returns the input as base64 of a zip.
-pub fn input_zip() -> Result<String, ZipError> {
+fn input_zip() -> Result<String, ZipError> {
     let mut archive = ZipWriter::new(Cursor::new(Vec::new()));
     archive.start_file(INPUT_NAME, SimpleFileOptions::default())?;
     archive.write_all(INPUT.as_bytes())?;
@@ -121,5 +191,24 @@ mod tests {
         assert_eq!(sink.received().unwrap(), "xxx");
         drop(client);
         assert!(tasks.shut_down(Duration::from_secs(10)).await);
+    }
+
+    #[tokio::test]
+    async fn the_sample_reads_its_input_and_names_its_output() {
+        let tasks = Tasks::new();
+        let sink = Sink::open(Ipv4Addr::LOCALHOST.into(), &tasks).await.unwrap();
+        let job = job("image", &Hotkey::new("validator"), &sink).unwrap();
+        assert!(SCRIPT.contains(INPUT_NAME) && SCRIPT.contains(OUTPUT_NAME));
+        let [SimpleVolume::Inline(volume)] = job.volumes.as_slice() else {
+            panic!("one inline volume")
+        };
+        let zip = STANDARD.decode(&volume.contents).unwrap();
+        let mut archive = zip::ZipArchive::new(Cursor::new(zip)).unwrap();
+        assert_eq!(
+            io::read_to_string(archive.by_name(INPUT_NAME).unwrap()).unwrap(),
+            INPUT
+        );
+        // The facilitator trims arguments and refuses blank ones, and the signature would no longer match.
+        assert!(job.args.iter().all(|arg| !arg.is_empty() && arg.trim() == arg));
     }
 }
