@@ -169,7 +169,12 @@ async fn listen(link: &mut Link, office: &Office, hotkey: &Hotkey, number: u64) 
         match message {
             Up::Heartbeat(_) => office.seats.heard(hotkey, number, Instant::now()),
             Up::StatusUpdate(update) => {
-                let response = store_status(office, hotkey, update).await;
+                let Some(response) = store_status(office, hotkey, update).await else {
+                    // An answer of any kind would let the validator forget the report; it repeats it after this.
+                    link.close(close_code::INTERNAL, "the status could not be stored")
+                        .await;
+                    return Ok(());
+                };
                 answer(link, response).await?;
             }
             Up::MachineSpecs(specs) => {
@@ -187,13 +192,14 @@ async fn listen(link: &mut Link, office: &Office, hotkey: &Hotkey, number: u64) 
     }
 }
 
-async fn store_status(office: &Office, validator: &Hotkey, update: StatusUpdate) -> Response {
+/// Stores a status and returns the answer to it; none if it could not be stored.
+async fn store_status(office: &Office, validator: &Hotkey, update: StatusUpdate) -> Option<Response> {
     let StatusUpdate {
         uuid,
         status,
         metadata,
     } = update;
-    match append(office, validator, &uuid, status, metadata.as_ref()).await {
+    let response = match append(office, validator, &uuid, status, metadata.as_ref()).await {
         Ok(Appended::Done) => {
             tracing::info!(job = %uuid, %status, "job status");
             Response::success()
@@ -209,13 +215,10 @@ async fn store_status(office: &Office, validator: &Hotkey, update: StatusUpdate)
         }
         Err(error) => {
             tracing::error!(job = %uuid, %status, error = %super::Causes(&error), "cannot store a status");
-            Response::error(
-                "job.storage_error",
-                "Storage error",
-                "The status could not be stored, please retry later",
-            )
+            return None;
         }
-    }
+    };
+    Some(response)
 }
 
 async fn append(
