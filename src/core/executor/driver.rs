@@ -185,6 +185,10 @@ impl Driver {
             }
             Effect::Prepare { image } => self.prepare(image),
             Effect::Create(job) => {
+                if job.output_upload.is_some() {
+                    let uploader = Arc::clone(&self.ports.uploader);
+                    self.spawn("make the upload client", async move { uploader.warm().await });
+                }
                 if let Some(workspace) = &self.workspace {
                     let plan = Plan {
                         engine: Arc::clone(&self.ports.engine),
@@ -276,12 +280,16 @@ impl Driver {
                 }
             }
         }
-        if let Some(workspace) = self.workspace.take() {
-            // Dropped on a thread that may block; whoever still holds it drops it there or here.
-            let removal = tokio::task::spawn_blocking(move || drop(workspace));
-            if removal.await.is_err() {
-                tracing::error!("could not remove the job's folders");
-            }
+        let (workspace, work_dir) = (self.workspace.take(), Arc::clone(&self.work_dir));
+        // On a thread that may block; whoever still holds the folders drops them there or here.
+        let removal = tokio::task::spawn_blocking(move || {
+            drop(workspace);
+            Workspace::sweep(&work_dir)
+        });
+        match removal.await.unwrap_or_else(|error| Err(io::Error::other(error))) {
+            Ok(0) => {}
+            Ok(count) => tracing::info!(count, "removed folders of executors that were killed"),
+            Err(error) => tracing::warn!(%error, "could not look for folders of executors that were killed"),
         }
         if tokio::time::timeout(GOODBYE_PATIENCE, self.link.sender().closed())
             .await

@@ -1,14 +1,29 @@
 //! The folders of one job on the host.
+//!
+//! Each workspace holds a lock while its executor lives. The kernel drops it with the process, however that ends,
+//! so the next executor sees which folders nobody will come back for ([`Workspace::sweep`]).
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, Mode, OFlags, flock};
 
 use crate::core::transfer::folder;
 
 /// How often the removal of a folder is tried again when something was still being written into it.
 const REMOVALS_MAX: usize = 5;
+
+/// How the names of workspaces begin.
+const PREFIX: &str = "horde-executor-";
+
+/// The file that an executor keeps locked.
+const LOCK: &str = "lock";
+
+/// The name of that file until it is locked.
+const UNLOCKED: &str = "lock.new";
 
 /// A job's folders, below one that only this user may enter; removed with everything in them.
 ///
@@ -16,6 +31,7 @@ const REMOVALS_MAX: usize = 5;
 #[derive(Debug)]
 pub(super) struct Workspace {
     root: PathBuf,
+    _lock: OwnedFd,
     is_removed: bool,
 }
 
@@ -23,12 +39,17 @@ impl Workspace {
     /// Makes the folders below `work_dir`, under a name that nobody else has.
     pub(super) fn create(work_dir: &Path) -> io::Result<Self> {
         let root = tempfile::Builder::new()
-            .prefix("horde-executor-")
+            .prefix(PREFIX)
             .permissions(fs::Permissions::from_mode(0o700))
             .tempdir_in(work_dir)?
             .keep();
+        // Locked before it has its name, so that nobody ever finds it unlocked while this process lives.
+        let lock = OwnedFd::from(fs::File::create_new(root.join(UNLOCKED))?);
+        flock(&lock, FlockOperation::NonBlockingLockExclusive)?;
+        fs::rename(root.join(UNLOCKED), root.join(LOCK))?;
         let workspace = Self {
             root,
+            _lock: lock,
             is_removed: false,
         };
         for (folder, mode) in [
@@ -43,6 +64,34 @@ impl Workspace {
             fs::set_permissions(&folder, fs::Permissions::from_mode(mode))?;
         }
         Ok(workspace)
+    }
+
+    /// Removes the workspaces in `work_dir` whose executors were killed, and returns how many; blocks.
+    ///
+    /// Only folders of this user that bear our name and a lock that nobody holds.
+    pub(super) fn sweep(work_dir: &Path) -> io::Result<usize> {
+        let this_user = rustix::process::geteuid().as_raw();
+        let mut count = 0;
+        for entry in fs::read_dir(work_dir)? {
+            let entry = entry?;
+            let facts = match entry.metadata() {
+                Ok(facts) => facts,
+                // Its executor was faster.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) => return Err(error),
+            };
+            let is_ours = entry
+                .file_name()
+                .as_encoded_bytes()
+                .starts_with(PREFIX.as_bytes())
+                && facts.is_dir()
+                && facts.uid() == this_user;
+            if is_ours && is_abandoned(&entry.path()) {
+                folder::remove(&entry.path())?;
+                count += 1;
+            }
+        }
+        Ok(count)
     }
 
     /// The folder mounted at `/volume/`.
@@ -96,6 +145,15 @@ impl Workspace {
     }
 }
 
+/// Returns whether a workspace has a lock and nobody holds it.
+fn is_abandoned(workspace: &Path) -> bool {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    match rustix::fs::open(workspace.join(LOCK), flags, Mode::empty()) {
+        Ok(lock) => flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok(),
+        Err(_) => false,
+    }
+}
+
 impl Drop for Workspace {
     /// The last resort, for an executor that was aborted.
     fn drop(&mut self) {
@@ -122,5 +180,25 @@ mod tests {
         assert_eq!(fs::read_dir(outside.path()).unwrap().count(), 0);
         drop(Workspace::create(outside.path()).unwrap());
         assert_eq!(fs::read_dir(outside.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn only_workspaces_that_nobody_holds_any_more_are_swept_away() {
+        let outside = tempfile::tempdir().unwrap();
+        let held = Workspace::create(outside.path()).unwrap();
+        let killed = outside.path().join("horde-executor-killed");
+        fs::create_dir_all(killed.join("output/deep")).unwrap();
+        fs::write(killed.join(LOCK), "").unwrap();
+        for other in ["horde-executor-beginning", "horde-executor", "other"] {
+            fs::create_dir(outside.path().join(other)).unwrap();
+        }
+        std::os::unix::fs::symlink(
+            outside.path().join("other"),
+            outside.path().join("horde-executor-link"),
+        )
+        .unwrap();
+        assert_eq!(Workspace::sweep(outside.path()).unwrap(), 1);
+        assert!(!killed.exists() && held.output().exists());
+        assert_eq!(fs::read_dir(outside.path()).unwrap().count(), 5);
     }
 }

@@ -2,7 +2,8 @@
 
 use std::collections::HashSet;
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use zip::ZipArchive;
 use zip::result::ZipError;
@@ -18,6 +19,13 @@ const TAIL_BYTES: u64 = 22 + 65_535 + ZIP64_LOCATOR_BYTES;
 
 /// The record before the last that points to the large directory's own record.
 const ZIP64_LOCATOR_BYTES: u64 = 20;
+
+/// The most that the library may read before it knows an archive's entries, in bytes.
+///
+/// It looks for the directory backwards through the whole file and keeps all of it in memory, so this bounds both,
+/// whatever the records in the file's end pretend. A directory of [`UnzipBudget::entries_max`] entries with long
+/// names fits.
+const DIRECTORY_BYTES_MAX: u64 = 48 * 1024 * 1024;
 
 /// What an archive may cost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,7 +91,13 @@ pub fn unzip<R: Read + Seek>(
     {
         return Err(too_many);
     }
-    let mut archive = ZipArchive::new(archive).map_err(not_a_zip)?;
+    let left = Arc::new(AtomicU64::new(DIRECTORY_BYTES_MAX));
+    let metered = Metered {
+        inner: archive,
+        left: Arc::clone(&left),
+    };
+    let mut archive = ZipArchive::new(metered).map_err(not_a_zip)?;
+    left.store(u64::MAX, Ordering::Relaxed);
     if u64::try_from(archive.len()).unwrap_or(u64::MAX) > budget.entries_max {
         return Err(too_many);
     }
@@ -117,6 +131,32 @@ pub fn unzip<R: Read + Seek>(
         })?;
     }
     Ok(())
+}
+
+/// A reader that fails once it has given as much as it may.
+struct Metered<R> {
+    inner: R,
+    left: Arc<AtomicU64>,
+}
+
+impl<R: Read> Read for Metered<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.inner.read(buffer)?;
+        let left = self.left.load(Ordering::Relaxed);
+        let Some(rest) = left.checked_sub(u64::try_from(count).unwrap_or(u64::MAX)) else {
+            return Err(io::Error::other("its directory is too large"));
+        };
+        if left != u64::MAX {
+            self.left.store(rest, Ordering::Relaxed);
+        }
+        Ok(count)
+    }
+}
+
+impl<R: Seek> Seek for Metered<R> {
+    fn seek(&mut self, position: SeekFrom) -> io::Result<u64> {
+        self.inner.seek(position)
+    }
 }
 
 /// Copies an entry; returns what is left of the budget, or nothing when it did not suffice.
@@ -338,6 +378,14 @@ mod tests {
         let bytes = archive(&[("a", b"1")]);
         let result = unzip(Cursor::new(bytes), &folder, None, BUDGET, &AtomicBool::new(true));
         assert!(matches!(result, Err(UnzipError::Cancelled)), "{result:?}");
+    }
+
+    #[test]
+    fn a_directory_beyond_all_bounds_is_not_read_to_its_end() {
+        // Larger than the bound and without any record to be found: the search must give up.
+        let bytes = vec![0; usize::try_from(DIRECTORY_BYTES_MAX).unwrap() + 1_000_000];
+        let (_outside, result) = unpack(&bytes, None);
+        assert!(matches!(result, Err(UnzipError::NotAZip(_))), "{result:?}");
     }
 
     #[test]

@@ -173,6 +173,13 @@ impl Uploader {
         }
     }
 
+    /// Makes the HTTP client, so that the first upload need not wait for it; a failure is told by that upload.
+    pub async fn warm(&self) {
+        if let Err(error) = self.client.get().await {
+            tracing::debug!(%error, "could not make the HTTP client yet");
+        }
+    }
+
     /// Sends what `upload` asks for out of `folder`; zips on their way lie in `scratch`.
     ///
     /// Several uploads run side by side; the first that fails ends the others.
