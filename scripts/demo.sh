@@ -7,11 +7,5 @@ cd "$(dirname "$0")/.."
 
 set_up
 build_release
-case " $* " in
-*" --backend docker "* | *" --backend=docker "*)
-    step "making the executor image"
-    "$horde" executor image >&2
-    ;;
-esac
-step "horde up --once $*"
+step "horde up --once${*:+ $*}"
 "$horde" up --once "$@"

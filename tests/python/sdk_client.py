@@ -17,8 +17,6 @@ from compute_horde_sdk.v1 import (
 
 from support import JOB_CLASS, JOB_IMAGE
 
-# `horde up` lets this well-known development key use the facilitator.
-USER = "//Charlie"
 ORDER = [
     ComputeHordeJobStatus.SENT,
     ComputeHordeJobStatus.RECEIVED,
@@ -32,7 +30,7 @@ ORDER = [
 
 def client(network):
     return ComputeHordeClient(
-        hotkey=bittensor_wallet.Keypair.create_from_uri(USER),
+        hotkey=bittensor_wallet.Keypair.create_from_uri(network.facts["user"]["uri"]),
         compute_horde_validator_hotkey=network.facts["validator"]["hotkey"],
         facilitator_url=network.facts["facilitator"]["url"].rstrip("/") + "/",
     )
