@@ -108,7 +108,9 @@ class FileServer:
 
             def keep(self):
                 body = self.rfile.read(int(self.headers["Content-Length"]))
-                server.uploads[self.path] = (self.command, dict(self.headers.items()), body)
+                # Names of headers mean the same in any case.
+                headers = {name.lower(): value for name, value in self.headers.items()}
+                server.uploads[self.path] = (self.command, headers, body)
                 self.answer(200, b"stored")
 
             do_PUT = keep
