@@ -21,6 +21,7 @@ pub enum ValidatorCommand {
 /// `horde validator run …`
 #[derive(Args, Debug)]
 pub struct RunArgs {
+    #[expect(clippy::doc_markdown, reason = "help on a terminal, not Markdown")]
     /// The facilitator's endpoint for validators, such as ws://127.0.0.1:9000/ws/v0/
     #[arg(long, value_name = "URL")]
     facilitator_url: Option<String>,

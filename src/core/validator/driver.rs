@@ -89,7 +89,8 @@ impl Broker {
             pause: Duration::ZERO,
             was_connected: false,
         };
-        driver.run().await;
+        // Boxed, as are the rare ways out below: a thousand waiting jobs shall not each hold room for all of it.
+        Box::pin(driver.run()).await;
         drop(taken);
     }
 
@@ -131,7 +132,7 @@ impl Broker {
         match outcome {
             Ok(()) => tracing::info!(%job, %miner, "the finished receipt was handed over late"),
             Err(reason) => {
-                tracing::warn!(%job, %miner, reason, "the finished receipt could not be handed over")
+                tracing::warn!(%job, %miner, reason, "the finished receipt could not be handed over");
             }
         }
     }
@@ -148,7 +149,7 @@ impl Driver<'_> {
             match self.carry_out(effects).await {
                 Ok(None) => {}
                 Ok(Some(outcome)) => return self.finish(outcome).await,
-                Err(error) => return self.give_up(error).await,
+                Err(error) => return Box::pin(self.give_up(error)).await,
             }
         }
     }
@@ -346,7 +347,7 @@ impl Driver<'_> {
         match error {
             DriveError::Store(error) => self.broker.store_failed(&self.job, error),
             DriveError::Sign(error) => {
-                tracing::error!(job = %self.job, %error, "a receipt could not be signed")
+                tracing::error!(job = %self.job, %error, "a receipt could not be signed");
             }
         }
         match self.carry_out(effects).await {

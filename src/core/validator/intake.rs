@@ -426,7 +426,7 @@ impl Session<'_> {
                 break;
             }
             match timeout(FAREWELL_LOOK, self.link.recv()).await {
-                Err(_) => {}
+                Err(_) | Ok(Event::Binary(_)) => {}
                 Ok(Event::Text(text)) => match Down::decode(&text) {
                     Ok(Down::Response(response)) => self.answered(&response),
                     Ok(Down::JobRequest(request)) => {
@@ -437,7 +437,6 @@ impl Session<'_> {
                     }
                     Ok(Down::Cheated(_)) | Err(_) => {}
                 },
-                Ok(Event::Binary(_)) => {}
                 Ok(Event::Closed { code, reason }) => return Err(LinkClosed { code, reason }.into()),
             }
         }

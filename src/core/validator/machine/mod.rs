@@ -31,9 +31,10 @@ use crate::core::proto::facilitator_validator::{
     StatusMetadata, StatusUpdate, StreamingServer,
 };
 use crate::core::proto::job::{
-    Context, FullJob, HordeFailed, InitialJob, JobFailed, JobFinished, StreamingReady,
+    Context, ExecutionDone, ExecutorReady, FullJob, HordeFailed, InitialJob, JobFailed, JobFinished,
+    StreamingReady, VolumesReady,
 };
-use crate::core::proto::validator_miner::{Declined, Up};
+use crate::core::proto::validator_miner::{Accepted, Declined, Up};
 use crate::core::receipts::{Signed, Work};
 
 /// The total limit that the first request names for peers that know no timing, in seconds (wire-miner-validator §4).
@@ -145,14 +146,13 @@ impl Outcome {
         match self {
             Self::Completed | Self::Failed(_, FailureReason::NonzeroReturnCode) => false,
             Self::Rejected(reason) => reason != RejectionReason::Busy,
-            Self::Failed(..) => true,
             Self::HordeFailed(Participant::Validator, reason) => !matches!(
                 reason,
                 HordeReason::GenericError
                     | HordeReason::UnhandledException
                     | HordeReason::MinerConnectionFailed
             ),
-            Self::HordeFailed(..) => true,
+            Self::Failed(..) | Self::HordeFailed(..) => true,
         }
     }
 }
@@ -173,11 +173,11 @@ enum Stage {
 /// The miner's answers, each taken once, be it early.
 #[derive(Debug, Default)]
 struct Slots {
-    accepted: bool,
-    executor_ready: bool,
-    volumes_ready: bool,
+    accepted: Option<Accepted>,
+    executor_ready: Option<ExecutorReady>,
+    volumes_ready: Option<VolumesReady>,
     streaming_ready: Option<StreamingReady>,
-    execution_done: bool,
+    execution_done: Option<ExecutionDone>,
     finished: Option<JobFinished>,
 }
 
@@ -264,16 +264,19 @@ impl Machine {
         if let Some(job) = job_of(&message)
             && job != &self.request.uuid
         {
-            tracing::warn!(job = %self.request.uuid, other = %job, kind = message.message_type(), "message about another job ignored");
+            // A miner sends them to every connection of the validator.
+            tracing::debug!(job = %self.request.uuid, other = %job, kind = message.message_type(), "message about another job ignored");
             return;
         }
         let kind = message.message_type();
         let fresh = match message {
-            Up::Accepted(_) => fill(&mut self.slots.accepted),
-            Up::ExecutorReady(_) => fill(&mut self.slots.executor_ready) || self.order_was_lost(effects),
-            Up::VolumesReady(_) => fill(&mut self.slots.volumes_ready),
+            Up::Accepted(accepted) => put(&mut self.slots.accepted, accepted),
+            Up::ExecutorReady(ready) => {
+                put(&mut self.slots.executor_ready, ready) || self.order_was_lost(effects)
+            }
+            Up::VolumesReady(ready) => put(&mut self.slots.volumes_ready, ready),
             Up::StreamingReady(ready) => put(&mut self.slots.streaming_ready, ready),
-            Up::ExecutionDone(_) => fill(&mut self.slots.execution_done),
+            Up::ExecutionDone(done) => put(&mut self.slots.execution_done, done),
             Up::JobFinished(finished) => put(&mut self.slots.finished, finished),
             Up::Declined(declined) => return self.declined(now, declined, effects),
             Up::JobFailed(failed) => return self.job_failed(now, failed, effects),
@@ -287,11 +290,11 @@ impl Machine {
                 true
             }
             Up::GenericError(error) => {
-                self.complained(error.details.unwrap_or_default());
+                self.complained(error.details.as_deref().unwrap_or_default());
                 true
             }
             Up::Unauthorized(error) => {
-                self.complained(error.details.unwrap_or_else(|| "unauthorized".to_owned()));
+                self.complained(error.details.as_deref().unwrap_or("unauthorized"));
                 true
             }
             // Machine facts have no reader yet; the main hotkey is no business of a job.
@@ -316,16 +319,16 @@ impl Machine {
         lost
     }
 
-    fn complained(&mut self, words: String) {
-        tracing::warn!(job = %self.request.uuid, words = cut(&words), "the miner complains");
-        self.complaint = Some(cut(&words).to_owned());
+    fn complained(&mut self, words: &str) {
+        tracing::warn!(job = %self.request.uuid, words = cut(words), "the miner complains");
+        self.complaint = Some(cut(words).to_owned());
     }
 
     /// Takes every step for which the answer is there.
     fn advance(&mut self, now: Now, effects: &mut Vec<Effect>) {
         loop {
             match self.stage {
-                Stage::Reserving if self.slots.accepted => {
+                Stage::Reserving if self.slots.accepted.is_some() => {
                     self.stage = Stage::SpinningUp;
                     self.deadline = Some(
                         now.instant
@@ -338,7 +341,7 @@ impl Machine {
                     });
                     self.report(JobStatus::Accepted, None, effects);
                 }
-                Stage::SpinningUp if self.slots.executor_ready => {
+                Stage::SpinningUp if self.slots.executor_ready.is_some() => {
                     self.stage = Stage::Downloading;
                     self.deadline = Some(now.instant + self.limits.leeway);
                     self.extend(self.request.download_time_limit);
@@ -346,7 +349,7 @@ impl Machine {
                     effects.push(Effect::SendOrder(Box::new(self.full_job())));
                     self.report(JobStatus::ExecutorReady, None, effects);
                 }
-                Stage::Downloading if self.slots.volumes_ready => {
+                Stage::Downloading if self.slots.volumes_ready.is_some() => {
                     self.report(JobStatus::VolumesReady, None, effects);
                     if self.request.streaming_details.is_some() {
                         self.stage = Stage::StartingStream;
@@ -364,7 +367,7 @@ impl Machine {
                     self.extend(self.request.execution_time_limit);
                     self.report(JobStatus::StreamingReady, Some(streaming(ready)), effects);
                 }
-                Stage::Executing if self.slots.execution_done => {
+                Stage::Executing if self.slots.execution_done.is_some() => {
                     self.stage = Stage::Uploading;
                     self.extend(self.request.upload_time_limit);
                     self.report(JobStatus::ExecutionDone, None, effects);
@@ -687,11 +690,6 @@ fn job_of(message: &Up) -> Option<&JobId> {
         Up::StreamingNotReady(message) => Some(&message.job_uuid),
         Up::Unauthorized(_) | Up::Manifest(_) | Up::MainHotkey(_) | Up::GenericError(_) => None,
     }
-}
-
-/// Marks a slot as filled; false if it was.
-fn fill(slot: &mut bool) -> bool {
-    !std::mem::replace(slot, true)
 }
 
 /// Fills a slot; false, and nothing changes, if it was filled.
