@@ -13,6 +13,7 @@ mod facilitator;
 mod hostile;
 mod job;
 mod key;
+mod miner;
 mod published;
 mod signatures;
 mod support;

@@ -11,35 +11,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use crate::support::Home;
-
-const SAMPLE_IMAGE: &str = "horde-sample:latest";
-
-/// Tells whether jobs can run here; where they must, a missing engine fails the test.
-#[expect(clippy::print_stderr, reason = "a test that did not run must say so")]
-fn docker_is_there() -> bool {
-    let inspected = Command::new("docker")
-        .args(["image", "inspect", SAMPLE_IMAGE])
-        .output();
-    if inspected.is_ok_and(|output| output.status.success()) {
-        return true;
-    }
-    let must = ["HORDE_TEST_DOCKER", "CI"].iter().any(|name| environment(name));
-    assert!(
-        !must,
-        "no Docker engine with the image {SAMPLE_IMAGE}: `sh scripts/test.sh` sets both up"
-    );
-    eprintln!("SKIPPED: no Docker engine with the image {SAMPLE_IMAGE}; `sh scripts/test.sh` sets both up");
-    false
-}
-
-#[expect(
-    clippy::disallowed_methods,
-    reason = "tests are configured by their environment alone"
-)]
-fn environment(name: &str) -> bool {
-    std::env::var_os(name).is_some_and(|value| !value.is_empty())
-}
+use crate::support::{Home, docker_is_there};
 
 /// Returns `horde up` whose temporary files lie in the home directory, where the test sees them.
 fn up(home: &Home, args: &[&str]) -> Command {

@@ -329,3 +329,230 @@ fn complain(details: String) -> Effect {
 fn scold(details: String) -> Effect {
     Effect::Instruct(Box::new(GenericError::new(details).into()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::model::ExecutorClass;
+    use crate::core::model::job::RunPreset;
+    use crate::core::proto::job::{ExecutionDone, ExecutorFailed, JobFailed, JobFinished, VolumesReady};
+
+    const ID: &str = "3b2cf3a8-54cb-4fd6-8d3c-4f8f9a3d7a11";
+
+    fn request() -> Box<InitialJob> {
+        let text = format!(
+            r#"{{"validator_signature":"0x00","job_uuid":"{ID}","executor_class":"always_on.test",
+                "volume":{{"volume_type":"inline","contents":"UEsFBg=="}},
+                "streaming_details":{{"public_key":"PEM"}},"job_started_receipt_signature":"0x",
+                "job_started_receipt_payload":{{"job_uuid":"{ID}","miner_hotkey":"m","validator_hotkey":"v",
+                "timestamp":"2026-01-01T00:00:00Z","executor_class":"always_on.test","is_organic":true,"ttl":7}}}}"#
+        );
+        Box::new(serde_json::from_str(&text).unwrap())
+    }
+
+    fn order() -> Box<FullJob> {
+        Box::new(FullJob {
+            validator_signature: Some("0x".to_owned()),
+            job_uuid: JobId::new(ID),
+            executor_class: ExecutorClass::AlwaysOnTest,
+            docker_image: "i".to_owned(),
+            raw_script: None,
+            docker_run_options_preset: RunPreset::None,
+            docker_run_cmd: Vec::new(),
+            env: indexmap::IndexMap::new(),
+            volume: None,
+            output_upload: None,
+            artifacts_dir: None,
+        })
+    }
+
+    fn finished() -> Up {
+        let finished = JobFinished {
+            job_uuid: JobId::new(ID),
+            docker_process_stdout: "o".to_owned(),
+            docker_process_stderr: String::new(),
+            artifacts: None,
+            upload_results: None,
+        };
+        finished.into()
+    }
+
+    fn ready() -> Up {
+        let ready = ExecutorReady {
+            job_uuid: JobId::new(ID),
+            executor_token: Some("secret".to_owned()),
+        };
+        ready.into()
+    }
+
+    /// Every event, by a number.
+    fn event(number: usize) -> Option<Event> {
+        let job_uuid = JobId::new(ID);
+        Some(match number {
+            0 => Event::StartFailed,
+            1 => Event::Connected,
+            2 => Event::Said(ready()),
+            3 => Event::Said(VolumesReady { job_uuid }.into()),
+            4 => Event::Said(ExecutionDone { job_uuid }.into()),
+            5 => Event::Said(finished()),
+            6 => Event::Said(
+                serde_json::from_str::<JobFailed>(&format!(r#"{{"job_uuid":"{ID}"}}"#))
+                    .unwrap()
+                    .into(),
+            ),
+            7 => Event::Said(GenericError::new("x").into()),
+            8 => Event::Disconnected(1006),
+            9 => Event::Exited,
+            10 => Event::Expired(Duration::from_secs(1200)),
+            11 => Event::Ordered(order(), "text".to_owned()),
+            12 => Event::Abandoned(crate::core::miner::machine::declined(
+                job_uuid,
+                crate::core::model::job::RejectionReason::InvalidSignature,
+                String::new(),
+            )),
+            13 => Event::Resumed,
+            14 => Event::Stopping,
+            15 => Event::Said(
+                ExecutorFailed {
+                    job_uuid,
+                    executor_token: None,
+                }
+                .into(),
+            ),
+            16 => Event::Said(
+                VolumesReady {
+                    job_uuid: JobId::new("other"),
+                }
+                .into(),
+            ),
+            _ => return None,
+        })
+    }
+
+    fn job() -> Job {
+        Job::new(request(), IpAddr::from([192, 0, 2, 7]))
+    }
+
+    fn words(effects: &[Effect]) -> Vec<&'static str> {
+        effects
+            .iter()
+            .map(|effect| match effect {
+                Effect::Instruct(message) => message.message_type(),
+                Effect::Tell(message) => message.message_type(),
+                Effect::Vouch(_) => "vouch",
+                Effect::NoteReady => "note ready",
+                Effect::NoteOrder(_) => "note order",
+                Effect::End(_) => "end",
+                Effect::Kill => "kill",
+            })
+            .collect()
+    }
+
+    #[test]
+    fn a_job_goes_its_way_and_carries_no_secret_across() {
+        let mut job = job();
+        let effects = job.on(Event::Connected);
+        let [Effect::Instruct(first)] = &effects[..] else {
+            panic!("{effects:?}")
+        };
+        let Down::InitialJob(initial) = &**first else {
+            panic!("{first:?}")
+        };
+        assert_eq!(initial.validator_signature, None);
+        let streaming = initial.streaming_details.clone().unwrap();
+        assert_eq!(streaming.executor_ip.as_deref(), Some("192.0.2.7"));
+        let effects = job.on(Event::Said(ready()));
+        assert_eq!(words(&effects), ["V0ExecutorReadyRequest", "note ready"]);
+        assert!(matches!(
+            &effects[0],
+            Effect::Tell(validator_miner::Up::ExecutorReady(ready)) if ready.executor_token.is_none()
+        ));
+        assert_eq!(words(&job.on(Event::Resumed)), ["V0ExecutorReadyRequest"]);
+        let effects = job.on(Event::Ordered(order(), String::new()));
+        assert_eq!(words(&effects), ["V0JobRequest", "note order"]);
+        assert!(matches!(
+            &effects[0],
+            Effect::Instruct(message) if matches!(&**message, Down::FullJob(order) if order.validator_signature.is_none())
+        ));
+        assert_eq!(
+            words(&job.on(Event::Ordered(order(), String::new()))),
+            ["GenericError"]
+        );
+        assert_eq!(words(&job.on(Event::Said(finished()))), ["end"]);
+        assert_eq!(job.on(Event::Disconnected(1000)), []);
+        assert_eq!(job.on(Event::Exited), []);
+    }
+
+    #[test]
+    fn an_order_that_comes_early_waits_for_the_executor() {
+        let mut job = job();
+        assert_eq!(job.on(Event::Ordered(order(), String::new())), []);
+        assert_eq!(
+            words(&job.on(Event::Ordered(order(), String::new()))),
+            ["GenericError"]
+        );
+        assert_eq!(words(&job.on(Event::Connected)), ["V0InitialJobRequest"]);
+        assert_eq!(
+            words(&job.on(Event::Said(ready()))),
+            [
+                "V0ExecutorReadyRequest",
+                "note ready",
+                "V0JobRequest",
+                "note order"
+            ]
+        );
+    }
+
+    #[test]
+    fn a_volume_comes_once() {
+        let mut job = job();
+        let mut twice = order();
+        twice.volume = request().volume;
+        let effects = job.on(Event::Ordered(twice, String::new()));
+        let expected = format!("Received job volume twice job_uuid: {ID}");
+        assert_eq!(effects, [complain(expected)]);
+    }
+
+    #[test]
+    fn a_lost_executor_is_told_in_the_words_of_the_reference() {
+        let mut job = job();
+        job.on(Event::Connected);
+        let effects = job.on(Event::Disconnected(1006));
+        let [Effect::End(outcome)] = &effects[..] else {
+            panic!("{effects:?}")
+        };
+        assert_eq!(
+            outcome.message.encode(),
+            format!(
+                r#"{{"message_type":"V0HordeFailedRequest","job_uuid":"{ID}","reported_by":"miner","message":"Executor disconnected while job was running (code: 1006)","reason":"executor_disconnected","context":null}}"#
+            )
+        );
+    }
+
+    /// All sequences of four events: whatever comes in whatever order, there is at most one outcome, and a job that
+    /// lost its executor has one.
+    #[test]
+    fn every_path_ends_in_at_most_one_outcome() {
+        let events = (0..).take_while(|number| event(*number).is_some()).count();
+        for sequence in 0..events.pow(4) {
+            let mut job = job();
+            let mut ends = 0;
+            let mut rest = sequence;
+            for _ in 0..4 {
+                let effects = job.on(event(rest % events).unwrap());
+                ends += effects
+                    .iter()
+                    .filter(|effect| matches!(effect, Effect::End(_)))
+                    .count();
+                rest /= events;
+            }
+            assert_eq!(ends, usize::from(job.is_over()), "sequence {sequence}");
+            ends += job
+                .on(Event::Exited)
+                .iter()
+                .filter(|effect| matches!(effect, Effect::End(_)))
+                .count();
+            assert_eq!(ends, 1, "sequence {sequence}");
+        }
+    }
+}

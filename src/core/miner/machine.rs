@@ -380,3 +380,302 @@ fn malformed(reason: &dyn std::fmt::Display) -> Effect {
 fn shorten(text: &str) -> String {
     text.chars().take(MALFORMED_CHARS_MAX).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::crypto::Keypair;
+    use crate::core::model::ExecutorClass;
+
+    const NOW: i64 = 1_800_000_000;
+
+    fn now() -> OffsetDateTime {
+        OffsetDateTime::from_unix_timestamp(NOW).unwrap()
+    }
+
+    fn alice() -> Keypair {
+        Keypair::from_uri("//Alice").unwrap()
+    }
+
+    fn bob() -> Keypair {
+        Keypair::from_uri("//Bob").unwrap()
+    }
+
+    fn conversation() -> Conversation {
+        let parties = Parties {
+            validator: alice().hotkey().clone(),
+            miner: bob().hotkey().clone(),
+        };
+        Conversation::new(parties, Manifest::from_iter([(ExecutorClass::AlwaysOnTest, 2)]))
+    }
+
+    fn auth(timestamp: i64) -> String {
+        let (alice, bob) = (alice(), bob());
+        let blob = auth_blob(alice.hotkey(), bob.hotkey(), timestamp);
+        let auth = Authenticate {
+            validator_hotkey: alice.hotkey().clone(),
+            miner_hotkey: bob.hotkey().clone(),
+            timestamp,
+            signature: alice.sign(&blob).to_hex_prefixed(),
+        };
+        Down::from(auth).encode()
+    }
+
+    fn question() -> String {
+        Down::from(MainHotkey { main_hotkey: None }).encode()
+    }
+
+    fn words(effects: &[Effect]) -> Vec<&'static str> {
+        effects
+            .iter()
+            .map(|effect| match effect {
+                Effect::Say(message) => message.message_type(),
+                Effect::Close(_) => "close",
+                Effect::Resume => "resume",
+                Effect::Offer { .. } => "offer",
+                Effect::Order { .. } => "order",
+                Effect::Abandon { .. } => "abandon",
+                Effect::Keep { .. } => "keep",
+            })
+            .collect()
+    }
+
+    fn trusted() -> Conversation {
+        let mut conversation = conversation();
+        conversation.on_text(now(), auth(NOW));
+        conversation
+    }
+
+    #[test]
+    fn the_manifest_comes_first_then_what_was_queued_then_the_open_jobs() {
+        let mut conversation = conversation();
+        assert_eq!(conversation.on_text(now(), question()), []);
+        let effects = conversation.on_text(now(), auth(NOW));
+        assert_eq!(
+            words(&effects),
+            ["V0ExecutorManifestRequest", "V0MainHotkeyMessage", "resume"]
+        );
+        assert!(conversation.is_trusted());
+        // Authenticated again, nothing is said twice.
+        let effects = conversation.on_text(now(), auth(NOW));
+        assert_eq!(words(&effects), ["V0ExecutorManifestRequest", "resume"]);
+    }
+
+    #[test]
+    fn a_stamp_may_be_ten_seconds_old_or_lie_in_the_future() {
+        for (timestamp, is_welcome) in [
+            (NOW - 10, true),
+            (NOW - 11, false),
+            (NOW + 86_400, true),
+            (i64::MIN, false),
+            (i64::MAX, true),
+        ] {
+            let mut conversation = conversation();
+            let effects = conversation.on_text(now(), auth(timestamp));
+            assert_eq!(conversation.is_trusted(), is_welcome, "{timestamp}");
+            if !is_welcome {
+                assert_eq!(words(&effects), ["GenericError", "close"]);
+                assert!(conversation.is_over());
+            }
+        }
+    }
+
+    #[test]
+    fn after_a_refusal_nothing_is_heard() {
+        let mut conversation = conversation();
+        conversation.on_text(now(), auth(NOW - 100));
+        assert_eq!(conversation.on_text(now(), auth(NOW)), []);
+        assert_eq!(conversation.on_text(now(), "garbage".to_owned()), []);
+        assert_eq!(conversation.on_binary(), []);
+        assert_eq!(conversation.on_auth_timeout(), []);
+    }
+
+    #[test]
+    fn the_queue_before_authentication_is_bounded_in_frames_and_bytes() {
+        let mut many = conversation();
+        for _ in 0..QUEUED_FRAMES_MAX {
+            assert_eq!(many.on_text(now(), question()), []);
+        }
+        assert_eq!(words(&many.on_text(now(), question())), ["GenericError", "close"]);
+
+        let mut large = conversation();
+        let frame = format!(
+            "{{\"message_type\":\"GenericError\",\"details\":\"{}\"}}",
+            "x".repeat(QUEUED_BYTES_MAX)
+        );
+        assert_eq!(words(&large.on_text(now(), frame)), ["GenericError", "close"]);
+    }
+
+    #[test]
+    fn who_does_not_authenticate_in_time_is_refused() {
+        assert_eq!(
+            words(&conversation().on_auth_timeout()),
+            ["GenericError", "close"]
+        );
+        assert_eq!(trusted().on_auth_timeout(), []);
+    }
+
+    #[test]
+    fn the_answer_to_a_malformed_frame_is_short_and_begins_as_the_reference_does() {
+        let mut conversation = trusted();
+        let frame = format!("{{\"message_type\":\"{}\"}}", "x".repeat(100_000));
+        for text in [frame, "PING".to_owned(), String::new()] {
+            let effects = conversation.on_text(now(), text);
+            let [
+                Effect::Say(Up::GenericError(GenericError {
+                    details: Some(details),
+                })),
+            ] = &effects[..]
+            else {
+                panic!("{effects:?}")
+            };
+            assert!(details.starts_with("Malformed message"), "{details}");
+            assert!(details.len() < 600, "{}", details.len());
+        }
+        assert_eq!(words(&conversation.on_binary()), ["GenericError"]);
+    }
+
+    #[test]
+    fn the_vectors_of_authentication_are_believed_as_marked() {
+        let text = include_str!("../../../tests/golden/validator_auth.json");
+        let vectors: serde_json::Value = serde_json::from_str(text).unwrap();
+        let cases = vectors["cases"].as_array().unwrap();
+        assert!(cases.len() > 3);
+        for case in cases {
+            let message = &case["message"];
+            let word = |key: &str| Hotkey::new(message[key].as_str().unwrap());
+            let parties = Parties {
+                validator: word("validator_hotkey"),
+                miner: word("miner_hotkey"),
+            };
+            let made = message["timestamp"].as_i64().unwrap();
+            let now = OffsetDateTime::from_unix_timestamp(made).unwrap();
+            let mut conversation = Conversation::new(parties, Manifest::default());
+            conversation.on_text(now, message.to_string());
+            assert_eq!(
+                conversation.is_trusted(),
+                case["verify"].as_bool().unwrap(),
+                "{}",
+                case["name"]
+            );
+        }
+    }
+
+    /// The miner of the recordings, but for those of the reference validator.
+    const RECORDED_MINER: &str = "5FYwNgYu5Wj7Vv49KtC3gXa1W1dn2BnMBGNKGrLy8pX9i4T7";
+
+    /// What the miner of a recording says without help of store and executor, and what the conversation says.
+    ///
+    /// Of a malformed frame's answer only the beginning is compared: the rest is pydantic's.
+    fn replay(trace: &str) -> (Vec<String>, Vec<String>, Vec<&'static str>) {
+        let frames: Vec<serde_json::Value> = trace
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect();
+        let auths = || {
+            frames
+                .iter()
+                .filter(|frame| frame["msg"]["message_type"] == "ValidatorAuthForMiner")
+        };
+        let first = &auths().next().unwrap()["msg"];
+        let text = |value: &serde_json::Value| Hotkey::new(value.as_str().unwrap());
+        let is_of_the_reference = first["miner_hotkey"] != first["validator_hotkey"];
+        let parties = Parties {
+            validator: text(&first["validator_hotkey"]),
+            miner: if is_of_the_reference {
+                text(&first["miner_hotkey"])
+            } else {
+                Hotkey::from(RECORDED_MINER)
+            },
+        };
+        let newest = auths()
+            .map(|auth| auth["msg"]["timestamp"].as_i64().unwrap())
+            .max();
+        let now = OffsetDateTime::from_unix_timestamp(newest.unwrap()).unwrap();
+        let manifest = Manifest::from_iter([(ExecutorClass::AlwaysOnLlmA6000, 1)]);
+        let mut conversation = Conversation::new(parties, manifest);
+        let (mut recorded, mut said, mut asked) = (Vec::new(), Vec::new(), Vec::new());
+        let shown = |text: String| match text.find("Malformed message") {
+            Some(_) => "Malformed message".to_owned(),
+            None => text,
+        };
+        for frame in &frames {
+            let message = &frame["msg"];
+            match (frame["dir"].as_str().unwrap(), message["message_type"].as_str()) {
+                ("validator->miner", _) => {
+                    let text = message["_raw"]
+                        .as_str()
+                        .map_or_else(|| message.to_string(), str::to_owned);
+                    for effect in conversation.on_text(now, text) {
+                        match effect {
+                            Effect::Say(message) => said.push(shown(message.encode())),
+                            Effect::Close(code) => said.push(format!("close {code}")),
+                            other => asked.extend(words(&[other])),
+                        }
+                    }
+                }
+                ("close", _) if conversation.is_over() => recorded.push(format!("close {}", message["code"])),
+                (_, Some("V0ExecutorManifestRequest" | "GenericError" | "V0MainHotkeyMessage")) => {
+                    recorded.push(shown(message.to_string()));
+                }
+                _ => {}
+            }
+        }
+        (recorded, said, asked)
+    }
+
+    macro_rules! trace {
+        ($name:literal) => {
+            include_str!(concat!(
+                "../../../tests/golden/traces/miner-validator-",
+                $name,
+                ".jsonl"
+            ))
+        };
+    }
+
+    #[test]
+    fn recorded_sessions_are_answered_word_for_word() {
+        let cases: [(&str, &str, &[&str]); 9] = [
+            ("badauth", trace!("badauth"), &[]),
+            ("oldauth", trace!("oldauth"), &["resume"]),
+            ("garbage", trace!("garbage"), &["resume"]),
+            ("mainhotkey", trace!("mainhotkey"), &["resume"]),
+            (
+                "organic",
+                trace!("organic"),
+                &["resume", "offer", "keep", "order", "keep"],
+            ),
+            (
+                "organic-via-nginx",
+                trace!("organic-via-nginx"),
+                &["resume", "offer", "keep", "order", "keep"],
+            ),
+            (
+                "job-failed",
+                trace!("job-failed"),
+                &["resume", "offer", "keep", "order", "keep"],
+            ),
+            ("busy", trace!("busy"), &["resume", "offer", "keep"]),
+            (
+                "streaming",
+                trace!("streaming"),
+                &["resume", "offer", "keep", "order", "keep"],
+            ),
+        ];
+        for (name, trace, expected) in cases {
+            let (recorded, said, asked) = replay(trace);
+            assert_eq!(said, recorded, "{name}");
+            assert_eq!(asked, expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn the_recorded_stranger_hears_the_same_words() {
+        let trace = trace!("unknown");
+        let hotkey = Hotkey::from("5FQzhS8MRMGNZfCxVJaWu4n4Q6jt53zv2hxYguM4Y5fVkcHZ");
+        let said: serde_json::Value = serde_json::from_str(&unknown_validator(&hotkey).encode()).unwrap();
+        let recorded: serde_json::Value = serde_json::from_str(trace.lines().nth(1).unwrap()).unwrap();
+        assert_eq!(said, recorded["msg"]);
+    }
+}

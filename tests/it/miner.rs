@@ -1,0 +1,788 @@
+//! The real miner under a validator played by the test: refusals word for word, jobs through the real executor and a
+//! real engine, and what is left after `kill -9`.
+//!
+//! Tests that run jobs need a Docker engine and the sample image (`sh scripts/test.sh` makes it). Without them they
+//! say so and pass, unless `HORDE_TEST_DOCKER` or `CI` is set.
+
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use horde::core::chain::Chain as _;
+use horde::core::chain::local::{LocalChain, Registration};
+use horde::core::clock::Clock;
+use horde::core::crypto::Keypair;
+use horde::core::crypto::signed::{auth_blob, message_blob};
+use horde::core::model::job::{ExecutorTiming, HordeReason, RejectionReason, RunPreset};
+use horde::core::model::{ExecutorClass, JobId};
+use horde::core::net::ws::{self, ConnectOptions};
+use horde::core::net::{Event, Link};
+use horde::core::proto::frame::to_object;
+use horde::core::proto::job::{FullJob, GenericError, HordeFailed, InitialJob};
+use horde::core::proto::validator_miner::{
+    AcceptedReceipt, Authenticate, Declined, Down, FinishedReceipt, MainHotkey, Up,
+};
+use horde::core::receipts::{self, About, Work};
+use horde::core::store::miner::{JobState, MinerStore};
+use horde::core::tasks::Tasks;
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::time::{Instant, sleep, timeout};
+use uuid::Uuid;
+
+use crate::support::{Home, SAMPLE_IMAGE, docker_is_there};
+
+/// The class of all jobs here.
+const CLASS: ExecutorClass = ExecutorClass::AlwaysOnTest;
+
+/// How long anything may take on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A miner process with a chain and a directory of its own.
+struct Miner {
+    home: Home,
+    port: u16,
+    process: Option<Child>,
+    keypair: Keypair,
+}
+
+impl Miner {
+    /// Starts a miner of one executor on a chain where //Alice and //Charlie validate and //Dave does not.
+    async fn start() -> Self {
+        let home = Home::new();
+        let chain = LocalChain::open(
+            &home.path().join("chain.sqlite"),
+            12,
+            Duration::from_secs(12),
+            Clock::system(),
+        )
+        .await
+        .unwrap();
+        for (uri, validator_permit) in [
+            ("//Alice", true),
+            ("//Charlie", true),
+            ("//Dave", false),
+            ("//Bob", false),
+        ] {
+            let hotkey = Keypair::from_uri(uri).unwrap().hotkey().clone();
+            let registration = Registration {
+                coldkey: hotkey.clone(),
+                hotkey,
+                stake_rao: 1_000_000_000,
+                validator_permit,
+            };
+            chain.register(registration).await.unwrap();
+        }
+        let mut miner = Self {
+            home,
+            port: free_port(),
+            process: None,
+            keypair: Keypair::from_uri("//Bob").unwrap(),
+        };
+        miner.launch().await;
+        let metagraph = chain.metagraph().await.unwrap();
+        let axon = metagraph.neuron(miner.keypair.hotkey()).unwrap().axon;
+        assert_eq!(axon.map(|axon| axon.port), Some(miner.port), "announced");
+        miner
+    }
+
+    /// Starts the process and waits until it serves and has announced itself.
+    async fn launch(&mut self) {
+        let directory = self.directory();
+        let listen = format!("127.0.0.1:{}", self.port);
+        let executors = format!("{CLASS}=1");
+        let process = self
+            .home
+            .horde(["--dir", directory.to_str().unwrap(), "miner", "run"])
+            .args(["--listen", &listen, "--executors", &executors])
+            .env("HORDE_CHAIN_PATH", self.home.path().join("chain.sqlite"))
+            .env("HORDE_WALLET_URI", "//Bob")
+            .env("HORDE_EXECUTOR_WORK_DIR", self.home.path())
+            .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        self.process = Some(process);
+        let client = reqwest::Client::new();
+        let login = format!("http://{listen}/admin/login/");
+        timeout(PATIENCE, async {
+            while !client
+                .get(&login)
+                .send()
+                .await
+                .is_ok_and(|answer| answer.status() == 200)
+            {
+                sleep(Duration::from_millis(20)).await;
+            }
+        })
+        .await
+        .unwrap();
+        sleep(Duration::from_millis(200)).await;
+    }
+
+    fn directory(&self) -> PathBuf {
+        self.home.path().join("miner")
+    }
+
+    /// Ends the process with a signal and waits for it.
+    async fn signal(&mut self, signal: Signal) {
+        let mut process = self.process.take().unwrap();
+        let pid = Pid::from_raw(i32::try_from(process.id()).unwrap()).unwrap();
+        kill_process(pid, signal).unwrap();
+        // Elsewhere: the test's own side of its connections has to answer meanwhile.
+        tokio::task::spawn_blocking(move || process.wait())
+            .await
+            .unwrap()
+            .unwrap();
+    }
+
+    /// Opens the database of a miner that does not run.
+    fn store(&self) -> MinerStore {
+        assert!(self.process.is_none(), "the miner has its database to itself");
+        MinerStore::open(&self.directory().join("miner.sqlite")).unwrap()
+    }
+
+    /// Returns the containers that carry this miner's label, read from a copy of its database.
+    async fn containers(&self) -> Vec<String> {
+        let copy = tempfile::tempdir().unwrap();
+        for name in ["miner.sqlite", "miner.sqlite-wal"] {
+            drop(std::fs::copy(self.directory().join(name), copy.path().join(name)));
+        }
+        let store = MinerStore::open(&copy.path().join("miner.sqlite")).unwrap();
+        let owner = store.owner().await.unwrap();
+        let filter = format!("label=horde.owner={owner}");
+        let listed = Command::new("docker")
+            .args(["ps", "--all", "--quiet", "--filter", &filter])
+            .output()
+            .unwrap();
+        assert!(listed.status.success());
+        String::from_utf8(listed.stdout)
+            .unwrap()
+            .lines()
+            .map(str::to_owned)
+            .collect()
+    }
+}
+
+impl Drop for Miner {
+    fn drop(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            drop(process.kill());
+            drop(process.wait());
+        }
+    }
+}
+
+fn free_port() -> u16 {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap().port()
+}
+
+/// A validator's connection.
+struct Validator {
+    keypair: Keypair,
+    miner: Keypair,
+    link: Link,
+    clock: Clock,
+    tasks: Tasks,
+}
+
+impl Validator {
+    async fn connect(miner: &Miner, uri: &str) -> Self {
+        let keypair = Keypair::from_uri(uri).unwrap();
+        let url = format!(
+            "ws://127.0.0.1:{}/v0.1/validator_interface/{}",
+            miner.port,
+            keypair.hotkey()
+        );
+        let tasks = Tasks::new();
+        let link = ws::connect(&url, &ConnectOptions::default(), &tasks)
+            .await
+            .unwrap();
+        Self {
+            keypair,
+            miner: miner.keypair.clone(),
+            link,
+            clock: Clock::system(),
+            tasks,
+        }
+    }
+
+    /// Connects, authenticates and takes the manifest.
+    async fn trusted(miner: &Miner, uri: &str) -> Self {
+        let mut validator = Self::connect(miner, uri).await;
+        validator.say(validator.auth()).await;
+        validator.expect_manifest().await;
+        validator
+    }
+
+    fn auth(&self) -> Authenticate {
+        let timestamp = self.clock.unix_seconds();
+        let (validator, miner) = (self.keypair.hotkey(), self.miner.hotkey());
+        Authenticate {
+            validator_hotkey: validator.clone(),
+            miner_hotkey: miner.clone(),
+            timestamp,
+            signature: self
+                .keypair
+                .sign(&auth_blob(validator, miner, timestamp))
+                .to_hex_prefixed(),
+        }
+    }
+
+    async fn say(&self, message: impl Into<Down>) {
+        self.link.send(message.into().encode()).await.unwrap();
+    }
+
+    async fn hear(&mut self) -> Event {
+        timeout(PATIENCE, self.link.recv()).await.unwrap()
+    }
+
+    async fn expect(&mut self) -> Up {
+        match self.hear().await {
+            Event::Text(text) => Up::decode(&text).unwrap(),
+            other => panic!("expected a message, got {other:?}"),
+        }
+    }
+
+    async fn expect_manifest(&mut self) {
+        match self.expect().await {
+            Up::Manifest(manifest) => assert_eq!(manifest.manifest.count(CLASS), 1),
+            other => panic!("expected the manifest, got {other:?}"),
+        }
+    }
+
+    async fn expect_error(&mut self) -> String {
+        match self.expect().await {
+            Up::GenericError(GenericError { details }) => details.unwrap(),
+            other => panic!("expected an error, got {other:?}"),
+        }
+    }
+
+    async fn expect_decline(&mut self) -> Declined {
+        match self.expect().await {
+            Up::Declined(declined) => declined,
+            other => panic!("expected a decline, got {other:?}"),
+        }
+    }
+
+    async fn expect_horde_failed(&mut self) -> HordeFailed {
+        match self.expect().await {
+            Up::HordeFailed(failed) => failed,
+            other => panic!("expected a failure, got {other:?}"),
+        }
+    }
+
+    async fn expect_close(&mut self) {
+        match self.hear().await {
+            Event::Closed { code, .. } => assert_eq!(code, 1000),
+            other => panic!("expected the end, got {other:?}"),
+        }
+    }
+
+    fn request(&self, job: &JobId) -> InitialJob {
+        let about = About {
+            job_uuid: job,
+            miner: self.miner.hotkey(),
+            now: self.clock.now(),
+        };
+        let receipt = receipts::sign_started(&self.keypair, about, CLASS, true, 30).unwrap();
+        InitialJob {
+            validator_signature: None,
+            job_uuid: job.clone(),
+            executor_class: CLASS,
+            docker_image: Some(SAMPLE_IMAGE.to_owned()),
+            timeout_seconds: Some(300),
+            volume: None,
+            job_started_receipt_payload: receipt.payload,
+            job_started_receipt_signature: receipt.signature,
+            streaming_details: None,
+            executor_timing: Some(ExecutorTiming {
+                allowed_leeway: 10,
+                download_time_limit: 60,
+                execution_time_limit: 60,
+                upload_time_limit: 60,
+                streaming_start_time_limit: 10,
+            }),
+        }
+    }
+
+    /// Sends the request signed, as the newest validators do.
+    async fn request_signed(&self, job: &JobId) {
+        let mut request = self.request(job);
+        let blob = message_blob(&to_object(&request));
+        request.validator_signature = Some(self.keypair.sign(&blob).to_hex_prefixed());
+        self.say(request).await;
+    }
+
+    /// Asks for an executor and waits until it is ready.
+    async fn engage(&mut self, job: &JobId) {
+        self.request_signed(job).await;
+        match self.expect().await {
+            Up::Accepted(accepted) => assert_eq!(&accepted.job_uuid, job),
+            other => panic!("expected an acceptance, got {other:?}"),
+        }
+        match self.expect().await {
+            Up::ExecutorReady(ready) => assert_eq!((&ready.job_uuid, ready.executor_token), (job, None)),
+            other => panic!("expected readiness, got {other:?}"),
+        }
+    }
+
+    fn order(job: &JobId, script: &str) -> FullJob {
+        FullJob {
+            validator_signature: None,
+            job_uuid: job.clone(),
+            executor_class: CLASS,
+            docker_image: SAMPLE_IMAGE.to_owned(),
+            raw_script: None,
+            docker_run_options_preset: RunPreset::None,
+            docker_run_cmd: ["sh", "-c", script].map(str::to_owned).to_vec(),
+            env: indexmap::IndexMap::new(),
+            volume: None,
+            output_upload: None,
+            artifacts_dir: None,
+        }
+    }
+
+    async fn say_accepted_receipt(&self, job: &JobId) {
+        let about = About {
+            job_uuid: job,
+            miner: self.miner.hotkey(),
+            now: self.clock.now(),
+        };
+        let receipt = receipts::sign_accepted(&self.keypair, about, self.clock.now(), 100).unwrap();
+        self.say(AcceptedReceipt {
+            payload: receipt.payload,
+            signature: receipt.signature,
+        })
+        .await;
+    }
+
+    async fn say_finished_receipt(&self, job: &JobId) {
+        let about = About {
+            job_uuid: job,
+            miner: self.miner.hotkey(),
+            now: self.clock.now(),
+        };
+        let work = Work {
+            started: self.clock.now(),
+            took: time::Duration::milliseconds(1500),
+            score: 180.0,
+            block_numbers: vec![1, 2],
+        };
+        let receipt = receipts::sign_finished(&self.keypair, about, work).unwrap();
+        self.say(FinishedReceipt {
+            payload: receipt.payload,
+            signature: receipt.signature,
+        })
+        .await;
+    }
+
+    /// Runs a whole job and returns its standard output.
+    async fn run(&mut self, job: &JobId, script: &str) -> String {
+        self.engage(job).await;
+        self.say_accepted_receipt(job).await;
+        self.say(Self::order(job, script)).await;
+        let mut seen = Vec::new();
+        loop {
+            match self.expect().await {
+                Up::JobFinished(finished) => {
+                    assert_eq!(seen, ["V0VolumesReadyRequest", "V0ExecutionDoneRequest"]);
+                    assert_eq!(&finished.job_uuid, job);
+                    return finished.docker_process_stdout;
+                }
+                Up::MachineSpecs(_) => {}
+                Up::JobFailed(failed) => panic!("{failed:?}"),
+                Up::HordeFailed(failed) => panic!("{failed:?}"),
+                other => seen.push(other.message_type()),
+            }
+        }
+    }
+
+    async fn close(self) {
+        self.link.close(1000, "").await;
+        self.tasks.shut_down(PATIENCE).await;
+    }
+}
+
+fn new_job() -> JobId {
+    JobId::new(Uuid::new_v4().to_string())
+}
+
+#[tokio::test]
+async fn who_is_no_validator_hears_why_and_is_sent_off() {
+    let miner = Miner::start().await;
+    for (uri, word) in [("//Ferdie", "Unknown"), ("//Dave", "Inactive")] {
+        let mut stranger = Validator::connect(&miner, uri).await;
+        let hotkey = stranger.keypair.hotkey().clone();
+        assert_eq!(
+            stranger.expect_error().await,
+            format!("{word} validator: {hotkey}")
+        );
+        stranger.expect_close().await;
+    }
+}
+
+#[tokio::test]
+async fn bad_authentication_is_refused_in_the_words_of_the_reference() {
+    let miner = Miner::start().await;
+    let cases: [(fn(&mut Authenticate), &str); 6] = [
+        (|auth| auth.timestamp -= 12, "msg too old"),
+        (
+            |auth| auth.miner_hotkey = auth.validator_hotkey.clone(),
+            "wrong miner hotkey (MINER!=VALIDATOR)",
+        ),
+        (
+            |auth| auth.validator_hotkey = auth.miner_hotkey.clone(),
+            "wrong validator hotkey (VALIDATOR!=MINER)",
+        ),
+        (|auth| auth.timestamp += 1, "Signature mismatches"),
+        (|auth| auth.signature = "0xzz".to_owned(), "Signature mismatches"),
+        (|auth| auth.signature = String::new(), "Signature mismatches"),
+    ];
+    for (spoil, reason) in cases {
+        let mut validator = Validator::connect(&miner, "//Alice").await;
+        let mut auth = validator.auth();
+        spoil(&mut auth);
+        validator.say(auth).await;
+        let hotkey = validator.keypair.hotkey().as_str().to_owned();
+        let reason = reason
+            .replace("MINER", miner.keypair.hotkey().as_str())
+            .replace("VALIDATOR", &hotkey);
+        assert_eq!(
+            validator.expect_error().await,
+            format!("Validator {hotkey} not authenticated due to: {reason}")
+        );
+        validator.expect_close().await;
+    }
+}
+
+#[tokio::test]
+async fn what_comes_before_authentication_is_answered_after_the_manifest() {
+    let miner = Miner::start().await;
+    let mut validator = Validator::connect(&miner, "//Alice").await;
+    validator.say(MainHotkey { main_hotkey: None }).await;
+    validator.say(validator.auth()).await;
+    validator.expect_manifest().await;
+    match validator.expect().await {
+        Up::MainHotkey(answer) => assert_eq!(answer.main_hotkey.as_ref(), Some(miner.keypair.hotkey())),
+        other => panic!("{other:?}"),
+    }
+    // Again on the open connection: the manifest again, and nothing twice.
+    validator.say(validator.auth()).await;
+    validator.expect_manifest().await;
+    let mut old = validator.auth();
+    old.timestamp -= 100;
+    validator.say(old).await;
+    assert!(validator.expect_error().await.ends_with("msg too old"));
+    validator.expect_close().await;
+}
+
+#[tokio::test]
+async fn too_much_before_authentication_is_refused() {
+    let miner = Miner::start().await;
+    let mut validator = Validator::connect(&miner, "//Alice").await;
+    for _ in 0..17 {
+        validator.say(MainHotkey { main_hotkey: None }).await;
+    }
+    assert!(
+        validator
+            .expect_error()
+            .await
+            .ends_with("too much was sent before authentication")
+    );
+    validator.expect_close().await;
+}
+
+#[tokio::test]
+async fn malformed_frames_and_impossible_requests_are_answered_and_the_connection_is_kept() {
+    let miner = Miner::start().await;
+    let mut validator = Validator::trusted(&miner, "//Alice").await;
+    for text in ["not json", "PING", "[]", "{}", "{\"message_type\":\"V0Nope\"}"] {
+        validator.link.send(text).await.unwrap();
+        let details = validator.expect_error().await;
+        assert!(details.starts_with("Malformed message"), "{text}: {details}");
+    }
+    let job = new_job();
+    validator.say(Validator::order(&job, "true")).await;
+    assert_eq!(
+        validator.expect_error().await,
+        format!("Received JobRequest for unknown job_uuid: {job}")
+    );
+    validator.say_finished_receipt(&job).await;
+    assert_eq!(
+        validator.expect_error().await,
+        format!("Received JobFinishedReceipt for unknown job_uuid: {job}")
+    );
+
+    type Spoil = fn(&mut InitialJob);
+    let cases: [(Spoil, RejectionReason); 6] = [
+        (
+            |job| job.job_started_receipt_signature = format!("0x{}", "0".repeat(128)),
+            RejectionReason::InvalidSignature,
+        ),
+        (
+            |job| job.job_started_receipt_payload.ttl = 3_000_000,
+            RejectionReason::InvalidReceipt,
+        ),
+        (
+            |job| job.job_uuid = JobId::new("J"),
+            RejectionReason::InvalidReceipt,
+        ),
+        (
+            |job| {
+                job.job_uuid = JobId::new("J");
+                job.job_started_receipt_payload.job_uuid = JobId::new("J");
+            },
+            RejectionReason::InvalidReceipt,
+        ),
+        (
+            |job| job.validator_signature = Some(format!("0x{}", "0".repeat(128))),
+            RejectionReason::InvalidSignature,
+        ),
+        (
+            |job| job.validator_signature = Some("nonsense".to_owned()),
+            RejectionReason::InvalidSignature,
+        ),
+    ];
+    for (spoil, reason) in cases {
+        let mut request = validator.request(&new_job());
+        spoil(&mut request);
+        let job = request.job_uuid.clone();
+        validator.say(request).await;
+        let declined = validator.expect_decline().await;
+        assert_eq!(
+            (declined.reason, declined.job_uuid),
+            (reason, job),
+            "{}",
+            declined.message
+        );
+    }
+
+    let job = new_job();
+    let about = About {
+        job_uuid: &job,
+        miner: miner.keypair.hotkey(),
+        now: validator.clock.now(),
+    };
+    let class = ExecutorClass::AlwaysOnLlmA6000;
+    let receipt = receipts::sign_started(&validator.keypair, about, class, true, 7).unwrap();
+    let mut request = validator.request(&job);
+    request.executor_class = class;
+    request.job_started_receipt_payload = receipt.payload;
+    request.job_started_receipt_signature = receipt.signature;
+    validator.say(request).await;
+    let declined = validator.expect_decline().await;
+    assert_eq!(
+        declined.message,
+        "executor class always_on.llm.a6000 is not in the manifest"
+    );
+    assert_eq!(declined.reason, RejectionReason::Unknown);
+    validator.close().await;
+}
+
+#[tokio::test]
+async fn an_executor_without_a_job_hears_why_and_is_sent_off() {
+    let miner = Miner::start().await;
+    let token = format!("{}-{}", new_job(), Uuid::new_v4());
+    let url = format!("ws://127.0.0.1:{}/v0.1/executor_interface/{token}", miner.port);
+    let tasks = Tasks::new();
+    let mut link = ws::connect(&url, &ConnectOptions::default(), &tasks)
+        .await
+        .unwrap();
+    let expected =
+        format!("{{\"message_type\":\"GenericError\",\"details\":\"No job waiting for token {token}\"}}");
+    assert_eq!(link.recv().await, Event::Text(expected));
+    assert!(matches!(link.recv().await, Event::Closed { code: 1000, .. }));
+}
+
+#[tokio::test]
+async fn a_job_runs_its_receipts_are_kept_and_a_second_one_is_declined_with_an_excuse() {
+    if !docker_is_there() {
+        return;
+    }
+    let mut miner = Miner::start().await;
+    let mut alice = Validator::trusted(&miner, "//Alice").await;
+    let job = new_job();
+    alice.engage(&job).await;
+    alice.say_accepted_receipt(&job).await;
+
+    // The same job again: refused, and the one that runs is not disturbed.
+    alice.say(alice.request(&job)).await;
+    assert_eq!(
+        alice.expect_error().await,
+        format!("Received InitialJobRequest twice job_uuid: {job}")
+    );
+    // Another validator has no way to it, not even with its id.
+    let mut charlie = Validator::trusted(&miner, "//Charlie").await;
+    charlie.say(Validator::order(&job, "true")).await;
+    assert_eq!(
+        charlie.expect_error().await,
+        format!("Received JobRequest for unknown job_uuid: {job}")
+    );
+    charlie.say(charlie.request(&job)).await;
+    assert_eq!(charlie.expect_decline().await.reason, RejectionReason::Unknown);
+
+    let second = new_job();
+    charlie.request_signed(&second).await;
+    let declined = charlie.expect_decline().await;
+    assert_eq!(declined.reason, RejectionReason::Busy);
+    assert_eq!(declined.receipts.len(), 1);
+    assert_eq!(declined.receipts[0].payload.job_uuid(), &job);
+    receipts::verify_receipt(&declined.receipts[0]).unwrap();
+    charlie.close().await;
+
+    alice.say(Validator::order(&job, "echo out; echo err >&2")).await;
+    let mut outcome = alice.expect().await;
+    while !matches!(outcome, Up::JobFinished(_)) {
+        assert!(
+            !matches!(outcome, Up::JobFailed(_) | Up::HordeFailed(_)),
+            "{outcome:?}"
+        );
+        outcome = alice.expect().await;
+    }
+    // The receipt sits right before the close frame, as the published client sends it.
+    alice.say_finished_receipt(&job).await;
+    alice.close().await;
+    // The slot is free again at once.
+    let mut charlie = Validator::trusted(&miner, "//Charlie").await;
+    let third = new_job();
+    assert_eq!(charlie.run(&third, "echo third").await, "third\n");
+    charlie.close().await;
+    assert_eq!(miner.containers().await, [""; 0]);
+
+    miner.signal(Signal::TERM).await;
+    let store = miner.store();
+    let kept = store.job(&job).await.unwrap().unwrap();
+    assert_eq!(
+        (kept.state, kept.stdout.as_str(), kept.slot, kept.is_reported),
+        (JobState::Finished, "out\n", None, true)
+    );
+    assert_eq!((kept.time_took_us, kept.score), (Some(1_500_000), Some(180.0)));
+    let types: Vec<_> = store
+        .receipts_of(&job)
+        .await
+        .unwrap()
+        .iter()
+        .map(|receipt| (receipt.payload.receipt_type(), receipt.miner_signature.is_some()))
+        .collect();
+    assert_eq!(
+        types,
+        [
+            ("JobStartedReceipt", true),
+            ("JobAcceptedReceipt", true),
+            ("JobFinishedReceipt", true)
+        ]
+    );
+    let declined = store.job(&second).await.unwrap().unwrap();
+    assert_eq!((declined.state, declined.slot), (JobState::Rejected, None));
+}
+
+#[tokio::test]
+async fn a_failing_job_is_reported_with_its_exit_code_and_an_unreported_one_when_the_validator_is_back() {
+    if !docker_is_there() {
+        return;
+    }
+    let mut miner = Miner::start().await;
+    let mut alice = Validator::trusted(&miner, "//Alice").await;
+    let job = new_job();
+    alice.engage(&job).await;
+    // The validator goes, comes back, and is told again what the miner waits for.
+    alice.close().await;
+    let mut alice = Validator::trusted(&miner, "//Alice").await;
+    assert!(matches!(alice.expect().await, Up::ExecutorReady(ready) if ready.job_uuid == job));
+    alice.say(Validator::order(&job, "sleep 1; echo o; exit 3")).await;
+    assert!(matches!(alice.expect().await, Up::VolumesReady(_)));
+    alice.close().await;
+    sleep(Duration::from_secs(4)).await;
+    // What was missed is made up for.
+    let mut alice = Validator::trusted(&miner, "//Alice").await;
+    match alice.expect().await {
+        Up::JobFailed(failed) => {
+            assert_eq!(failed.docker_process_exit_status, Some(3));
+            assert_eq!(failed.docker_process_stdout.as_deref(), Some("o\n"));
+        }
+        other => panic!("{other:?}"),
+    }
+    alice.close().await;
+    miner.signal(Signal::TERM).await;
+    let kept = miner.store().job(&job).await.unwrap().unwrap();
+    assert_eq!(
+        (kept.state, kept.exit_status, kept.is_reported),
+        (JobState::Failed, Some(3), true)
+    );
+    assert_eq!(kept.error_type.as_deref(), Some("nonzero_return_code"));
+}
+
+/// kill -9 of the miner during a job, then a restart: no container stays, the job ends failed with a reason, the next
+/// job runs.
+#[tokio::test]
+async fn a_killed_miner_leaves_nothing_behind_once_it_is_back() {
+    if !docker_is_there() {
+        return;
+    }
+    let mut miner = Miner::start().await;
+    let mut alice = Validator::trusted(&miner, "//Alice").await;
+    let job = new_job();
+    alice.engage(&job).await;
+    alice.say(Validator::order(&job, "sleep 600")).await;
+    assert!(matches!(alice.expect().await, Up::VolumesReady(_)));
+    let started = Instant::now();
+    while miner.containers().await.is_empty() {
+        assert!(started.elapsed() < PATIENCE, "the job's container does not come");
+        sleep(Duration::from_millis(50)).await;
+    }
+    miner.signal(Signal::KILL).await;
+    assert!(matches!(alice.hear().await, Event::Closed { .. }));
+
+    miner.launch().await;
+    assert_eq!(miner.containers().await, [""; 0]);
+    let mut alice = Validator::trusted(&miner, "//Alice").await;
+    let failed = alice.expect_horde_failed().await;
+    assert_eq!(
+        (&failed.job_uuid, failed.reason),
+        (&job, HordeReason::ExecutorDisconnected)
+    );
+    let next = new_job();
+    assert_eq!(alice.run(&next, "echo next").await, "next\n");
+    alice.close().await;
+
+    miner.signal(Signal::TERM).await;
+    let store = miner.store();
+    let buried = store.job(&job).await.unwrap().unwrap();
+    assert_eq!((buried.state, buried.slot), (JobState::Failed, None));
+    assert_eq!(buried.error_type.as_deref(), Some("executor_disconnected"));
+    assert_eq!(
+        buried.error_detail.as_deref(),
+        Some("Miner was restarted while job was running")
+    );
+    let ran = store.job(&next).await.unwrap().unwrap();
+    assert_eq!(ran.state, JobState::Finished);
+    assert_eq!(miner.containers().await, [""; 0]);
+}
+
+/// A miner that is asked to stop tells its validators, and takes its executors with it.
+#[tokio::test]
+async fn a_stopped_miner_says_what_becomes_of_its_jobs() {
+    if !docker_is_there() {
+        return;
+    }
+    let mut miner = Miner::start().await;
+    let mut alice = Validator::trusted(&miner, "//Alice").await;
+    let job = new_job();
+    alice.engage(&job).await;
+    alice.say(Validator::order(&job, "sleep 600")).await;
+    assert!(matches!(alice.expect().await, Up::VolumesReady(_)));
+    miner.signal(Signal::TERM).await;
+    let failed = alice.expect_horde_failed().await;
+    assert_eq!(
+        (&failed.job_uuid, failed.reason),
+        (&job, HordeReason::ExecutorDisconnected)
+    );
+    assert!(matches!(alice.hear().await, Event::Closed { code: 1001, .. }));
+    assert_eq!(miner.containers().await, [""; 0]);
+    let ended = miner.store().job(&job).await.unwrap().unwrap();
+    assert_eq!(
+        (ended.state, ended.slot, ended.is_reported),
+        (JobState::Failed, None, true)
+    );
+}
