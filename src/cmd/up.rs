@@ -309,6 +309,7 @@ impl UpArgs {
         };
         if !self.once {
             tell(context, &running)?;
+            context.say("everything answers; Ctrl-C stops it");
             return broken.await;
         }
         let sink = Sink::open(plan.miner_ip(), tasks)
@@ -336,7 +337,7 @@ impl UpArgs {
             .or_fail(ExitCode::Bug, "could not pack the sample job's input")?;
         context.say("submitting a sample job");
         let view = sample::run(client, &sample_job, |status| {
-            context.say(format_args!("  {status}"))
+            context.say(format_args!("  {status}"));
         })
         .await
         .or_fail(ExitCode::Failed, "could not run the sample job")?;
@@ -460,7 +461,6 @@ fn tell(context: &Context, running: &Running) -> Result<(), CmdError> {
         running.user.hotkey, running.user.uri
     ))?;
     context.line(format_args!("directory    {}", running.directory.display()))?;
-    context.say("everything answers; Ctrl-C stops it");
     Ok(())
 }
 
