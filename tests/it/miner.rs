@@ -34,20 +34,30 @@ use crate::support::{Home, SAMPLE_IMAGE, docker_is_there};
 /// The class of all jobs here.
 const CLASS: ExecutorClass = ExecutorClass::AlwaysOnTest;
 
+/// Makes something wrong with a message.
+type Spoil<M> = fn(&mut M);
+
 /// How long anything may take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A miner process with a chain and a directory of its own.
 struct Miner {
     home: Home,
+    ip: &'static str,
+    arguments: Vec<&'static str>,
     port: u16,
     process: Option<Child>,
     keypair: Keypair,
+    executor_image: Option<String>,
 }
 
 impl Miner {
     /// Starts a miner of one executor on a chain where //Alice and //Charlie validate and //Dave does not.
     async fn start() -> Self {
+        Self::start_with("127.0.0.1", Vec::new()).await
+    }
+
+    async fn start_with(ip: &'static str, arguments: Vec<&'static str>) -> Self {
         let home = Home::new();
         let chain = LocalChain::open(
             &home.path().join("chain.sqlite"),
@@ -74,9 +84,12 @@ impl Miner {
         }
         let mut miner = Self {
             home,
+            ip,
+            arguments,
             port: free_port(),
             process: None,
             keypair: Keypair::from_uri("//Bob").unwrap(),
+            executor_image: None,
         };
         miner.launch().await;
         let metagraph = chain.metagraph().await.unwrap();
@@ -88,15 +101,22 @@ impl Miner {
     /// Starts the process and waits until it serves and has announced itself.
     async fn launch(&mut self) {
         let directory = self.directory();
-        let listen = format!("127.0.0.1:{}", self.port);
+        let listen = format!("{}:{}", self.ip, self.port);
         let executors = format!("{CLASS}=1");
         let process = self
             .home
             .horde(["--dir", directory.to_str().unwrap(), "miner", "run"])
             .args(["--listen", &listen, "--executors", &executors])
+            .args(&self.arguments)
             .env("HORDE_CHAIN_PATH", self.home.path().join("chain.sqlite"))
             .env("HORDE_WALLET_URI", "//Bob")
             .env("HORDE_EXECUTOR_WORK_DIR", self.home.path())
+            .env(
+                "HORDE_MINER_EXECUTOR_IMAGE",
+                self.executor_image
+                    .as_deref()
+                    .unwrap_or("horde-test-no-such-image"),
+            )
             .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
             .stdout(Stdio::null())
             .spawn()
@@ -139,6 +159,15 @@ impl Miner {
     fn store(&self) -> MinerStore {
         assert!(self.process.is_none(), "the miner has its database to itself");
         MinerStore::open(&self.directory().join("miner.sqlite")).unwrap()
+    }
+
+    /// Waits until an executor that has reported has also cleared away.
+    async fn expect_no_containers(&self) {
+        let started = Instant::now();
+        while !self.containers().await.is_empty() {
+            assert!(started.elapsed() < PATIENCE, "containers stay");
+            sleep(Duration::from_millis(50)).await;
+        }
     }
 
     /// Returns the containers that carry this miner's label, read from a copy of its database.
@@ -190,7 +219,8 @@ impl Validator {
     async fn connect(miner: &Miner, uri: &str) -> Self {
         let keypair = Keypair::from_uri(uri).unwrap();
         let url = format!(
-            "ws://127.0.0.1:{}/v0.1/validator_interface/{}",
+            "ws://{}:{}/v0.1/validator_interface/{}",
+            miner.ip,
             miner.port,
             keypair.hotkey()
         );
@@ -425,7 +455,7 @@ async fn who_is_no_validator_hears_why_and_is_sent_off() {
 #[tokio::test]
 async fn bad_authentication_is_refused_in_the_words_of_the_reference() {
     let miner = Miner::start().await;
-    let cases: [(fn(&mut Authenticate), &str); 6] = [
+    let cases: [(Spoil<Authenticate>, &str); 6] = [
         (|auth| auth.timestamp -= 12, "msg too old"),
         (
             |auth| auth.miner_hotkey = auth.validator_hotkey.clone(),
@@ -514,8 +544,7 @@ async fn malformed_frames_and_impossible_requests_are_answered_and_the_connectio
         format!("Received JobFinishedReceipt for unknown job_uuid: {job}")
     );
 
-    type Spoil = fn(&mut InitialJob);
-    let cases: [(Spoil, RejectionReason); 6] = [
+    let cases: [(Spoil<InitialJob>, RejectionReason); 6] = [
         (
             |job| job.job_started_receipt_signature = format!("0x{}", "0".repeat(128)),
             RejectionReason::InvalidSignature,
@@ -648,7 +677,7 @@ async fn a_job_runs_its_receipts_are_kept_and_a_second_one_is_declined_with_an_e
     let third = new_job();
     assert_eq!(charlie.run(&third, "echo third").await, "third\n");
     charlie.close().await;
-    assert_eq!(miner.containers().await, [""; 0]);
+    miner.expect_no_containers().await;
 
     miner.signal(Signal::TERM).await;
     let store = miner.store();
@@ -757,7 +786,8 @@ async fn a_killed_miner_leaves_nothing_behind_once_it_is_back() {
     );
     let ran = store.job(&next).await.unwrap().unwrap();
     assert_eq!(ran.state, JobState::Finished);
-    assert_eq!(miner.containers().await, [""; 0]);
+    drop(store);
+    miner.expect_no_containers().await;
 }
 
 /// A miner that is asked to stop tells its validators, and takes its executors with it.
@@ -785,4 +815,66 @@ async fn a_stopped_miner_says_what_becomes_of_its_jobs() {
         (ended.state, ended.slot, ended.is_reported),
         (JobState::Failed, None, true)
     );
+}
+
+/// The address of the host on the engine's default bridge: where containers find it, and nobody else.
+const BRIDGE: &str = "172.17.0.1";
+
+/// The same with executors in containers of their own, made from the very binary.
+#[tokio::test]
+async fn executors_in_containers_run_jobs_and_do_not_outlive_a_killed_miner() {
+    if !docker_is_there() || std::net::TcpListener::bind((BRIDGE, 0)).is_err() {
+        return;
+    }
+    let mut miner = Miner::start_with(BRIDGE, vec!["--backend", "docker"]).await;
+    let mut alice = Validator::trusted(&miner, "//Alice").await;
+    // Without the image, the refusal says what is missing.
+    let image = format!("horde-test-miner-{}", miner.port);
+    let made = miner
+        .home
+        .horde(["executor", "image", "--tag", &image])
+        .output()
+        .unwrap();
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    let image = Image(image);
+    let job = new_job();
+    alice.request_signed(&job).await;
+    assert!(matches!(alice.expect().await, Up::Accepted(_)));
+    assert_eq!(
+        alice.expect_horde_failed().await.reason,
+        HordeReason::ExecutorSpinupFailed
+    );
+    alice.close().await;
+    miner.signal(Signal::TERM).await;
+
+    miner.executor_image = Some(image.0.clone());
+    miner.launch().await;
+    let mut alice = Validator::trusted(&miner, "//Alice").await;
+    assert_eq!(alice.run(&new_job(), "echo boxed").await, "boxed\n");
+    miner.expect_no_containers().await;
+    let job = new_job();
+    alice.engage(&job).await;
+    alice.say(Validator::order(&job, "sleep 600")).await;
+    assert!(matches!(alice.expect().await, Up::VolumesReady(_)));
+    miner.signal(Signal::KILL).await;
+    miner.launch().await;
+    assert_eq!(miner.containers().await, [""; 0]);
+    let mut alice = Validator::trusted(&miner, "//Alice").await;
+    assert_eq!(alice.expect_horde_failed().await.job_uuid, job);
+    assert_eq!(alice.run(&new_job(), "echo again").await, "again\n");
+    alice.close().await;
+    miner.signal(Signal::TERM).await;
+}
+
+/// An image that goes with the test.
+struct Image(String);
+
+impl Drop for Image {
+    fn drop(&mut self) {
+        drop(
+            Command::new("docker")
+                .args(["image", "rm", "--force", &self.0])
+                .output(),
+        );
+    }
 }

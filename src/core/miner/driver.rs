@@ -1,8 +1,10 @@
 //! Carries out what a validator's conversation decides: one task per connection.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::time::{Instant, sleep_until, timeout};
 use uuid::Uuid;
@@ -241,15 +243,22 @@ impl Desk {
             letters,
             is_leaving: false,
         };
-        self.miner.pool.enter(&request.job_uuid, post);
+        let job = request.job_uuid.clone();
+        self.miner.pool.enter(&job, post);
         let assignment = Assignment {
             request,
-            token,
+            token: token.clone(),
             line: self.line.clone(),
             address: self.miner.config.address,
         };
         let keeper = Keeper::new(Arc::clone(&self.miner), assignment, mailbox);
-        self.tasks.spawn("job", keeper.run(self.tasks.clone()));
+        let (miner, tasks) = (Arc::clone(&self.miner), self.tasks.clone());
+        self.tasks.spawn("job", async move {
+            if AssertUnwindSafe(keeper.run(tasks)).catch_unwind().await.is_err() {
+                tracing::error!(%job, "the keeper of a job panicked");
+                miner.take_over(&job, &token).await;
+            }
+        });
     }
 
     /// Returns the way to the keeper of a job of this validator.

@@ -607,10 +607,12 @@ mod tests {
                         .as_str()
                         .map_or_else(|| message.to_string(), str::to_owned);
                     for effect in conversation.on_text(now, text) {
-                        match effect {
-                            Effect::Say(message) => said.push(shown(message.encode())),
-                            Effect::Close(code) => said.push(format!("close {code}")),
-                            other => asked.extend(words(&[other])),
+                        if let Effect::Say(message) = effect {
+                            said.push(shown(message.encode()));
+                        } else if let Effect::Close(code) = effect {
+                            said.push(format!("close {code}"));
+                        } else {
+                            asked.extend(words(&[effect]));
                         }
                     }
                 }

@@ -47,9 +47,11 @@ use crate::core::docker::EngineError;
 use crate::core::docker::engine::Bollard;
 use crate::core::docker::limits::ContainerPathError;
 use crate::core::docker::reference::{ImageReference, ReferenceError};
+use crate::core::model::job::HordeReason;
 use crate::core::model::subnet::Axon;
 use crate::core::model::{JobId, Manifest};
 use crate::core::net::LinkSender;
+use crate::core::proto::validator_miner::Up;
 use crate::core::store::StoreError;
 use crate::core::store::miner::MinerStore;
 use crate::core::tasks::Tasks;
@@ -119,6 +121,19 @@ pub struct Miner {
 impl Miner {
     fn next_line(&self) -> u64 {
         self.lines.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Ends a job whose keeper has panicked, a bug of ours, so that neither its slot nor its executor is lost.
+    async fn take_over(&self, job: &JobId, token: &str) {
+        if let Err(error) = self.backend.clear(token, None).await {
+            tracing::error!(%job, %error, "cannot clear away an executor");
+        }
+        let message = "Miner failed while job was running".to_owned();
+        let outcome: Up = job::miner_failed(job, HordeReason::UnhandledException, message).into();
+        if let Err(error) = self.store.bury(job, outcome.encode(), self.clock.now()).await {
+            tracing::error!(%job, %error, "cannot end a job");
+        }
+        self.pool.release(job).await;
     }
 
     /// Hands an outcome to a connection, unless its validator has got it meanwhile; false if the connection failed.
@@ -271,7 +286,7 @@ async fn watch_chain(miner: Arc<Miner>, chain: Arc<dyn Chain>, axon: Axon, tasks
                 Some(neuron) if neuron.axon == Some(axon) => {}
                 Some(_) => match chain.serve_axon(&miner.keypair, axon).await {
                     Ok(()) => {
-                        tracing::info!(ip = %axon.ip, port = axon.port, "address announced on the chain")
+                        tracing::info!(ip = %axon.ip, port = axon.port, "address announced on the chain");
                     }
                     Err(error) => tracing::warn!(%error, "cannot announce the address on the chain"),
                 },
