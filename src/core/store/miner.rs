@@ -523,3 +523,181 @@ fn accepted_job(row: &Row<'_>) -> Result<AcceptedJob, StoreError> {
 fn micros(moment: OffsetDateTime) -> i64 {
     i64::try_from(moment.unix_timestamp_nanos() / 1000).unwrap_or(i64::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use futures_util::future::join_all;
+
+    use super::*;
+
+    const NOW: OffsetDateTime = time::macros::datetime!(2026-01-15 12:30:45 UTC);
+
+    fn store() -> (tempfile::TempDir, MinerStore) {
+        let folder = tempfile::tempdir().unwrap();
+        let store = MinerStore::open(&folder.path().join("miner.sqlite")).unwrap();
+        (folder, store)
+    }
+
+    fn job(number: u32) -> JobId {
+        JobId::new(format!("00000000-0000-4000-8000-{number:012}"))
+    }
+
+    fn offer(number: u32, slots: u32) -> Offer {
+        let text = format!(
+            r#"{{"payload":{{"job_uuid":"{job}","miner_hotkey":"m","validator_hotkey":"v","timestamp":"2026-01-15T12:30:45Z",
+                "receipt_type":"JobStartedReceipt","executor_class":"always_on.test","is_organic":true,"ttl":7}},
+                "validator_signature":"0x01","miner_signature":"0x02"}}"#,
+            job = job(number)
+        );
+        Offer {
+            validator: Hotkey::from("v"),
+            job: job(number),
+            class: ExecutorClass::AlwaysOnTest,
+            token: format!("token {number}"),
+            request: "{}".to_owned(),
+            receipt: serde_json::from_str(&text).unwrap(),
+            slots,
+        }
+    }
+
+    #[tokio::test]
+    async fn many_offers_at_once_get_each_slot_once() {
+        let (_folder, store) = store();
+        let offers = (0..40).map(|number| store.reserve(offer(number, 3), NOW));
+        let mut slots = Vec::new();
+        for reservation in join_all(offers).await {
+            match reservation.unwrap() {
+                Reservation::Reserved(slot) => slots.push(slot),
+                // The jobs that hold the slots, and those declined before, excuse it.
+                Reservation::Busy(receipts) => assert!(receipts.len() >= 3),
+                Reservation::Known { .. } => panic!("no job was offered twice"),
+            }
+        }
+        slots.sort_unstable();
+        assert_eq!(slots, [0, 1, 2]);
+    }
+
+    #[tokio::test]
+    async fn a_slot_that_is_given_back_is_the_next_to_be_taken() {
+        let (_folder, store) = store();
+        for number in 0..3 {
+            store.reserve(offer(number, 3), NOW).await.unwrap();
+        }
+        store.release(&job(1)).await.unwrap();
+        assert_eq!(
+            store.reserve(offer(7, 3), NOW).await.unwrap(),
+            Reservation::Reserved(1)
+        );
+        assert!(matches!(
+            store.reserve(offer(8, 3), NOW).await.unwrap(),
+            Reservation::Busy(_)
+        ));
+    }
+
+    #[tokio::test]
+    async fn a_known_job_is_told_apart_and_changes_nothing() {
+        let (_folder, store) = store();
+        store.reserve(offer(1, 2), NOW).await.unwrap();
+        let again = store.reserve(offer(1, 2), NOW).await.unwrap();
+        let expected = Reservation::Known {
+            validator: Hotkey::from("v"),
+            state: JobState::WaitingForExecutor,
+        };
+        assert_eq!(again, expected);
+        assert_eq!(
+            store.reserve(offer(2, 2), NOW).await.unwrap(),
+            Reservation::Reserved(1)
+        );
+    }
+
+    #[tokio::test]
+    async fn an_outcome_is_kept_once_read_back_in_columns_and_owed_until_reported() {
+        let (_folder, store) = store();
+        store.reserve(offer(1, 1), NOW).await.unwrap();
+        store
+            .executor_ready(&job(1), "127.0.0.1".to_owned(), NOW)
+            .await
+            .unwrap();
+        store.ordered(&job(1), "{}".to_owned(), NOW).await.unwrap();
+        assert_eq!(
+            store.standing(&job(1)).await.unwrap().unwrap().1,
+            JobState::Running
+        );
+        let outcome = r#"{"message_type":"V0JobFailedRequest","job_uuid":"x","message":"bad","reason":"timeout",
+            "docker_process_exit_status":137,"docker_process_stdout":"zero \u0000 inside","context":null}"#;
+        let failed = JobState::Failed;
+        assert!(store.end(&job(1), failed, outcome.to_owned(), NOW).await.unwrap());
+        assert!(!store.end(&job(1), failed, "{}".to_owned(), NOW).await.unwrap());
+        let kept = store.job(&job(1)).await.unwrap().unwrap();
+        assert_eq!(
+            (
+                kept.exit_status,
+                kept.error_type.as_deref(),
+                kept.error_detail.as_deref()
+            ),
+            (Some(137), Some("timeout"), Some("bad"))
+        );
+        assert_eq!(kept.stdout, "zero \0 inside");
+        let owed = store.owed(&Hotkey::from("v"), 10).await.unwrap();
+        assert_eq!(owed.len(), 1);
+        assert_eq!(owed[0].outcome, outcome);
+        assert_eq!(store.owed(&Hotkey::from("w"), 10).await.unwrap(), []);
+        store.reported(&job(1), NOW).await.unwrap();
+        assert!(!store.is_owed(&job(1)).await.unwrap());
+        assert_eq!(store.owed(&Hotkey::from("v"), 10).await.unwrap(), []);
+    }
+
+    #[tokio::test]
+    async fn a_former_lifes_jobs_are_found_and_buried_and_old_ones_forgotten() {
+        let (_folder, store) = store();
+        store.reserve(offer(1, 2), NOW).await.unwrap();
+        store.note_process(&job(1), "42 4711".to_owned()).await.unwrap();
+        store.reserve(offer(2, 2), NOW).await.unwrap();
+        store
+            .end(
+                &job(2),
+                JobState::Finished,
+                "{\"docker_process_stdout\":\"o\"}".to_owned(),
+                NOW,
+            )
+            .await
+            .unwrap();
+        let leftovers = store.leftovers().await.unwrap();
+        assert_eq!(leftovers.len(), 2);
+        assert_eq!(leftovers[0].process.as_deref(), Some("42 4711"));
+        for leftover in leftovers {
+            store
+                .bury(&leftover.job, "{\"reason\":\"x\"}".to_owned(), NOW)
+                .await
+                .unwrap();
+        }
+        let buried = store.job(&job(1)).await.unwrap().unwrap();
+        assert_eq!((buried.state, buried.slot), (JobState::Failed, None));
+        // What had ended keeps its outcome.
+        let ended = store.job(&job(2)).await.unwrap().unwrap();
+        assert_eq!(
+            (ended.state, ended.slot, ended.stdout.as_str()),
+            (JobState::Finished, None, "o")
+        );
+        assert_eq!(store.leftovers().await.unwrap(), []);
+
+        assert_eq!(store.forget_old(NOW + KEPT).await.unwrap(), 0);
+        let later = NOW + KEPT + Duration::seconds(1);
+        assert_eq!(
+            store.forget_old(later).await.unwrap(),
+            4,
+            "two jobs, two receipts"
+        );
+        assert_eq!(store.job(&job(1)).await.unwrap(), None);
+    }
+
+    #[tokio::test]
+    async fn the_label_of_its_containers_stays_with_the_database() {
+        let (folder, store) = store();
+        let owner = store.owner().await.unwrap();
+        assert_eq!(owner.len(), 32);
+        drop(store);
+        let again = MinerStore::open(&folder.path().join("miner.sqlite")).unwrap();
+        assert_eq!(again.owner().await.unwrap(), owner);
+    }
+}
