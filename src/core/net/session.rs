@@ -1,4 +1,4 @@
-//! The task behind a [`Link`](super::Link): owns one WebSocket, reads, writes, pings, closes.
+//! The task behind a [`Link`]: owns one WebSocket, reads, writes, pings, closes.
 
 use std::{
     io,
