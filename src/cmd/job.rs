@@ -20,6 +20,7 @@ use crate::core::model::upload::{SingleFilePut, SingleFileUpload};
 use crate::core::model::volume::{InlineVolume, SimpleVolume, SingleFileVolume, ZipUrlVolume};
 use crate::core::model::{ExecutorClass, Hotkey, JobId};
 use crate::core::proto::facilitator_validator::StatusMetadata;
+use crate::core::proto::job::Context as FailureContext;
 use crate::core::proto::sdk_facilitator::{JobView, StatusEntry, Submit};
 
 /// Pauses between two looks at a job: the first, the longest, and how much longer each is than the last, in percent.
@@ -560,6 +561,9 @@ const fn waiting_for(status: JobStatus) -> &'static str {
     }
 }
 
+/// The most that is shown of one fact of a failure, in characters.
+const FACT_CHARACTERS_MAX: usize = 300;
+
 /// How a job ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct End {
@@ -589,15 +593,21 @@ pub(super) fn end(job: &JobView) -> Option<End> {
     }
     if let Some(details) = metadata.horde_failure_details {
         let words = format!(
-            "the horde failed the job: {} (reported by the {}: {})",
-            details.message, details.reported_by, details.reason
+            "the horde failed the job: {} (reported by the {}: {}){}",
+            details.message,
+            details.reported_by,
+            details.reason,
+            facts(details.context.as_ref())
         );
         return Some(ended(ExitCode::JobFailedByHorde, words));
     }
     if let Some(details) = metadata.job_rejection_details {
         let words = format!(
-            "the job was rejected: {} (by the {}: {})",
-            details.message, details.rejected_by, details.reason
+            "the job was rejected: {} (by the {}: {}){}",
+            details.message,
+            details.rejected_by,
+            details.reason,
+            facts(details.context.as_ref())
         );
         return Some(ended(ExitCode::JobRejected, words));
     }
@@ -624,8 +634,11 @@ pub(super) fn end(job: &JobView) -> Option<End> {
             FailureReason::DownloadFailed | FailureReason::UploadFailed | FailureReason::Unknown => (
                 ExitCode::Failed,
                 format!(
-                    "the job failed in {}: {} ({})",
-                    details.stage, details.message, details.reason
+                    "the job failed in {}: {} ({}){}",
+                    details.stage,
+                    details.message,
+                    details.reason,
+                    facts(details.context.as_ref())
                 ),
             ),
         };
@@ -644,6 +657,16 @@ pub(super) fn end(job: &JobView) -> Option<End> {
         code,
         format!("the job ended as {} without a reason", last.status),
     ))
+}
+
+/// Returns what a peer added to its reason, for the end of a sentence: texts only, each cut to a line's length.
+fn facts(details: Option<&FailureContext>) -> String {
+    let texts = details.into_iter().flatten().filter_map(|(name, value)| {
+        let text = value.as_str().map(str::trim).filter(|text| !text.is_empty())?;
+        let cut: String = text.chars().take(FACT_CHARACTERS_MAX).collect();
+        Some(format!("; {name}: {cut}"))
+    });
+    texts.collect()
 }
 
 /// Prints a job that has ended and ends as it did.
@@ -745,6 +768,19 @@ mod tests {
         assert_eq!(code("horde_failed", &json!({})), 125);
         assert_eq!(code("rejected", &json!({})), 126);
         assert_eq!(end(&job("accepted", &json!({}))), None);
+    }
+
+    #[test]
+    fn the_facts_of_a_failure_are_told_and_bounded() {
+        let pull = json!({"horde_failure_details": {"reported_by": "executor", "reason": "generic_error",
+            "message": "Failed to pull docker image",
+            "context": {"stderr": "no such image: x:1\n", "code": 5, "long": "y".repeat(10_000)}}});
+        let words = end(&job("horde_failed", &pull)).unwrap().words.unwrap();
+        assert!(
+            words.contains("; stderr: no such image: x:1; long: yyy"),
+            "{words}"
+        );
+        assert!(words.len() < 1000);
     }
 
     #[test]
