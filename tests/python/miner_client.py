@@ -59,6 +59,7 @@ class WatchedClient(OrganicMinerClient):
             job_uuid=str(uuid.uuid4()),
             my_keypair=development_keypair(network.facts["validator"]["hotkey"]),
         )
+        network.jobs.add(self.job_uuid)
 
     async def notify_generic_error(self, msg):
         self.troubles.append(msg)

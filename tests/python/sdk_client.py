@@ -118,6 +118,7 @@ async def jobs_can_be_read_listed_and_iterated(network, _files):
     listed = await user.get_jobs(page=1, page_size=2)
     assert len(listed) == 2, listed
     iterated = [job async for job in user.iter_jobs()]
+    network.jobs.update(job.uuid for job in iterated)
     assert len(iterated) >= 3, iterated
     assert len({job.uuid for job in iterated}) == len(iterated), iterated
     read = await user.get_job(listed[0].uuid)

@@ -22,12 +22,16 @@ STOP_SECONDS_MAX = 30
 
 
 class Network:
-    """`horde up` in a directory of its own; `facts` is the object that it prints once all roles answer."""
+    """`horde up` in a directory of its own; `facts` is the object that it prints once all roles answer.
+
+    `jobs` collects the ids of the jobs that ran on it.
+    """
 
     def __init__(self):
         self.directory = pathlib.Path(tempfile.mkdtemp(prefix="horde-python-"))
         self.log = self.directory / "up.log"
         self.facts = {}
+        self.jobs = set()
         self.process = None
 
     def __enter__(self):
@@ -140,12 +144,16 @@ def development_keypair(hotkey):
     raise AssertionError(f"{hotkey} is none of the well-known development keys")
 
 
-def containers():
-    """The ids of all containers on the engine, running or not."""
+def containers_of(jobs):
+    """The names of the containers, running or not, that were made for these jobs."""
     listed = subprocess.run(
-        ["docker", "ps", "--all", "--quiet", "--no-trunc"], check=True, capture_output=True, text=True
+        ["docker", "ps", "--all", "--filter", "label=horde.job", "--format", '{{.Names}} {{.Label "horde.job"}}'],
+        check=True,
+        capture_output=True,
+        text=True,
     )
-    return set(listed.stdout.split())
+    named = [line.split(" ", 1) for line in listed.stdout.splitlines()]
+    return [name for name, job in named if job in jobs]
 
 
 class Runner:
