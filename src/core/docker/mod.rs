@@ -11,10 +11,12 @@ pub mod limits;
 pub mod reference;
 
 use std::fmt;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::stream::BoxStream;
+use tokio::time::sleep;
 
 use limits::ContainerSpec;
 use reference::ImageReference;
@@ -232,15 +234,36 @@ pub trait Engine: Send + Sync + fmt::Debug {
     async fn list(&self, label: Label<'_>) -> Result<Vec<FoundContainer>, EngineError>;
 }
 
-/// Kills and removes every container that carries `label`; returns those removed.
+/// How often [`sweep`] looks again for what it removed.
+const SWEEP_LOOKS: u32 = 20;
+
+/// Time between two looks of [`sweep`].
+const SWEEP_PAUSE: Duration = Duration::from_millis(100);
+
+/// Kills and removes every container that carries `label`; returns those found.
 ///
 /// This is how a restarted miner clears away what its killed executors left, and how a miner clears up after an
-/// executor that it had to kill. Containers are removed one after another; the first error ends it.
+/// executor that it had to kill. Containers are removed one after another; the first error ends it. An engine that
+/// was still making a container when its executor died answers that the removal is in progress, and may then keep
+/// the container after all: so it is looked for again until it is gone, [`SWEEP_LOOKS`] times at most.
 pub async fn sweep(engine: &dyn Engine, label: Label<'_>) -> Result<Vec<FoundContainer>, EngineError> {
     let found = engine.list(label).await?;
-    for container in &found {
-        engine.remove(&container.id).await?;
-        tracing::info!(container = %container.name, %label, "removed a leftover container");
+    let mut left = found.clone();
+    for look in 0..SWEEP_LOOKS {
+        if left.is_empty() {
+            return Ok(found);
+        }
+        if look > 0 {
+            sleep(SWEEP_PAUSE).await;
+        }
+        for container in &left {
+            engine.remove(&container.id).await?;
+            tracing::info!(container = %container.name, %label, "removed a leftover container");
+        }
+        left = engine.list(label).await?;
+    }
+    for container in &left {
+        tracing::error!(container = %container.name, %label, "the engine keeps a container that was removed");
     }
     Ok(found)
 }
