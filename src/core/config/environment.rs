@@ -50,13 +50,6 @@ impl Environment {
             .map(|(name, _)| name.as_str())
     }
 
-    /// Tells whether a variable is set to something that is no UTF-8.
-    pub fn is_unreadable(&self, name: &str) -> bool {
-        self.variables
-            .get(name)
-            .is_some_and(|value| value.to_str().is_none())
-    }
-
     /// Returns the home directory: `$HOME`, if it is an absolute path.
     pub fn home(&self) -> Option<PathBuf> {
         self.absolute("HOME")

@@ -38,11 +38,6 @@ pub fn spaced_sorted_of(value: &impl Serialize) -> Result<String, CanonicalError
     Ok(spaced_sorted(&serde_json::to_value(value)?))
 }
 
-/// Returns the [`compact_sorted`] text of anything that serialises, as it is written to JSON.
-pub fn compact_sorted_of(value: &impl Serialize) -> Result<String, CanonicalError> {
-    Ok(compact_sorted(&serde_json::to_value(value)?))
-}
-
 /// Returns `text` as a JSON string literal in ASCII, the quotes included.
 pub fn quoted(text: &str) -> String {
     let mut out = String::with_capacity(text.len().saturating_add(2));

@@ -10,7 +10,6 @@
 //! | job from a user | [`request_digest`] of [`SignedFields::payload`] |
 //! | cheat report over HTTP, and as the validator checks it | [`request_digest`] of [`full_request_payload`], [`report_payload`] |
 //! | HTTP login | [`login_blob`] |
-//! | system events | [`stats_blob`] |
 
 use blake2::{Blake2b512, Digest};
 use serde::Serialize;
@@ -223,12 +222,4 @@ pub fn verify_login(hotkey: &Hotkey, nonce: &str, signature: &str) -> Result<(),
         login_blob(nonce),
         &SignatureBytes::parse_hex_bare(signature)?,
     )
-}
-
-/// Returns what a validator signs to post system events; `timestamp` is in unix seconds.
-pub fn stats_blob(validator: &Hotkey, timestamp: i64) -> Vec<u8> {
-    let mut signed = Map::new();
-    signed.insert("signing_timestamp".to_owned(), timestamp.into());
-    signed.insert("validator_ss58_address".to_owned(), validator.as_str().into());
-    canonical::spaced_sorted(&Value::Object(signed)).into_bytes()
 }

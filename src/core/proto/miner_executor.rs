@@ -5,7 +5,6 @@ use super::job::{
     ExecutionDone, ExecutorFailed, ExecutorReady, FullJob, GenericError, HordeFailed, InitialJob, JobFailed,
     JobFinished, MachineSpecs, StreamingNotReady, StreamingReady, VolumesReady,
 };
-use super::validator_miner;
 use crate::core::model::JobId;
 
 /// The most an executor reads in one frame, in bytes.
@@ -65,23 +64,6 @@ impl Up {
             Self::HordeFailed(m) => Some(&m.job_uuid),
             Self::ExecutorFailed(m) => Some(&m.job_uuid),
             Self::StreamingNotReady(m) => Some(&m.job_uuid),
-            Self::GenericError(_) => None,
-        }
-    }
-
-    /// Moves the news onto the wire to the validator, as it is; a complaint stays with the miner.
-    pub fn relay(self) -> Option<validator_miner::Up> {
-        match self {
-            Self::ExecutorReady(m) => Some(m.into()),
-            Self::StreamingReady(m) => Some(m.into()),
-            Self::VolumesReady(m) => Some(m.into()),
-            Self::ExecutionDone(m) => Some(m.into()),
-            Self::MachineSpecs(m) => Some(m.into()),
-            Self::JobFinished(m) => Some(m.into()),
-            Self::JobFailed(m) => Some(m.into()),
-            Self::HordeFailed(m) => Some(m.into()),
-            Self::ExecutorFailed(m) => Some(m.into()),
-            Self::StreamingNotReady(m) => Some(m.into()),
             Self::GenericError(_) => None,
         }
     }
