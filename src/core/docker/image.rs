@@ -22,6 +22,10 @@ const CERTIFICATE_BUNDLES: [&str; 4] = [
 /// Where the bundle lies in the image.
 const CERTIFICATE_PATH: &str = "/etc/ssl/certs/ca-certificates.crt";
 
+/// Libraries that belong to the driver of the host and never into an image: a container that may see GPUs gets those
+/// of its own host from the NVIDIA runtime.
+const DRIVER_LIBRARIES: [&str; 2] = ["libnvidia", "libcuda"];
+
 /// Names are looked up in the hosts file first; without this file the C library asks the name server only.
 const NAME_SERVICES: &[u8] = b"hosts: files dns\n";
 
@@ -129,8 +133,10 @@ fn executable_mapping(line: &str) -> Option<PathBuf> {
     let mut fields = line.splitn(6, char::is_whitespace);
     let permissions = fields.nth(1)?;
     let path = fields.nth(3)?.trim_start();
-    (permissions.contains('x') && path.starts_with('/') && !path.ends_with(" (deleted)"))
-        .then(|| PathBuf::from(path))
+    let is_file = path.starts_with('/') && !path.ends_with(" (deleted)");
+    let name = path.rsplit('/').next()?;
+    let is_drivers = DRIVER_LIBRARIES.iter().any(|driver| name.starts_with(driver));
+    (permissions.contains('x') && is_file && !is_drivers).then(|| PathBuf::from(path))
 }
 
 /// Returns the dynamic loader that a 64-bit little-endian ELF file asks for; none for a static binary.
@@ -242,6 +248,7 @@ mod tests {
             "7f2a-7f2b r--p 00028000 08:01 1837   /usr/lib/libc.so.6",
             "7ffc-7ffd r-xp 00000000 00:00 0      [vdso]",
             "7ffc-7ffd rwxp 00000000 00:00 0 ",
+            "7f2a-7f2b r-xp 00028000 08:01 1837   /usr/lib/x86_64-linux-gnu/libnvidia-ml.so.570.1",
             "",
         ] {
             assert_eq!(executable_mapping(line), None, "{line}");

@@ -11,11 +11,17 @@ use bollard::models::{
     ContainerCreateBody, DeviceRequest, HostConfig, HostConfigLogConfig, Mount, MountType,
 };
 
-use super::{ImageId, LABEL_JOB, LABEL_OWNER, LABEL_TOKEN};
+use super::{ContainerId, ImageId, LABEL_JOB, LABEL_OWNER, LABEL_TOKEN};
 
 /// The most processes and threads that a job may have at once. Far above what inference servers use, far below
 /// what hurts a host.
 pub const PIDS_MAX: i64 = 32_768;
+
+/// The most processes and threads of a helper: one process with a handful of threads.
+pub const HELPER_PIDS_MAX: i64 = 64;
+
+/// The most memory of a helper, in bytes; what runs in one copies bytes or reads a few files.
+pub const HELPER_MEMORY_BYTES: i64 = 256 * 1024 * 1024;
 
 /// The longest path inside a container that a peer may name, in bytes (`PATH_MAX` of Linux).
 const CONTAINER_PATH_BYTES_MAX: usize = 4096;
@@ -37,8 +43,10 @@ pub enum Preset {
 pub enum Network {
     /// Not at all; only its own loopback.
     None,
-    /// Through the engine's default bridge: executors, never jobs.
+    /// Through the engine's default bridge: executors and helpers, never jobs.
     Bridge,
+    /// As another container does, whose interfaces and sockets it shares: helpers, never jobs.
+    Container(ContainerId),
 }
 
 /// A folder or file of the host that a container sees, for reading and writing.
@@ -122,6 +130,17 @@ pub enum Role {
         /// Its view of devices.
         preset: Preset,
     },
+    /// A piece of this program beside a job, in the image of [`super::own`]: trusted code that talks to strangers, so
+    /// it may do nothing but what it is for. No capability, a root that it cannot write to, few processes, little
+    /// memory, and no network unless [`ContainerSpec::network`] says so.
+    Helper {
+        /// The user that it runs as: the one whose files it is to touch.
+        uid: u32,
+        /// The group that it runs as.
+        gid: u32,
+        /// Its view of devices.
+        preset: Preset,
+    },
     /// Our own executor: trusted, since it holds the engine's socket anyway; the engine removes it when it ends.
     Executor,
 }
@@ -171,6 +190,11 @@ pub(super) fn container_body(spec: &ContainerSpec) -> ContainerCreateBody {
         attach_stderr: Some(true),
         tty: Some(false),
         open_stdin: Some(false),
+        user: match spec.role {
+            Role::Helper { uid, gid, .. } => Some(format!("{uid}:{gid}")),
+            // A job's image says who runs in it; so does the executor's.
+            Role::Job { .. } | Role::Executor => None,
+        },
         host_config: Some(host_config(spec)),
         ..ContainerCreateBody::default()
     }
@@ -186,9 +210,10 @@ fn host_config(spec: &ContainerSpec) -> HostConfig {
     });
     let shared = HostConfig {
         mounts: Some(mounts.collect()),
-        network_mode: Some(match spec.network {
+        network_mode: Some(match &spec.network {
             Network::None => "none".to_owned(),
             Network::Bridge => "bridge".to_owned(),
+            Network::Container(other) => format!("container:{other}"),
         }),
         // Said aloud, so that an engine configured with other defaults cannot weaken it.
         privileged: Some(false),
@@ -201,26 +226,42 @@ fn host_config(spec: &ContainerSpec) -> HostConfig {
             ..shared
         },
         Role::Job { preset } => HostConfig {
-            auto_remove: Some(false),
-            security_opt: Some(vec!["no-new-privileges:true".to_owned()]),
             pids_limit: Some(PIDS_MAX),
-            ipc_mode: Some("private".to_owned()),
-            // The output is read through the attached stream only; a log file on the host would have no bound.
-            log_config: Some(HostConfigLogConfig {
-                typ: Some("none".to_owned()),
-                config: None,
-            }),
-            runtime: matches!(preset, Preset::NvidiaAll).then(|| "nvidia".to_owned()),
-            device_requests: matches!(preset, Preset::NvidiaAll).then(|| {
-                vec![DeviceRequest {
-                    driver: Some("nvidia".to_owned()),
-                    count: Some(-1),
-                    capabilities: Some(vec![vec!["gpu".to_owned()]]),
-                    ..DeviceRequest::default()
-                }]
-            }),
-            ..shared
+            ..confined(*preset, shared)
         },
+        Role::Helper { preset, .. } => HostConfig {
+            pids_limit: Some(HELPER_PIDS_MAX),
+            memory: Some(HELPER_MEMORY_BYTES),
+            // The sum of memory and swap, so none.
+            memory_swap: Some(HELPER_MEMORY_BYTES),
+            cap_drop: Some(vec!["ALL".to_owned()]),
+            readonly_rootfs: Some(true),
+            ..confined(*preset, shared)
+        },
+    }
+}
+
+/// What a job and a helper have in common.
+fn confined(preset: Preset, shared: HostConfig) -> HostConfig {
+    HostConfig {
+        auto_remove: Some(false),
+        security_opt: Some(vec!["no-new-privileges:true".to_owned()]),
+        ipc_mode: Some("private".to_owned()),
+        // The output is read through the attached stream only; a log file on the host would have no bound.
+        log_config: Some(HostConfigLogConfig {
+            typ: Some("none".to_owned()),
+            config: None,
+        }),
+        runtime: matches!(preset, Preset::NvidiaAll).then(|| "nvidia".to_owned()),
+        device_requests: matches!(preset, Preset::NvidiaAll).then(|| {
+            vec![DeviceRequest {
+                driver: Some("nvidia".to_owned()),
+                count: Some(-1),
+                capabilities: Some(vec![vec!["gpu".to_owned()]]),
+                ..DeviceRequest::default()
+            }]
+        }),
+        ..shared
     }
 }
 
@@ -272,6 +313,31 @@ mod tests {
         assert_eq!(request.count, Some(-1));
         assert_eq!(request.capabilities, Some(vec![vec!["gpu".to_owned()]]));
         assert_eq!(host.security_opt, Some(vec!["no-new-privileges:true".to_owned()]));
+    }
+
+    #[test]
+    fn a_helper_has_no_capability_and_shares_only_the_network_it_was_given() {
+        let mut spec = job(Preset::None);
+        spec.network = Network::Container(ContainerId::new("0a1b"));
+        spec.role = Role::Helper {
+            uid: 1000,
+            gid: 1001,
+            preset: Preset::None,
+        };
+        let body = container_body(&spec);
+        assert_eq!(body.user.as_deref(), Some("1000:1001"));
+        let host = body.host_config.unwrap();
+        assert_eq!(host.network_mode.as_deref(), Some("container:0a1b"));
+        assert_eq!(host.cap_drop, Some(vec!["ALL".to_owned()]));
+        assert_eq!(host.cap_add, None);
+        assert_eq!(host.security_opt, Some(vec!["no-new-privileges:true".to_owned()]));
+        assert_eq!(host.readonly_rootfs, Some(true));
+        assert_eq!(host.pids_limit, Some(HELPER_PIDS_MAX));
+        assert_eq!(
+            (host.memory, host.memory_swap),
+            (Some(HELPER_MEMORY_BYTES), Some(HELPER_MEMORY_BYTES))
+        );
+        assert_eq!((host.privileged, host.runtime), (Some(false), None));
     }
 
     #[test]

@@ -1,13 +1,14 @@
 //! Containers: what the executor and the miner ask of a Docker engine.
 //!
 //! [`Engine`] is the port, [`engine::Bollard`] speaks to a real engine over its Unix socket,
-//! [`limits`] turns a job into the container that it may have, and [`image`] makes the executor's own image from
-//! the running binary. Everything made here carries our labels ([`Label`]), and only what carries them is ever
+//! [`limits`] turns a job into the container that it may have, [`image`] makes the executor's own image from
+//! the running binary, and [`own`] keeps one of this very binary for helpers. Everything made here carries our labels ([`Label`]), and only what carries them is ever
 //! removed: other people's containers on the same engine are none of our business.
 
 pub mod engine;
 pub mod image;
 pub mod limits;
+pub mod own;
 pub mod reference;
 
 use std::fmt;
