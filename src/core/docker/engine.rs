@@ -19,11 +19,12 @@ use futures_util::StreamExt;
 use tokio::sync::OnceCell;
 use tokio_util::io::ReaderStream;
 
+use super::info::{EngineInfo, EngineVersion};
 use super::limits::{ContainerSpec, container_body};
 use super::reference::ImageReference;
 use super::{
-    ContainerId, Engine, EngineError, EngineVersion, FoundContainer, ImageId, LABEL_JOB, Label, OutputChunk,
-    OutputStream, StreamName,
+    ContainerId, Engine, EngineError, FoundContainer, ImageId, LABEL_JOB, Label, OutputChunk, OutputStream,
+    StreamName,
 };
 
 /// The longest that the engine may think before it begins an answer, in seconds. Creating a container from a large
@@ -155,10 +156,17 @@ impl Engine for Bollard {
             .version()
             .await
             .map_err(|error| self.explain("tell its version", error))?;
-        Ok(EngineVersion {
-            engine: version.version.unwrap_or_default(),
-            api: version.api_version.unwrap_or_default(),
-        })
+        Ok(version.into())
+    }
+
+    async fn info(&self) -> Result<EngineInfo, EngineError> {
+        let info = self
+            .client()
+            .await?
+            .info()
+            .await
+            .map_err(|error| self.explain("tell about itself", error))?;
+        Ok(info.into())
     }
 
     async fn find_image(&self, image: &ImageReference) -> Result<Option<ImageId>, EngineError> {

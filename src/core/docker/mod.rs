@@ -1,12 +1,14 @@
 //! Containers: what the executor and the miner ask of a Docker engine.
 //!
-//! [`Engine`] is the port, [`engine::Bollard`] speaks to a real engine over its Unix socket,
-//! [`limits`] turns a job into the container that it may have, [`image`] makes the executor's own image from
-//! the running binary, and [`own`] keeps one of this very binary for helpers. Everything made here carries our labels ([`Label`]), and only what carries them is ever
-//! removed: other people's containers on the same engine are none of our business.
+//! [`Engine`] is the port, [`engine::Bollard`] speaks to a real engine over its Unix socket, [`info`] is what an
+//! engine says of itself, [`limits`] turns a job into the container that it may have, [`image`] makes the
+//! executor's own image from the running binary, and [`own`] keeps one of this very binary for helpers. Everything
+//! made here carries our labels ([`Label`]), and only what carries them is ever removed: other people's containers
+//! on the same engine are none of our business.
 
 pub mod engine;
 pub mod image;
+pub mod info;
 pub mod limits;
 pub mod own;
 pub mod reference;
@@ -19,6 +21,7 @@ use bytes::Bytes;
 use futures_util::stream::BoxStream;
 use tokio::time::sleep;
 
+use info::{EngineInfo, EngineVersion};
 use limits::ContainerSpec;
 use reference::ImageReference;
 
@@ -95,15 +98,6 @@ impl fmt::Display for ContainerId {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(&self.0)
     }
-}
-
-/// Versions of an engine.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct EngineVersion {
-    /// The engine's own version, such as `28.2.2`.
-    pub engine: String,
-    /// The newest API that it speaks, such as `1.50`.
-    pub api: String,
 }
 
 /// Which of a container's streams a chunk came from.
@@ -195,6 +189,9 @@ pub enum EngineError {
 pub trait Engine: Send + Sync + fmt::Debug {
     /// Returns the engine's versions; fails when nobody answers.
     async fn version(&self) -> Result<EngineVersion, EngineError>;
+
+    /// Returns what the engine says about itself and its machine.
+    async fn info(&self) -> Result<EngineInfo, EngineError>;
 
     /// Returns the content address of a local image, or `None` when the engine does not hold it.
     async fn find_image(&self, image: &ImageReference) -> Result<Option<ImageId>, EngineError>;
