@@ -11,8 +11,9 @@ use bollard::container::LogOutput;
 use bollard::errors::Error as ClientError;
 use bollard::query_parameters::{
     AttachContainerOptionsBuilder, CreateContainerOptionsBuilder, CreateImageOptionsBuilder,
-    ListContainersOptionsBuilder, RemoveContainerOptionsBuilder, RemoveImageOptions,
-    StopContainerOptionsBuilder, WaitContainerOptionsBuilder,
+    InspectContainerOptions, KillContainerOptionsBuilder, ListContainersOptionsBuilder,
+    RemoveContainerOptionsBuilder, RemoveImageOptions, StopContainerOptionsBuilder,
+    WaitContainerOptionsBuilder,
 };
 use bollard::{API_DEFAULT_VERSION, Docker, body_try_stream};
 use futures_util::StreamExt;
@@ -23,8 +24,8 @@ use super::info::{EngineInfo, EngineVersion};
 use super::limits::{ContainerSpec, container_body};
 use super::reference::ImageReference;
 use super::{
-    ContainerId, Engine, EngineError, FoundContainer, ImageId, LABEL_JOB, Label, OutputChunk, OutputStream,
-    StreamName,
+    ContainerId, ContainerState, Engine, EngineError, FoundContainer, ImageFacts, ImageId, LABEL_JOB, Label,
+    OutputChunk, OutputStream, Signal, StreamName,
 };
 
 /// The longest that the engine may think before it begins an answer, in seconds. Creating a container from a large
@@ -177,6 +178,22 @@ impl Engine for Bollard {
         }
     }
 
+    async fn inspect_image(&self, image: &ImageReference) -> Result<Option<ImageFacts>, EngineError> {
+        let found = match self.client().await?.inspect_image(image.as_str()).await {
+            Ok(found) => found,
+            Err(ClientError::DockerResponseServerError { status_code: 404, .. }) => return Ok(None),
+            Err(error) => return Err(self.explain("look for the image", error)),
+        };
+        Ok(found.id.map(|id| ImageFacts {
+            id: ImageId::new(id),
+            digests: found.repo_digests.unwrap_or_default(),
+            bytes: found
+                .size
+                .and_then(|size| u64::try_from(size).ok())
+                .unwrap_or_default(),
+        }))
+    }
+
     async fn pull(&self, image: &ImageReference) -> Result<(), EngineError> {
         let (repository, tag) = image.repository_and_tag();
         let options = CreateImageOptionsBuilder::default()
@@ -299,6 +316,53 @@ impl Engine for Bollard {
                 action: "wait for the container",
                 message: "the engine closed the connection".to_owned(),
             }),
+        }
+    }
+
+    async fn inspect(&self, container: &ContainerId) -> Result<Option<ContainerState>, EngineError> {
+        let options = None::<InspectContainerOptions>;
+        let found = match self
+            .client()
+            .await?
+            .inspect_container(container.as_str(), options)
+            .await
+        {
+            Ok(found) => found.state.unwrap_or_default(),
+            Err(ClientError::DockerResponseServerError { status_code: 404, .. }) => return Ok(None),
+            Err(error) => return Err(self.explain("look at the container", error)),
+        };
+        let is_running = found.running.unwrap_or_default();
+        let is_new = found.status.is_some_and(|status| status.to_string() == "created");
+        Ok(Some(ContainerState {
+            is_running,
+            pid: found
+                .pid
+                .and_then(|pid| u32::try_from(pid).ok())
+                .filter(|pid| *pid > 0),
+            // The engine says 0 of one that has not run yet, too.
+            exit_code: found.exit_code.filter(|_| !is_running && !is_new),
+            is_out_of_memory: found.oom_killed.unwrap_or_default(),
+            error: found.error.unwrap_or_default(),
+        }))
+    }
+
+    async fn kill(&self, container: &ContainerId, signal: Signal) -> Result<(), EngineError> {
+        let options = KillContainerOptionsBuilder::default()
+            .signal(signal.as_str())
+            .build();
+        match self
+            .client()
+            .await?
+            .kill_container(container.as_str(), Some(options))
+            .await
+        {
+            // 409: it does not run.
+            Ok(())
+            | Err(ClientError::DockerResponseServerError {
+                status_code: 404 | 409,
+                ..
+            }) => Ok(()),
+            Err(error) => Err(self.explain("signal the container", error)),
         }
     }
 

@@ -134,6 +134,51 @@ pub struct FoundContainer {
     pub is_running: bool,
 }
 
+/// How a running container is addressed when it is to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Signal {
+    /// The polite one, which a program may use to end well.
+    Term,
+    /// The one that no program survives.
+    Kill,
+}
+
+impl Signal {
+    /// Returns the name that the engine understands.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Term => "SIGTERM",
+            Self::Kill => "SIGKILL",
+        }
+    }
+}
+
+/// What an engine says of a container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ContainerState {
+    /// Whether it runs now.
+    pub is_running: bool,
+    /// Its first process as the engine's host numbers it; none when it does not run.
+    pub pid: Option<u32>,
+    /// Its exit code, when it has ended.
+    pub exit_code: Option<i64>,
+    /// Whether the kernel killed a process of it for lack of memory.
+    pub is_out_of_memory: bool,
+    /// The engine's words on why it did not start; empty when it did.
+    pub error: String,
+}
+
+/// What an engine says of an image that it holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImageFacts {
+    /// Its content address.
+    pub id: ImageId,
+    /// Under which addresses registries know it (`name@sha256:…`); none for an image that was never in one.
+    pub digests: Vec<String>,
+    /// Its size on the disk with all its layers, in bytes.
+    pub bytes: u64,
+}
+
 /// What can go wrong between us and an engine.
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
@@ -196,6 +241,9 @@ pub trait Engine: Send + Sync + fmt::Debug {
     /// Returns the content address of a local image, or `None` when the engine does not hold it.
     async fn find_image(&self, image: &ImageReference) -> Result<Option<ImageId>, EngineError>;
 
+    /// Returns what the engine knows of a local image, or `None` when it does not hold it.
+    async fn inspect_image(&self, image: &ImageReference) -> Result<Option<ImageFacts>, EngineError>;
+
     /// Fetches an image from its registry.
     async fn pull(&self, image: &ImageReference) -> Result<(), EngineError>;
 
@@ -221,6 +269,12 @@ pub trait Engine: Send + Sync + fmt::Debug {
 
     /// Waits until a container does not run, and returns its exit code.
     async fn wait(&self, container: &ContainerId) -> Result<i64, EngineError>;
+
+    /// Returns what a container is about, or `None` when there is none (any more).
+    async fn inspect(&self, container: &ContainerId) -> Result<Option<ContainerState>, EngineError>;
+
+    /// Sends a container a signal. One that does not run or is gone is fine.
+    async fn kill(&self, container: &ContainerId, signal: Signal) -> Result<(), EngineError>;
 
     /// Asks a container to stop and kills it after `grace_seconds`. One that does not run is fine.
     async fn stop(&self, container: &ContainerId, grace_seconds: u32) -> Result<(), EngineError>;
