@@ -16,7 +16,9 @@ use tokio::time::Instant;
 
 use crate::core::config::ExecutorConfig;
 use crate::core::docker::Engine;
+use crate::core::net::extensions::Extensions;
 use crate::core::net::ws::{self, CONNECT_ATTEMPTS, ConnectError, ConnectOptions};
+use crate::core::proto::miner_executor::EXTENSIONS;
 use crate::core::tasks::Tasks;
 use crate::core::transfer::download::Downloader;
 use crate::core::transfer::upload::Uploader;
@@ -57,7 +59,10 @@ pub async fn run(config: ExecutorConfig, engine: Arc<dyn Engine>, tasks: Tasks) 
     }
     let miner = endpoint(&config.miner_address);
     let url = format!("{miner}{ENDPOINT}{token}");
-    let options = ConnectOptions::default();
+    let options = ConnectOptions {
+        extensions: Extensions::of(EXTENSIONS),
+        ..ConnectOptions::default()
+    };
     let link = tokio::select! {
         biased;
         () = tasks.stopped() => return Ok(()),

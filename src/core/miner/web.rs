@@ -13,9 +13,11 @@ use tokio::net::TcpListener;
 use super::keeper::{Letter, not_waiting, refuse_executor};
 use super::{Miner, driver};
 use crate::core::model::{Hotkey, JobId};
+use crate::core::net::extensions::Extensions;
 use crate::core::net::ws::{self, Limits, Upgrade};
 use crate::core::net::{Link, http};
 use crate::core::proto::job::GenericError;
+use crate::core::proto::miner_executor::EXTENSIONS;
 use crate::core::tasks::Tasks;
 
 /// Characters of a job id, which every executor token begins with.
@@ -68,6 +70,7 @@ async fn validator(State(house): State<House>, Path(hotkey): Path<String>, upgra
 
 async fn executor(State(house): State<House>, Path(token): Path<String>, upgrade: Upgrade) -> Response {
     let House { miner, tasks } = house;
+    let upgrade = upgrade.agreeing(&Extensions::of(EXTENSIONS));
     ws::accept(upgrade, Limits::default(), &tasks, move |link| {
         introduce(miner, link, token)
     })

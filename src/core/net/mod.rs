@@ -15,6 +15,7 @@
 //! that is slowed down sees no pongs meanwhile and may lose its own patience, so
 //! an owner that is busy for longer than seconds should go on receiving.
 
+pub mod extensions;
 pub mod http;
 pub mod ws;
 
@@ -25,6 +26,8 @@ use std::sync::{Arc, OnceLock};
 
 use thiserror::Error;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+
+use extensions::Extensions;
 
 /// Messages that wait in one direction of a link before the other side is slowed down.
 pub const QUEUE_MESSAGES: usize = 64;
@@ -131,6 +134,7 @@ impl Budget {
 pub struct Link {
     sender: LinkSender,
     receiver: LinkReceiver,
+    extensions: Extensions,
 }
 
 impl Link {
@@ -149,6 +153,11 @@ impl Link {
     /// Ends the session after everything queued is written; see [`LinkSender::close`].
     pub async fn close(&self, code: u16, reason: impl Into<String>) {
         self.sender.close(code, reason).await;
+    }
+
+    /// Returns what both sides know beyond the wire; nothing with a reference peer.
+    pub fn extensions(&self) -> &Extensions {
+        &self.extensions
     }
 
     /// Returns a further handle for sending.

@@ -31,7 +31,7 @@ use tokio_tungstenite::{
 
 use super::{
     Arrival, Budget, Ending, Event, Link, LinkClosed, LinkReceiver, LinkSender, Order, QUEUE_MESSAGES,
-    close_code, ws::Limits,
+    close_code, extensions::Extensions, ws::Limits,
 };
 
 /// Longest wait for the peer's answer to a close frame (wire-miner-validator §1: 10 s).
@@ -63,6 +63,7 @@ pub(super) fn websocket_config(limits: &Limits) -> WebSocketConfig {
 pub(super) fn start<S>(
     socket: WebSocketStream<Watched<S>>,
     limits: Limits,
+    extensions: Extensions,
 ) -> (Link, impl Future<Output = ()> + Send + 'static)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -80,6 +81,7 @@ where
             arrivals,
             ending: Arc::clone(&ending),
         },
+        extensions,
     };
     let session = Session {
         limits,

@@ -12,6 +12,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout};
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use super::ws::{ConnectError, ConnectOptions, Limits, Upgrade, accept, connect, pair, pause_after};
 use super::*;
@@ -56,6 +57,7 @@ async fn welcome(
     headers: HeaderMap,
     upgrade: Upgrade,
 ) -> Response {
+    let upgrade = upgrade.agreeing(&Extensions::of(&["known", "both"]));
     accept(upgrade, limits, &tasks, move |link| async move {
         links.send((link, headers, peer)).await.unwrap();
     })
@@ -226,6 +228,55 @@ async fn a_slow_owner_slows_the_peer_down_and_is_not_taken_for_dead() {
         }
     };
     in_time(async { tokio::join!(sending, receiving) }).await;
+}
+
+#[tokio::test]
+async fn what_both_sides_know_is_agreed_on_and_nothing_without_an_offer() {
+    let mut server = server(Limits::default()).await;
+    for (offer, agreed) in [
+        (&["both", "other"][..], &["both"][..]),
+        (&["other"], &[]),
+        (&[], &[]),
+    ] {
+        let options = ConnectOptions {
+            extensions: Extensions::of(offer),
+            ..ConnectOptions::default()
+        };
+        let client = connect(&server.url(), &options, &server.tasks).await.unwrap();
+        let (link, headers, _) = in_time(server.links.recv()).await.unwrap();
+        let agreed = Extensions::of(agreed);
+        assert_eq!((client.extensions(), link.extensions()), (&agreed, &agreed));
+        assert_eq!(headers.contains_key(extensions::HEADER), !offer.is_empty());
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_was_not_asked_for_changes_nothing() {
+    let tasks = Tasks::new();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("ws://{}/", listener.local_addr().unwrap());
+    let pushy = async {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut request = vec![0; 4096];
+        let length = stream.read(&mut request).await.unwrap();
+        let request = String::from_utf8_lossy(request.split_at(length).0);
+        assert!(!request.to_lowercase().contains(extensions::HEADER), "{request}");
+        let mut lines = request.lines().filter_map(|line| line.split_once(": "));
+        let (_, key) = lines
+            .find(|(name, _)| name.eq_ignore_ascii_case("sec-websocket-key"))
+            .unwrap();
+        let key = derive_accept_key(key.as_bytes());
+        let answer = format!(
+            "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+             Sec-WebSocket-Accept: {key}\r\n{}: output\r\n\r\n",
+            extensions::HEADER
+        );
+        stream.write_all(answer.as_bytes()).await.unwrap();
+        stream
+    };
+    let options = ConnectOptions::default();
+    let (link, _server) = tokio::join!(connect(&url, &options, &tasks), pushy);
+    assert_eq!(link.unwrap().extensions(), &Extensions::default());
 }
 
 #[tokio::test]

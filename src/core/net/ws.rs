@@ -27,6 +27,7 @@ use tokio_tungstenite::{
     },
 };
 
+use super::extensions::{self, Extensions};
 use super::http::Slot;
 use super::session::{self, Watched};
 use super::{Link, tls};
@@ -103,6 +104,8 @@ impl Limits {
 pub struct ConnectOptions {
     /// Header names and values beside those of the protocol.
     pub headers: Vec<(String, String)>,
+    /// What is offered beyond the wire.
+    pub extensions: Extensions,
     /// Bounds of the session.
     pub limits: Limits,
     /// Time for the whole handshake.
@@ -113,6 +116,7 @@ impl Default for ConnectOptions {
     fn default() -> Self {
         Self {
             headers: Vec::new(),
+            extensions: Extensions::default(),
             limits: Limits::default(),
             open_timeout: OPEN_TIMEOUT,
         }
@@ -221,8 +225,11 @@ pub async fn connect_patiently(
 
 /// Opens a session with a server at a `ws://` or `wss://` address.
 pub async fn connect(url: &str, options: &ConnectOptions, tasks: &Tasks) -> Result<Link, ConnectError> {
-    let (request, target) = prepare(url, &options.headers)?;
-    let opening = open(request, &target, &options.limits, tasks);
+    let (mut request, target) = prepare(url, &options.headers)?;
+    if let Some(offer) = options.extensions.header() {
+        request.headers_mut().insert(extensions::HEADER, offer);
+    }
+    let opening = open(request, &target, options, tasks);
     timeout(options.open_timeout, opening).await.unwrap_or_else(|_| {
         Err(ConnectError::TimedOut {
             address: target.address(),
@@ -292,7 +299,7 @@ fn prepare(url: &str, headers: &[(String, String)]) -> Result<(Request, Target),
 async fn open(
     request: Request,
     target: &Target,
-    limits: &Limits,
+    options: &ConnectOptions,
     tasks: &Tasks,
 ) -> Result<Link, ConnectError> {
     let unreachable = |source| ConnectError::Unreachable {
@@ -304,7 +311,7 @@ async fn open(
         .map_err(unreachable)?;
     stream.set_nodelay(true).map_err(unreachable)?;
     if !target.secure {
-        return shake_hands(request, stream, target, limits, tasks).await;
+        return shake_hands(request, stream, target, options, tasks).await;
     }
     let no_tls = |source| ConnectError::Tls {
         address: target.address(),
@@ -316,23 +323,26 @@ async fn open(
         .connect(name, stream)
         .await
         .map_err(no_tls)?;
-    shake_hands(request, stream, target, limits, tasks).await
+    shake_hands(request, stream, target, options, tasks).await
 }
 
 async fn shake_hands<S>(
     request: Request,
     stream: S,
     target: &Target,
-    limits: &Limits,
+    options: &ConnectOptions,
     tasks: &Tasks,
 ) -> Result<Link, ConnectError>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let config = session::websocket_config(limits);
+    let config = session::websocket_config(&options.limits);
     match client_async_with_config(request, Watched::new(stream), Some(config)).await {
-        Ok((socket, _response)) => {
-            let (link, driver) = session::start(socket, limits.clone());
+        Ok((socket, response)) => {
+            let agreed = options
+                .extensions
+                .shared_with(&Extensions::read(response.headers()));
+            let (link, driver) = session::start(socket, options.limits.clone(), agreed);
             tasks.spawn("link", driver);
             Ok(link)
         }
@@ -356,6 +366,8 @@ where
 pub struct Upgrade {
     accept_key: String,
     taking_over: OnUpgrade,
+    offered: Extensions,
+    agreed: Extensions,
     /// None where another server than [`super::http::serve`] accepted the connection.
     slot: Option<Slot>,
 }
@@ -404,8 +416,19 @@ impl<S: Sync> FromRequestParts<S> for Upgrade {
         Ok(Self {
             accept_key,
             taking_over,
+            offered: Extensions::read(&parts.headers),
+            agreed: Extensions::default(),
             slot: parts.extensions.get().cloned(),
         })
+    }
+}
+
+impl Upgrade {
+    /// Agrees to those of `known` that the client offers; without this nothing is agreed on.
+    #[must_use]
+    pub fn agreeing(mut self, known: &Extensions) -> Self {
+        self.agreed = known.shared_with(&self.offered);
+        self
     }
 }
 
@@ -427,11 +450,14 @@ where
     let Upgrade {
         accept_key,
         taking_over,
+        offered: _,
+        agreed,
         slot,
     } = upgrade;
     let Ok(accept_key) = HeaderValue::from_str(&accept_key) else {
         return UpgradeError::NotWebSocket.into_response();
     };
+    let answer = agreed.header();
     let spawner = tasks.clone();
     tasks.spawn("session", async move {
         let stream = match timeout(OPEN_TIMEOUT, taking_over).await {
@@ -447,7 +473,7 @@ where
         };
         let config = session::websocket_config(&limits);
         let socket = WebSocketStream::from_raw_socket(stream, Role::Server, Some(config)).await;
-        let (link, driver) = session::start(socket, limits);
+        let (link, driver) = session::start(socket, limits, agreed);
         spawner.spawn("link", async move {
             driver.await;
             drop(slot);
@@ -460,6 +486,9 @@ where
     headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
     headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
     headers.insert(header::SEC_WEBSOCKET_ACCEPT, accept_key);
+    if let Some(answer) = answer {
+        headers.insert(extensions::HEADER, answer);
+    }
     response
 }
 
@@ -473,8 +502,8 @@ pub async fn pair(tasks: &Tasks, limits: &Limits) -> (Link, Link) {
     let config = session::websocket_config(limits);
     let server = WebSocketStream::from_raw_socket(near, Role::Server, Some(config)).await;
     let client = WebSocketStream::from_raw_socket(far, Role::Client, Some(config)).await;
-    let (server, server_driver) = session::start(server, limits.clone());
-    let (client, client_driver) = session::start(client, limits.clone());
+    let (server, server_driver) = session::start(server, limits.clone(), Extensions::default());
+    let (client, client_driver) = session::start(client, limits.clone(), Extensions::default());
     tasks.spawn("link", server_driver);
     tasks.spawn("link", client_driver);
     (server, client)

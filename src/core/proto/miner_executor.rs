@@ -10,6 +10,10 @@ use crate::core::model::JobId;
 /// The most an executor reads in one frame, in bytes.
 pub const FRAME_BYTES_MAX: usize = 52_428_800;
 
+/// What executors and miners of this version agree on beyond the wire (`core::net::extensions`): each name allows
+/// messages that the reference does not know. Neither side sends them to a peer that did not agree.
+pub const EXTENSIONS: &[&str] = &[];
+
 direction! {
     /// From the miner to the executor.
     Down {
