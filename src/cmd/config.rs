@@ -118,6 +118,9 @@ fn row_json(row: &Row) -> Json {
         Some(Value::Seconds(seconds)) => json!(seconds),
         Some(Value::Bool(claim)) => json!(claim),
         Some(Value::List(items)) => json!(items),
+        Some(Value::Networks(networks)) => {
+            json!(networks.iter().map(ToString::to_string).collect::<Vec<_>>())
+        }
         Some(Value::Executors(counts)) => Json::Object(
             counts
                 .iter()

@@ -1,11 +1,12 @@
 //! `horde up`: a whole network on this machine, as supervised child processes.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
+use ipnet::{IpNet, Ipv4Net};
 use serde::Serialize;
 use tempfile::TempDir;
 
@@ -13,7 +14,7 @@ use super::context::Context;
 use super::error::{CmdError, ExitCode, OrFail};
 use super::job;
 use crate::core::client::Client;
-use crate::core::config::{Backend, Environment, SETTINGS, Scope, Settings};
+use crate::core::config::{Backend, ConfigError, Environment, SETTINGS, Scope, Setting, Settings, Value};
 use crate::core::crypto::Keypair;
 use crate::core::devnet::plan::{Choices, MINERS, Plan, USER, USERS, VALIDATOR};
 use crate::core::devnet::ready::{self, ReadyError};
@@ -216,11 +217,7 @@ impl UpArgs {
             program: std::env::current_exe()
                 .or_fail(ExitCode::Failed, "could not find this program's file")?,
             forget: overriding(&context.environment),
-            // Executors have no file of their own.
-            variables: vec![(
-                "HORDE_EXECUTOR_DOCKER_HOST".to_owned(),
-                settings.text("executor.docker_host")?.to_owned(),
-            )],
+            variables: executor_variables(settings, plan.miner_ip())?,
         };
         let network = Devnet::start(&plan, &launch, context.clock.clone(), &tasks)
             .await
@@ -397,6 +394,33 @@ fn overriding(environment: &Environment) -> Vec<String> {
         .collect()
 }
 
+/// Returns what executors are told, who have no file of their own; they reach this machine at `host`.
+fn executor_variables(settings: &Settings, host: IpAddr) -> Result<Vec<(String, String)>, ConfigError> {
+    const ALLOW: &str = "executor.allow_addresses";
+    // Only the user's own jobs run here, and their servers may well be on this machine.
+    let mut allowed = settings.networks(ALLOW)?.to_owned();
+    let here: [IpNet; 3] = [
+        Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8).into(),
+        IpAddr::V6(Ipv6Addr::LOCALHOST).into(),
+        host.into(),
+    ];
+    for network in here {
+        if !allowed.iter().any(|known| known.contains(&network)) {
+            allowed.push(network);
+        }
+    }
+    Ok([
+        (
+            "executor.docker_host",
+            settings.text("executor.docker_host")?.to_owned(),
+        ),
+        (ALLOW, Value::Networks(allowed).to_string()),
+    ]
+    .into_iter()
+    .filter_map(|(key, value)| Some((Setting::find(key)?.environment_name(), value)))
+    .collect())
+}
+
 fn running(plan: &Plan, network: &Devnet) -> Result<Running, StartError> {
     let hotkey = |account| keypair(account).map(|key| key.hotkey().clone());
     let axons = plan.members.iter().filter_map(|member| member.axon);
@@ -511,6 +535,7 @@ fn ready_error(error: &ReadyError, network: &Devnet) -> CmdError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::core::config::{Sources, load};
 
     const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
@@ -535,5 +560,31 @@ mod tests {
             ("EXECUTOR_TOKEN", "token"),
         ]);
         assert_eq!(overriding(&environment), ["EXECUTOR_TOKEN", "HORDE_WALLET_URI"]);
+    }
+
+    #[test]
+    fn executors_reach_this_machine_and_what_the_user_lists_besides() {
+        for (listed, host, wanted) in [
+            ("", "127.0.0.1", "127.0.0.0/8,::1/128"),
+            (
+                "10.0.0.0/8,::/0",
+                "172.17.0.1",
+                "10.0.0.0/8,::/0,127.0.0.0/8,172.17.0.1/32",
+            ),
+        ] {
+            let environment = Environment::from_iter([("HORDE_EXECUTOR_ALLOW_ADDRESSES", listed)]);
+            let settings = load(&Sources {
+                scope: Scope::Tool,
+                environment: &environment,
+                dir: None,
+                config: None,
+                flags: Vec::new(),
+            });
+            let variables = executor_variables(&settings.unwrap(), host.parse().unwrap()).unwrap();
+            assert_eq!(
+                variables[1],
+                ("HORDE_EXECUTOR_ALLOW_ADDRESSES".to_owned(), wanted.to_owned())
+            );
+        }
     }
 }

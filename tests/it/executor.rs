@@ -262,6 +262,7 @@ impl Session {
             .env("HORDE_EXECUTOR_OWNER", "horde-test")
             .env("HORDE_EXECUTOR_WORK_DIR", home.path().join("work"))
             .env("HORDE_LOG_LEVEL", "error")
+            .env("HORDE_EXECUTOR_ALLOW_ADDRESSES", "127.0.0.0/8")
             .env("DEBUG_NO_GPU_MODE", "1");
         command.envs(extra.iter().copied());
         let child = Command::from(command).kill_on_drop(true).spawn().unwrap();

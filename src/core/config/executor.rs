@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use ipnet::IpNet;
+
 use super::secret::Secret;
 use super::settings::{ConfigError, Settings};
 
@@ -25,6 +27,8 @@ pub struct ExecutorConfig {
     pub volume_bytes_max: u64,
     /// Largest output upload, in bytes.
     pub upload_bytes_max: u64,
+    /// Networks that are not public and that volumes and uploads may reach all the same.
+    pub allow_addresses: Vec<IpNet>,
     /// Whether no GPU is asked for, whatever the class.
     pub no_gpu: bool,
 }
@@ -41,6 +45,7 @@ impl ExecutorConfig {
             docker_host: settings.text("executor.docker_host")?.to_owned(),
             volume_bytes_max: settings.integer("executor.volume_bytes_max")?,
             upload_bytes_max: settings.integer("executor.upload_bytes_max")?,
+            allow_addresses: settings.networks("executor.allow_addresses")?.to_owned(),
             no_gpu: settings.bool("executor.no_gpu")?,
         })
     }

@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
+use ipnet::IpNet;
+
 use super::environment::Environment;
 use super::table::{SETTINGS, Setting};
 use super::value::Value;
@@ -295,6 +297,14 @@ impl Settings {
     pub fn list(&self, key: &'static str) -> Result<&[String], ConfigError> {
         match self.required(key)? {
             Value::List(items) => Ok(items),
+            _ => Err(ConfigError::Undeclared { key }),
+        }
+    }
+
+    /// Returns networks.
+    pub fn networks(&self, key: &'static str) -> Result<&[IpNet], ConfigError> {
+        match self.required(key)? {
+            Value::Networks(networks) => Ok(networks),
             _ => Err(ConfigError::Undeclared { key }),
         }
     }

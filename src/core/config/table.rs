@@ -299,6 +299,12 @@ pub const SETTINGS: &[Setting] = &[
     )
     .alias("OUTPUT_ZIP_UPLOAD_MAX_SIZE_BYTES"),
     setting(
+        "executor.allow_addresses",
+        Kind::Networks,
+        "",
+        "networks besides the public internet that volumes and uploads may reach",
+    ),
+    setting(
         "executor.no_gpu",
         Kind::Bool,
         "false",

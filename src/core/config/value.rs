@@ -4,6 +4,8 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
+use ipnet::IpNet;
+
 use super::environment::Environment;
 
 /// What values a setting takes.
@@ -31,6 +33,8 @@ pub enum Kind {
     SocketAddress,
     /// An IP address.
     IpAddress,
+    /// Networks such as `10.0.0.0/8`, and single IP addresses, divided by commas outside TOML.
+    Networks,
     /// A name or an IP address, and a port.
     HostPort,
     /// A path; `~/` is the home directory.
@@ -58,6 +62,8 @@ pub enum Value {
     Path(PathBuf),
     /// Texts.
     List(Vec<String>),
+    /// Networks; a single address is one of its own.
+    Networks(Vec<IpNet>),
     /// Classes and counts, in the order given.
     Executors(Vec<(String, u32)>),
 }
@@ -71,6 +77,10 @@ impl fmt::Display for Value {
             Self::Bool(claim) => write!(f, "{claim}"),
             Self::Path(path) => write!(f, "{}", path.display()),
             Self::List(items) => f.write_str(&items.join(",")),
+            Self::Networks(networks) => {
+                let networks: Vec<_> = networks.iter().map(IpNet::to_string).collect();
+                f.write_str(&networks.join(","))
+            }
             Self::Executors(counts) => {
                 let counts: Vec<_> = counts
                     .iter()
@@ -106,6 +116,7 @@ impl Kind {
             Self::Bool => "true or false".to_owned(),
             Self::SocketAddress => "an IP address and a port, such as 127.0.0.1:9000".to_owned(),
             Self::IpAddress => "an IP address".to_owned(),
+            Self::Networks => "networks and addresses, such as 10.0.0.0/8,192.168.1.7".to_owned(),
             Self::HostPort => "a host and a port, such as 127.0.0.1:8000".to_owned(),
             Self::Path => "a path".to_owned(),
             Self::Url(schemes) => format!("an address that begins with {}://", schemes.join(":// or ")),
@@ -139,6 +150,11 @@ impl Kind {
                 .map(|item| item.as_str().map(str::to_owned))
                 .collect::<Option<_>>()
                 .map(Value::List),
+            (Self::Networks, toml::Value::Array(items)) => items
+                .iter()
+                .map(|item| network_of(item.as_str()?))
+                .collect::<Option<_>>()
+                .map(Value::Networks),
             (Self::Executors, toml::Value::Table(counts)) => counts
                 .iter()
                 .map(|(class, count)| Some((class.clone(), count_of(&count.as_integer()?.to_string())?)))
@@ -191,10 +207,11 @@ impl Kind {
                 (schemes.contains(&scheme) && !rest.is_empty() && !rest.contains(char::is_whitespace))
                     .then(plain)
             }
-            Self::List => {
-                let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
-                Some(Value::List(items.map(str::to_owned).collect()))
-            }
+            Self::List => Some(Value::List(items_of(text).map(str::to_owned).collect())),
+            Self::Networks => items_of(text)
+                .map(network_of)
+                .collect::<Option<_>>()
+                .map(Value::Networks),
             Self::Executors => {
                 let counts = text.split(',').map(|pair| {
                     let (class, count) = pair.trim().split_once('=')?;
@@ -204,6 +221,19 @@ impl Kind {
             }
         }
     }
+}
+
+fn items_of(text: &str) -> impl Iterator<Item = &str> {
+    text.split(',').map(str::trim).filter(|item| !item.is_empty())
+}
+
+/// Reads a network; bits behind its prefix are dropped, so that it is shown as it counts.
+fn network_of(text: &str) -> Option<IpNet> {
+    let single = || text.parse::<IpAddr>().map(IpNet::from).ok();
+    text.parse::<IpNet>()
+        .ok()
+        .or_else(single)
+        .map(|network| network.trunc())
 }
 
 fn count_of(text: &str) -> Option<u32> {
@@ -245,6 +275,8 @@ mod tests {
             (Kind::SocketAddress, "0.0.0.0:80", "0.0.0.0"),
             (Kind::SocketAddress, "[::1]:80", "localhost:80"),
             (Kind::IpAddress, "10.0.0.1", "10.0.0.1:80"),
+            (Kind::Networks, "10.0.0.0/8,::1/128", "10.0.0.0/33"),
+            (Kind::Networks, "", "localhost"),
             (Kind::HostPort, "localhost:80", "localhost"),
             (Kind::HostPort, "10.0.0.1:80", "ws://10.0.0.1:80"),
             (Kind::Path, "/x", ""),
@@ -270,7 +302,7 @@ mod tests {
     #[test]
     fn a_file_may_use_tables_arrays_and_numbers() {
         let file: toml::Table =
-            toml::from_str("executors = { \"always_on.test\" = 2 }\nusers = [\"a\", \"b\"]\nwait = 1.5")
+            toml::from_str("executors = { \"always_on.test\" = 2 }\nusers = [\"a\", \"b\"]\nwait = 1.5\nnets = ['10.9.0.0/8', '1.2.3.4']")
                 .unwrap();
         let take = |kind: Kind, key: &str| kind.take(&file[key], &Environment::default());
         assert_eq!(
@@ -278,6 +310,11 @@ mod tests {
             "always_on.test=2"
         );
         assert_eq!(take(Kind::List, "users").unwrap().to_string(), "a,b");
+        assert_eq!(
+            take(Kind::Networks, "nets").unwrap().to_string(),
+            "10.0.0.0/8,1.2.3.4/32"
+        );
+        assert!(take(Kind::Networks, "users").is_err());
         assert_eq!(
             take(Kind::Seconds { max: 2 }, "wait").unwrap(),
             Value::Seconds(1.5)

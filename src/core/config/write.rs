@@ -28,6 +28,11 @@ fn toml_of(value: &Value) -> Toml {
         Value::Bool(claim) => (*claim).into(),
         Value::Path(path) => path.to_string_lossy().into_owned().into(),
         Value::List(items) => items.clone().into(),
+        Value::Networks(networks) => networks
+            .iter()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>()
+            .into(),
         Value::Executors(counts) => Toml::Table(
             counts
                 .iter()

@@ -20,6 +20,7 @@ use crate::core::net::extensions::Extensions;
 use crate::core::net::ws::{self, CONNECT_ATTEMPTS, ConnectError, ConnectOptions};
 use crate::core::proto::miner_executor::EXTENSIONS;
 use crate::core::tasks::Tasks;
+use crate::core::transfer::address::Policy;
 use crate::core::transfer::download::Downloader;
 use crate::core::transfer::upload::Uploader;
 
@@ -69,10 +70,11 @@ pub async fn run(config: ExecutorConfig, engine: Arc<dyn Engine>, tasks: Tasks) 
         link = ws::connect_patiently(&url, &options, &tasks, CONNECT_ATTEMPTS) => link?,
     };
     tracing::info!(%miner, after = ?started.elapsed(), "connected to the miner");
+    let policy = Arc::new(Policy::new(config.allow_addresses.clone()));
     let ports = Ports {
         engine,
-        downloader: Arc::new(Downloader::new(config.volume_bytes_max)),
-        uploader: Arc::new(Uploader::new(config.upload_bytes_max)),
+        downloader: Arc::new(Downloader::new(config.volume_bytes_max, Arc::clone(&policy))),
+        uploader: Arc::new(Uploader::new(config.upload_bytes_max, policy)),
         tasks,
     };
     let identity = Identity {

@@ -165,6 +165,11 @@ pub struct ClientError {
 
 /// Makes an HTTP client; it reads the system's certificates, so make it when it is first needed and keep it.
 pub fn client(options: &ClientOptions) -> Result<reqwest::Client, ClientError> {
+    Ok(builder(options).build()?)
+}
+
+/// Starts an HTTP client, for those who add to it.
+pub fn builder(options: &ClientOptions) -> reqwest::ClientBuilder {
     let redirects = match options.redirects {
         Redirects::Follow(hops) => reqwest::redirect::Policy::limited(hops),
         Redirects::Refuse => reqwest::redirect::Policy::none(),
@@ -175,9 +180,11 @@ pub fn client(options: &ClientOptions) -> Result<reqwest::Client, ClientError> {
         .read_timeout(options.read_timeout)
         .pool_idle_timeout(POOL_IDLE)
         .redirect(redirects)
+        // An address may be a secret, and a redirect leads to somebody else.
+        .referer(false)
         .tcp_nodelay(true);
     if let Some(total) = options.total_timeout {
         builder = builder.timeout(total);
     }
-    Ok(builder.build()?)
+    builder
 }

@@ -16,10 +16,12 @@ use reqwest::header::{CONTENT_LENGTH, RANGE};
 use crate::core::model::volume::{SimpleVolume, Volume};
 use crate::core::net::http::{ClientOptions, Redirects};
 
+use super::address::Policy;
+use super::describe;
 use super::folder::Folder;
+use super::guard::{GuardedClient, HopError, hop_error, parse_url};
 use super::path::{PathError, RelativePath};
 use super::unzip::{UnzipBudget, UnzipError, unzip};
-use super::{LazyClient, describe};
 
 /// How often a request is made before its volume has failed (wire-executor-miner §6).
 const ATTEMPTS: usize = 3;
@@ -71,9 +73,9 @@ pub enum DownloadError {
     /// The archive was refused.
     #[error(transparent)]
     Archive(UnzipError),
-    /// The address is none.
-    #[error("the volume's URL is not an http or https address")]
-    BadUrl,
+    /// The address, or one that it was redirected to, is not fetched from.
+    #[error("the volume was not fetched")]
+    Hop(#[from] HopError),
     /// The server said no.
     #[error("the volume's server answered {status}")]
     Status {
@@ -114,12 +116,12 @@ impl From<UnzipError> for DownloadError {
 #[derive(Debug)]
 pub struct Downloader {
     volume_bytes_max: u64,
-    client: LazyClient,
+    client: GuardedClient,
 }
 
 impl Downloader {
     /// Makes one; `volume_bytes_max` counts per download and on the compressed zip, and 0 means no limit.
-    pub fn new(volume_bytes_max: u64) -> Self {
+    pub fn new(volume_bytes_max: u64, policy: Arc<Policy>) -> Self {
         let options = ClientOptions {
             connect_timeout: SILENCE,
             read_timeout: SILENCE,
@@ -133,7 +135,7 @@ impl Downloader {
         };
         Self {
             volume_bytes_max,
-            client: LazyClient::new(options),
+            client: GuardedClient::new(options, policy),
         }
     }
 
@@ -213,10 +215,7 @@ impl Downloader {
 
     /// Writes what an address holds into `file`, and returns it rewound.
     async fn download(&self, url: &str, file: File) -> Result<File, DownloadError> {
-        let url: reqwest::Url = url.parse().map_err(|_error| DownloadError::BadUrl)?;
-        if !matches!(url.scheme(), "http" | "https") {
-            return Err(DownloadError::BadUrl);
-        }
+        let url = parse_url(self.client.policy(), url)?;
         let client = self.client.get().await.map_err(DownloadError::Local)?;
         let mut download = Download {
             file,
@@ -265,8 +264,11 @@ impl Download {
         if self.have > 0 {
             request = request.header(RANGE, format!("bytes={}-", self.have));
         }
-        let transport = |error| DownloadError::Transport {
-            reason: describe(error),
+        let transport = |error| match hop_error(&error) {
+            Some(hop) => DownloadError::Hop(hop),
+            None => DownloadError::Transport {
+                reason: describe(error),
+            },
         };
         let mut answer = request.send().await.map_err(transport)?;
         let status = answer.status();

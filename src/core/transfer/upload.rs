@@ -3,7 +3,8 @@
 use std::collections::HashSet;
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -18,10 +19,12 @@ use tokio_util::io::ReaderStream;
 use crate::core::model::upload::{Fields, OutputUpload, SingleFileUpload, ZipUpload};
 use crate::core::net::http::{ClientOptions, Redirects};
 
+use super::address::Policy;
+use super::describe;
 use super::folder::{Folder, OpenError};
+use super::guard::{GuardedClient, HopError, hop_error, parse_url};
 use super::pack::{PackError, pack};
 use super::path::{PathError, RelativePath};
-use super::{LazyClient, describe};
 
 /// How often a request is made before the upload has failed (wire-executor-miner §8).
 const ATTEMPTS: usize = 3;
@@ -76,9 +79,9 @@ pub enum UploadError {
         /// How many there are.
         got: usize,
     },
-    /// The address is none.
-    #[error("the upload's URL is not an http or https address")]
-    BadUrl,
+    /// The address is not sent to.
+    #[error("the output was not sent")]
+    Hop(#[from] HopError),
     /// A header cannot travel.
     #[error("the signed header `{0}` is not a valid HTTP header")]
     BadHeader(String),
@@ -137,7 +140,7 @@ pub type UploadResults = IndexMap<String, String>;
 #[derive(Debug)]
 pub struct Uploader {
     upload_bytes_max: u64,
-    client: LazyClient,
+    client: GuardedClient,
 }
 
 /// One request to be made: everything is open and counted before the first byte leaves.
@@ -155,7 +158,7 @@ struct Parcel {
 
 impl Uploader {
     /// Makes one; `upload_bytes_max` counts for each zip and each file, and 0 means no limit.
-    pub fn new(upload_bytes_max: u64) -> Self {
+    pub fn new(upload_bytes_max: u64, policy: Arc<Policy>) -> Self {
         let options = ClientOptions {
             read_timeout: REQUEST_TIMEOUT,
             total_timeout: Some(REQUEST_TIMEOUT),
@@ -169,7 +172,7 @@ impl Uploader {
         };
         Self {
             upload_bytes_max,
-            client: LazyClient::new(options),
+            client: GuardedClient::new(options, policy),
         }
     }
 
@@ -189,9 +192,13 @@ impl Uploader {
         folder: &Folder,
         scratch: &Path,
     ) -> Result<UploadResults, UploadError> {
-        let folder = folder.try_clone().map_err(UploadError::Local)?;
-        let (scratch, bytes_max) = (scratch.to_owned(), self.upload_bytes_max);
-        let parcels = tokio::task::spawn_blocking(move || prepare(upload, &folder, bytes_max, &scratch))
+        let source = Source {
+            folder: folder.try_clone().map_err(UploadError::Local)?,
+            scratch: scratch.to_owned(),
+            bytes_max: self.upload_bytes_max,
+            policy: Arc::clone(self.client.policy()),
+        };
+        let parcels = tokio::task::spawn_blocking(move || prepare(upload, &source))
             .await
             .map_err(|error| UploadError::Local(io::Error::other(error)))??;
         let client = self.client.get().await.map_err(UploadError::Local)?;
@@ -203,27 +210,36 @@ impl Uploader {
     }
 }
 
-/// Opens, packs and counts everything that is to be sent; blocks.
-fn prepare(
-    upload: OutputUpload,
-    folder: &Folder,
+/// Where parcels come from, and what they must keep to.
+struct Source {
+    folder: Folder,
+    scratch: PathBuf,
     bytes_max: u64,
-    scratch: &Path,
-) -> Result<Vec<Parcel>, UploadError> {
+    policy: Arc<Policy>,
+}
+
+/// Opens, packs and counts everything that is to be sent; blocks.
+fn prepare(upload: OutputUpload, source: &Source) -> Result<Vec<Parcel>, UploadError> {
     let nothing = HashSet::new();
     let zip = |upload: ZipUpload, key: &str, left_out: &HashSet<RelativePath>| {
-        let packed = pack(folder, left_out, bytes_max, scratch)?;
+        let packed = pack(&source.folder, left_out, source.bytes_max, &source.scratch)?;
         let content = Content {
             name: ZIP_NAME,
             file: packed.file,
             bytes: packed.bytes,
         };
         match upload {
-            ZipUpload::Post(post) => parcel(key, &post.url, Way::Form(post.form_fields), None, content),
-            ZipUpload::Put(put) => parcel(key, &put.url, Way::Body, None, content),
+            ZipUpload::Post(post) => {
+                let url = parse_url(&source.policy, &post.url)?;
+                parcel(key, url, Way::Form(post.form_fields), None, content)
+            }
+            ZipUpload::Put(put) => {
+                let url = parse_url(&source.policy, &put.url)?;
+                parcel(key, url, Way::Body, None, content)
+            }
         }
     };
-    let single = |upload: SingleFileUpload| single_file(upload, folder, bytes_max);
+    let single = |upload: SingleFileUpload| single_file(upload, source);
     match upload {
         OutputUpload::ZipPost(post) => Ok(vec![zip(ZipUpload::Post(post), ZIP_NAME, &nothing)?]),
         OutputUpload::ZipPut(put) => Ok(vec![zip(ZipUpload::Put(put), ZIP_NAME, &nothing)?]),
@@ -250,12 +266,15 @@ fn prepare(
     }
 }
 
-fn single_file(upload: SingleFileUpload, folder: &Folder, bytes_max: u64) -> Result<Parcel, UploadError> {
+fn single_file(upload: SingleFileUpload, source: &Source) -> Result<Parcel, UploadError> {
     let path = RelativePath::parse(upload.relative_path()).map_err(UploadError::BadPath)?;
-    let file = folder.read(&path)?;
+    let file = source.folder.read(&path)?;
     let bytes = file.metadata().map_err(UploadError::Local)?.len();
-    if bytes > bytes_max {
-        return Err(UploadError::TooLarge { path, max: bytes_max });
+    if bytes > source.bytes_max {
+        return Err(UploadError::TooLarge {
+            path,
+            max: source.bytes_max,
+        });
     }
     let (_folders, name) = path.split();
     let content = Content { name, file, bytes };
@@ -264,7 +283,7 @@ fn single_file(upload: SingleFileUpload, folder: &Folder, bytes_max: u64) -> Res
             let way = Way::Form(post.form_fields);
             parcel(
                 path.as_str(),
-                &post.url,
+                parse_url(&source.policy, &post.url)?,
                 way,
                 post.signed_headers.as_ref(),
                 content,
@@ -272,7 +291,7 @@ fn single_file(upload: SingleFileUpload, folder: &Folder, bytes_max: u64) -> Res
         }
         SingleFileUpload::Put(put) => parcel(
             path.as_str(),
-            &put.url,
+            parse_url(&source.policy, &put.url)?,
             Way::Body,
             put.signed_headers.as_ref(),
             content,
@@ -297,15 +316,11 @@ struct Content<'a> {
 
 fn parcel(
     key: &str,
-    url: &str,
+    url: reqwest::Url,
     way: Way,
     signed: Option<&Fields>,
     content: Content<'_>,
 ) -> Result<Parcel, UploadError> {
-    let url: reqwest::Url = url.parse().map_err(|_error| UploadError::BadUrl)?;
-    if !matches!(url.scheme(), "http" | "https") {
-        return Err(UploadError::BadUrl);
-    }
     let mut headers = HeaderMap::new();
     for (name, value) in signed.into_iter().flatten() {
         let bad = || UploadError::BadHeader(name.escape_debug().to_string());
@@ -408,8 +423,11 @@ async fn post(client: &reqwest::Client, parcel: &Parcel) -> Result<String, Uploa
     let body = stream::iter([Ok(before)])
         .chain(ReaderStream::with_capacity(file, CHUNK_BYTES))
         .chain(stream::iter([Ok(after)]));
-    let transport = |error| UploadError::Transport {
-        reason: describe(error),
+    let transport = |error| match hop_error(&error) {
+        Some(hop) => UploadError::Hop(hop),
+        None => UploadError::Transport {
+            reason: describe(error),
+        },
     };
     let mut answer = client
         .request(parcel.method.clone(), parcel.url.clone())
