@@ -7,6 +7,7 @@ use ipnet::IpNet;
 
 use super::secret::Secret;
 use super::settings::{ConfigError, Settings};
+use crate::core::model::sandbox::SandboxWishes;
 
 /// Everything that the executor needs to know before it starts; it keeps no data directory.
 #[derive(Clone, Debug)]
@@ -31,6 +32,8 @@ pub struct ExecutorConfig {
     pub allow_addresses: Vec<IpNet>,
     /// Whether no GPU is asked for, whatever the class.
     pub no_gpu: bool,
+    /// What jobs may have.
+    pub sandbox: SandboxWishes,
 }
 
 impl ExecutorConfig {
@@ -47,6 +50,32 @@ impl ExecutorConfig {
             upload_bytes_max: settings.integer("executor.upload_bytes_max")?,
             allow_addresses: settings.networks("executor.allow_addresses")?.to_owned(),
             no_gpu: settings.bool("executor.no_gpu")?,
+            sandbox: sandbox(settings)?,
         })
     }
+}
+
+fn sandbox(settings: &Settings) -> Result<SandboxWishes, ConfigError> {
+    let bytes = |key| match settings.optional(key)? {
+        Some(_) => settings.integer(key).map(Some),
+        None => Ok(None),
+    };
+    let cpus = match settings.optional("executor.cpus")? {
+        Some(_) => Some(settings.integer("executor.cpus")?),
+        None => None,
+    };
+    let runtime = match settings.optional("executor.runtime")? {
+        Some(_) => Some(settings.text("executor.runtime")?.to_owned()),
+        None => None,
+    };
+    Ok(SandboxWishes {
+        profile: settings.parsed("executor.profile")?,
+        memory_bytes: bytes("executor.memory_bytes")?,
+        cpus,
+        pids_max: settings.integer("executor.pids_max")?,
+        nofile_max: settings.integer("executor.nofile_max")?,
+        shm_bytes: bytes("executor.shm_bytes")?,
+        disk_bytes: settings.integer("executor.disk_bytes")?,
+        runtime,
+    })
 }

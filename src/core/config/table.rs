@@ -1,6 +1,7 @@
 //! The table of all settings: key, kind, default, meaning. What is not in it does not exist.
 
 use super::value::Kind;
+use crate::core::model::Profile;
 
 /// One setting.
 #[derive(Clone, Copy, Debug)]
@@ -68,6 +69,11 @@ const DOCKER_HOST: &str = "unix:///var/run/docker.sock";
 const WEEK: u32 = 7 * 24 * 3600;
 const SECONDS: Kind = Kind::Seconds { max: WEEK };
 const BYTES: Kind = Kind::Integer { min: 1, max: 1 << 50 };
+/// Bytes of something that no container starts without: an engine refuses less than 6 MiB of memory.
+const ROOMY_BYTES: Kind = Kind::Integer {
+    min: 16 << 20,
+    max: 1 << 50,
+};
 
 /// All settings, by section.
 pub const SETTINGS: &[Setting] = &[
@@ -311,6 +317,56 @@ pub const SETTINGS: &[Setting] = &[
         "ask for no GPU whatever the class: for development",
     )
     .alias("DEBUG_NO_GPU_MODE"),
+    setting(
+        "executor.profile",
+        Kind::Choice(Profile::WORDS),
+        "live",
+        "rights of jobs: live (ordinary images work) or strict (no root, no capability, read-only root)",
+    ),
+    unset(
+        "executor.memory_bytes",
+        ROOMY_BYTES,
+        "memory of a job, no swap; unset: what the machine has but for a reserve of 5 % (256 MiB to 2 GiB)",
+    ),
+    unset(
+        "executor.cpus",
+        Kind::Integer { min: 1, max: 4096 },
+        "processors of a job; unset: all, behind everything else that wants them",
+    ),
+    setting(
+        "executor.pids_max",
+        Kind::Integer {
+            min: 16,
+            max: 4_194_304,
+        },
+        "4096",
+        "processes and threads of a job; an eighth of what the smallest kernels have",
+    ),
+    setting(
+        "executor.nofile_max",
+        Kind::Integer {
+            min: 64,
+            max: 1 << 30,
+        },
+        "16384",
+        "open files per process of a job; the engine must be allowed as many itself",
+    ),
+    unset(
+        "executor.shm_bytes",
+        BYTES,
+        "size of a job's /dev/shm, a part of its memory; unset: half of it, as the kernel would choose",
+    ),
+    setting(
+        "executor.disk_bytes",
+        ROOMY_BYTES,
+        "68719476736",
+        "bytes that a job may write to the disk, its input included; 64 GiB holds models of that class",
+    ),
+    unset(
+        "executor.runtime",
+        Kind::Text,
+        "the engine's runtime for jobs, such as runsc; unset: the engine's default; GPUs need nvidia",
+    ),
 ];
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bollard::container::LogOutput;
 use bollard::errors::Error as ClientError;
+use bollard::models::{ContainerCreateBody, ContainerCreateResponse};
 use bollard::query_parameters::{
     AttachContainerOptionsBuilder, CreateContainerOptionsBuilder, CreateImageOptionsBuilder,
     InspectContainerOptions, KillContainerOptionsBuilder, ListContainersOptionsBuilder,
@@ -89,6 +90,19 @@ impl Bollard {
                     .map_err(|error| self.explain("tell its version", error))
             })
             .await
+    }
+
+    async fn create_from(
+        &self,
+        name: &str,
+        body: ContainerCreateBody,
+    ) -> Result<ContainerCreateResponse, EngineError> {
+        let options = CreateContainerOptionsBuilder::default().name(name).build();
+        self.client()
+            .await?
+            .create_container(Some(options), body)
+            .await
+            .map_err(|error| self.explain("create the container", error))
     }
 
     async fn patient_client(&self) -> Result<Docker, EngineError> {
@@ -246,13 +260,17 @@ impl Engine for Bollard {
     }
 
     async fn create(&self, spec: &ContainerSpec) -> Result<ContainerId, EngineError> {
-        let options = CreateContainerOptionsBuilder::default().name(&spec.name).build();
-        let created = self
-            .client()
-            .await?
-            .create_container(Some(options), container_body(spec))
-            .await
-            .map_err(|error| self.explain("create the container", error))?;
+        let body = container_body(spec);
+        let created = match self.create_from(&spec.name, body.clone()).await {
+            Err(error) if is_about_quotas(&error) => {
+                tracing::info!(
+                    container = %spec.name,
+                    "the engine's file system has no quotas; what the container writes is watched instead"
+                );
+                self.create_from(&spec.name, without_quota(body)).await
+            }
+            result => result,
+        }?;
         for warning in &created.warnings {
             tracing::warn!(container = %spec.name, warning, "docker warned about a container");
         }
@@ -344,6 +362,17 @@ impl Engine for Bollard {
             is_out_of_memory: found.oom_killed.unwrap_or_default(),
             error: found.error.unwrap_or_default(),
         }))
+    }
+
+    async fn written_bytes(&self, container: &ContainerId) -> Result<u64, EngineError> {
+        let found = self
+            .client()
+            .await?
+            .inspect_container(container.as_str(), Some(InspectContainerOptions { size: true }))
+            .await
+            .map_err(|error| self.explain("measure the container", error))?;
+        let bytes = found.size_rw.unwrap_or_default();
+        Ok(u64::try_from(bytes).unwrap_or_default())
     }
 
     async fn kill(&self, container: &ContainerId, signal: Signal) -> Result<(), EngineError> {
@@ -440,6 +469,18 @@ impl Engine for Bollard {
         });
         Ok(described.collect())
     }
+}
+
+/// Returns whether a container was refused since the file system of its root keeps no quotas.
+fn is_about_quotas(error: &EngineError) -> bool {
+    matches!(error, EngineError::Refused { message, .. } if message.contains("storage-opt"))
+}
+
+fn without_quota(mut body: ContainerCreateBody) -> ContainerCreateBody {
+    if let Some(host) = &mut body.host_config {
+        host.storage_opt = None;
+    }
+    body
 }
 
 #[cfg(test)]

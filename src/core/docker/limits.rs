@@ -1,8 +1,8 @@
 //! What a job may have: the pure step from a job to its container.
 //!
 //! Nothing that a peer sends reaches the engine's host configuration but through [`ContainerSpec`], and
-//! [`container_body`] is the only place that writes one. The hardening here is the part that ordinary images of the
-//! live network do not notice; profiles, resource limits and capabilities follow with the sandbox.
+//! [`container_body`] is the only place that writes one. What a job may use and do comes from its [`Sandbox`], which
+//! is the operator's and the engine's word alone.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -11,11 +11,8 @@ use bollard::models::{
     ContainerCreateBody, DeviceRequest, HostConfig, HostConfigLogConfig, Mount, MountType,
 };
 
+use super::sandbox::Sandbox;
 use super::{ContainerId, ImageId, LABEL_JOB, LABEL_OWNER, LABEL_TOKEN};
-
-/// The most processes and threads that a job may have at once. Far above what inference servers use, far below
-/// what hurts a host.
-pub const PIDS_MAX: i64 = 32_768;
 
 /// The most processes and threads of a helper: one process with a handful of threads.
 pub const HELPER_PIDS_MAX: i64 = 64;
@@ -28,6 +25,9 @@ const CONTAINER_PATH_BYTES_MAX: usize = 4096;
 
 /// Folders of a container that belong to the kernel or the engine; nothing is mounted over or into them.
 const RESERVED_FOLDERS: [&str; 3] = ["/proc", "/sys", "/dev"];
+
+/// The runtime that gives containers their GPUs.
+pub(super) const GPU_RUNTIME: &str = "nvidia";
 
 /// How a job's container sees devices; the two presets of the wire.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -129,6 +129,8 @@ pub enum Role {
     Job {
         /// Its view of devices.
         preset: Preset,
+        /// What it may use and do.
+        sandbox: Sandbox,
     },
     /// A piece of this program beside a job, in the image of [`super::own`]: trusted code that talks to strangers, so
     /// it may do nothing but what it is for. No capability, a root that it cannot write to, few processes, little
@@ -178,22 +180,25 @@ pub(super) fn container_body(spec: &ContainerSpec) -> ContainerCreateBody {
     ContainerCreateBody {
         image: Some(spec.image.as_str().to_owned()),
         cmd: (!spec.command.is_empty()).then(|| spec.command.clone()),
-        env: Some(
-            spec.env
+        env: Some(match &spec.role {
+            Role::Job { preset, sandbox } => sandbox.environment(*preset, &spec.env),
+            Role::Helper { .. } | Role::Executor => spec
+                .env
                 .iter()
                 .map(|(name, value)| format!("{name}={value}"))
                 .collect(),
-        ),
+        }),
         labels: Some(labels),
         attach_stdin: Some(false),
         attach_stdout: Some(true),
         attach_stderr: Some(true),
         tty: Some(false),
         open_stdin: Some(false),
-        user: match spec.role {
+        user: match &spec.role {
             Role::Helper { uid, gid, .. } => Some(format!("{uid}:{gid}")),
-            // A job's image says who runs in it; so does the executor's.
-            Role::Job { .. } | Role::Executor => None,
+            Role::Job { sandbox, .. } => sandbox.user(),
+            // Its image says who runs in it.
+            Role::Executor => None,
         },
         host_config: Some(host_config(spec)),
         ..ContainerCreateBody::default()
@@ -225,49 +230,53 @@ fn host_config(spec: &ContainerSpec) -> HostConfig {
             auto_remove: Some(true),
             ..shared
         },
-        Role::Job { preset } => HostConfig {
-            pids_limit: Some(PIDS_MAX),
-            ..confined(*preset, shared)
-        },
-        Role::Helper { preset, .. } => HostConfig {
-            pids_limit: Some(HELPER_PIDS_MAX),
-            memory: Some(HELPER_MEMORY_BYTES),
-            // The sum of memory and swap, so none.
-            memory_swap: Some(HELPER_MEMORY_BYTES),
-            cap_drop: Some(vec!["ALL".to_owned()]),
-            readonly_rootfs: Some(true),
-            ..confined(*preset, shared)
-        },
+        Role::Job { preset, sandbox } => sandbox.host_config(*preset, shared),
+        Role::Helper { preset, .. } => helper(*preset, shared),
     }
 }
 
-/// What a job and a helper have in common.
-fn confined(preset: Preset, shared: HostConfig) -> HostConfig {
+fn helper(preset: Preset, shared: HostConfig) -> HostConfig {
+    let has_gpus = preset == Preset::NvidiaAll;
     HostConfig {
         auto_remove: Some(false),
+        cap_drop: Some(vec!["ALL".to_owned()]),
         security_opt: Some(vec!["no-new-privileges:true".to_owned()]),
+        readonly_rootfs: Some(true),
         ipc_mode: Some("private".to_owned()),
-        // The output is read through the attached stream only; a log file on the host would have no bound.
-        log_config: Some(HostConfigLogConfig {
-            typ: Some("none".to_owned()),
-            config: None,
-        }),
-        runtime: matches!(preset, Preset::NvidiaAll).then(|| "nvidia".to_owned()),
-        device_requests: matches!(preset, Preset::NvidiaAll).then(|| {
-            vec![DeviceRequest {
-                driver: Some("nvidia".to_owned()),
-                count: Some(-1),
-                capabilities: Some(vec![vec!["gpu".to_owned()]]),
-                ..DeviceRequest::default()
-            }]
-        }),
+        pids_limit: Some(HELPER_PIDS_MAX),
+        memory: Some(HELPER_MEMORY_BYTES),
+        // The sum of memory and swap, so none.
+        memory_swap: Some(HELPER_MEMORY_BYTES),
+        log_config: Some(no_log()),
+        runtime: has_gpus.then(|| GPU_RUNTIME.to_owned()),
+        device_requests: has_gpus.then(|| vec![all_gpus()]),
         ..shared
+    }
+}
+
+/// The output is read through the attached stream only; a log file on the host would have no bound.
+pub(super) fn no_log() -> HostConfigLogConfig {
+    HostConfigLogConfig {
+        typ: Some("none".to_owned()),
+        config: None,
+    }
+}
+
+/// Asks for every GPU of the machine (wire-executor-miner §7).
+pub(super) fn all_gpus() -> DeviceRequest {
+    DeviceRequest {
+        driver: Some("nvidia".to_owned()),
+        count: Some(-1),
+        capabilities: Some(vec![vec!["gpu".to_owned()]]),
+        ..DeviceRequest::default()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::core::docker::sandbox::tests::sandbox;
+    use crate::core::model::Profile;
 
     fn job(preset: Preset) -> ContainerSpec {
         ContainerSpec {
@@ -285,34 +294,25 @@ mod tests {
                 target: ContainerPath::parse("/volume/").unwrap(),
             }],
             network: Network::None,
-            role: Role::Job { preset },
+            role: Role::Job {
+                preset,
+                sandbox: sandbox(Profile::Live),
+            },
         }
     }
 
     #[test]
-    fn a_job_gets_no_network_no_new_privileges_and_only_its_mounts() {
+    fn a_job_gets_no_network_and_only_its_mounts() {
         let body = container_body(&job(Preset::None));
         let host = body.host_config.unwrap();
         assert_eq!(host.network_mode.as_deref(), Some("none"));
         assert_eq!(host.privileged, Some(false));
-        assert_eq!(host.security_opt, Some(vec!["no-new-privileges:true".to_owned()]));
-        assert_eq!(host.pids_limit, Some(PIDS_MAX));
         assert_eq!(host.binds, None);
         assert_eq!(host.mounts.unwrap().len(), 1);
-        assert_eq!(host.runtime, None);
-        assert_eq!(host.device_requests, None);
-        assert_eq!(body.env, Some(vec!["A=b=c".to_owned()]));
-    }
-
-    #[test]
-    fn the_gpu_preset_asks_for_all_gpus_and_keeps_the_hardening() {
-        let host = container_body(&job(Preset::NvidiaAll)).host_config.unwrap();
-        assert_eq!(host.runtime.as_deref(), Some("nvidia"));
-        let request = host.device_requests.unwrap().remove(0);
-        assert_eq!(request.driver.as_deref(), Some("nvidia"));
-        assert_eq!(request.count, Some(-1));
-        assert_eq!(request.capabilities, Some(vec![vec!["gpu".to_owned()]]));
-        assert_eq!(host.security_opt, Some(vec!["no-new-privileges:true".to_owned()]));
+        assert_eq!(
+            body.env,
+            Some(vec!["A=b=c".to_owned(), "NVIDIA_VISIBLE_DEVICES=void".to_owned()])
+        );
     }
 
     #[test]

@@ -11,7 +11,9 @@ pub mod image;
 pub mod info;
 pub mod limits;
 pub mod own;
+pub mod profile;
 pub mod reference;
+pub mod sandbox;
 
 use std::fmt;
 use std::time::Duration;
@@ -272,6 +274,9 @@ pub trait Engine: Send + Sync + fmt::Debug {
 
     /// Returns what a container is about, or `None` when there is none (any more).
     async fn inspect(&self, container: &ContainerId) -> Result<Option<ContainerState>, EngineError>;
+
+    /// Returns how many bytes a container has written to its root. Takes as long as it takes to look at every file.
+    async fn written_bytes(&self, container: &ContainerId) -> Result<u64, EngineError>;
 
     /// Sends a container a signal. One that does not run or is gone is fine.
     async fn kill(&self, container: &ContainerId, signal: Signal) -> Result<(), EngineError>;

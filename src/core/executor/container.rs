@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::core::docker::limits::{BindMount, ContainerPath, ContainerSpec, Labels, Network, Preset, Role};
 use crate::core::docker::reference::ImageReference;
+use crate::core::docker::sandbox::Sandbox;
 use crate::core::docker::{ContainerId, Engine, EngineError, ImageId, OutputStream, StreamName};
 use crate::core::model::job::RunPreset;
 use crate::core::proto::job::FullJob;
@@ -74,6 +75,7 @@ pub(super) fn plan(
     image: ImageId,
     identity: &Identity,
     workspace: &Workspace,
+    sandbox: &Sandbox,
 ) -> Result<ContainerSpec, Fault> {
     let mount = |source, target: &str| match ContainerPath::parse(target) {
         Ok(target) => Ok(BindMount { source, target }),
@@ -120,7 +122,10 @@ pub(super) fn plan(
         },
         mounts,
         network: Network::None,
-        role: Role::Job { preset },
+        role: Role::Job {
+            preset,
+            sandbox: sandbox.clone(),
+        },
     })
 }
 
@@ -137,6 +142,8 @@ pub(super) struct Plan {
     pub(super) identity: Identity,
     /// The folders.
     pub(super) workspace: Arc<Workspace>,
+    /// What the job may use and do.
+    pub(super) sandbox: Sandbox,
 }
 
 /// Who is told how the container ended.
@@ -279,7 +286,7 @@ async fn make(plan: &Plan, release: &CancellationToken) -> Result<(ContainerId, 
     if let Some(script) = &plan.job.raw_script {
         std::fs::write(plan.workspace.script(), script).map_err(disk)?;
     }
-    let spec = self::plan(&plan.job, image, &plan.identity, &plan.workspace)?;
+    let spec = self::plan(&plan.job, image, &plan.identity, &plan.workspace, &plan.sandbox)?;
     let container = engine.create(&spec).await.map_err(ours)?;
     match engine.attach(&container).await {
         Ok(output) => Ok((container, output)),

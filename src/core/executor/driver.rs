@@ -7,11 +7,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use tokio::sync::mpsc;
+use tokio::sync::{OnceCell, mpsc};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
+use crate::core::docker::info::EngineInfo;
+use crate::core::docker::sandbox::Sandbox;
 use crate::core::docker::{self, Engine, EngineError, Label};
+use crate::core::model::sandbox::SandboxWishes;
 use crate::core::model::upload::OutputUpload;
 use crate::core::model::volume::Volume;
 use crate::core::net::{self, Link, close_code};
@@ -44,10 +47,19 @@ const SEND_PATIENCE: Duration = Duration::from_secs(60);
 /// What a piece of work found out.
 #[derive(Debug)]
 enum News {
-    Prepared(Result<Option<LocalImage>, Fault>),
+    Prepared(Result<Box<Prepared>, Fault>),
     Fetched(Result<(), Fault>),
     Exited(Result<Ended, Fault>),
     Uploaded(Result<Results, Fault>),
+}
+
+/// What stands ready when a job may come.
+#[derive(Debug)]
+struct Prepared {
+    /// The image, when the first request named one.
+    image: Option<LocalImage>,
+    /// What the job may use and do.
+    sandbox: Sandbox,
 }
 
 /// What the driver works with.
@@ -70,11 +82,14 @@ pub(super) struct Driver {
     link: Link,
     ports: Ports,
     identity: Identity,
+    wishes: Arc<SandboxWishes>,
+    /// What the engine says of itself; asked for once.
+    engine_info: Arc<OnceCell<EngineInfo>>,
     work_dir: Arc<Path>,
     news: mpsc::Receiver<News>,
     news_sender: mpsc::Sender<News>,
     workspace: Option<Arc<Workspace>>,
-    image: Option<LocalImage>,
+    prepared: Option<Box<Prepared>>,
     container: Option<JobContainer>,
     work: Vec<AbortHandle>,
 }
@@ -85,6 +100,7 @@ impl Driver {
         link: Link,
         ports: Ports,
         identity: Identity,
+        wishes: SandboxWishes,
         work_dir: &Path,
     ) -> Self {
         let (news_sender, news) = mpsc::channel(NEWS_MAX);
@@ -93,11 +109,13 @@ impl Driver {
             link,
             ports,
             identity,
+            wishes: Arc::new(wishes),
+            engine_info: Arc::default(),
             work_dir: work_dir.into(),
             news,
             news_sender,
             workspace: None,
-            image: None,
+            prepared: None,
             container: None,
             work: Vec::new(),
         }
@@ -124,11 +142,11 @@ impl Driver {
         outcome
     }
 
-    /// Settles the API version while the miner's first message is on its way; its failure is told later.
+    /// Asks what the engine is while the miner's first message is on its way; its failure is told later.
     fn ask_for_the_engine(&mut self) {
-        let engine = Arc::clone(&self.ports.engine);
+        let (engine, info) = (Arc::clone(&self.ports.engine), Arc::clone(&self.engine_info));
         self.spawn("ask for the engine", async move {
-            if let Err(error) = engine.version().await {
+            if let Err(error) = info.get_or_try_init(|| engine.info()).await {
                 tracing::warn!(%error, "the engine does not answer yet");
             }
         });
@@ -147,7 +165,9 @@ impl Driver {
             biased;
             () = self.ports.tasks.stopped() => Event::StopAsked,
             news = self.news.recv() => match news {
-                Some(News::Prepared(result)) => Event::Prepared(result.map(|image| self.image = image)),
+                Some(News::Prepared(result)) => {
+                    Event::Prepared(result.map(|prepared| self.prepared = Some(prepared)))
+                }
                 Some(News::Fetched(result)) => Event::Fetched(result),
                 Some(News::Exited(result)) => Event::Exited(result),
                 Some(News::Uploaded(result)) => Event::Uploaded(result),
@@ -189,13 +209,14 @@ impl Driver {
                     let uploader = Arc::clone(&self.ports.uploader);
                     self.spawn("make the upload client", async move { uploader.warm().await });
                 }
-                if let Some(workspace) = &self.workspace {
+                if let (Some(workspace), Some(prepared)) = (&self.workspace, self.prepared.take()) {
                     let plan = Plan {
                         engine: Arc::clone(&self.ports.engine),
                         job,
-                        image: self.image.take(),
+                        image: prepared.image,
                         identity: self.identity.clone(),
                         workspace: Arc::clone(workspace),
+                        sandbox: prepared.sandbox,
                     };
                     let news = self.news_sender.clone();
                     let told: Told =
@@ -227,12 +248,19 @@ impl Driver {
         let made =
             Workspace::create(&self.work_dir).map(|workspace| self.workspace = Some(Arc::new(workspace)));
         let (engine, news) = (Arc::clone(&self.ports.engine), self.news_sender.clone());
+        let (wishes, info) = (Arc::clone(&self.wishes), Arc::clone(&self.engine_info));
+        let token = self.identity.token.clone();
         self.spawn("prepare", async move {
-            let result = match made {
-                Ok(()) => find_image(&*engine, image.as_deref()).await,
-                Err(error) => Err(disk(error)),
+            let result = async {
+                made.map_err(disk)?;
+                let sandbox = fit_sandbox(&*engine, &info, &wishes, &token).await?;
+                let image = match image {
+                    Some(name) => Some(obtain_image(&*engine, &name).await?),
+                    None => None,
+                };
+                Ok(Box::new(Prepared { image, sandbox }))
             };
-            tell(&news, News::Prepared(result)).await;
+            tell(&news, News::Prepared(result.await)).await;
         });
     }
 
@@ -305,19 +333,21 @@ async fn tell(news: &mpsc::Sender<News>, piece: News) {
     drop(news.send(piece).await);
 }
 
-async fn find_image(engine: &dyn Engine, image: Option<&str>) -> Result<Option<LocalImage>, Fault> {
-    // An engine that is not there is told in words for a person, whether or not an image is wanted yet.
-    match engine.version().await {
-        Ok(_) => {}
+async fn fit_sandbox(
+    engine: &dyn Engine,
+    info: &OnceCell<EngineInfo>,
+    wishes: &SandboxWishes,
+    token: &str,
+) -> Result<Sandbox, Fault> {
+    // An engine that is not there is told in words for a person.
+    let info = match info.get_or_try_init(|| engine.info()).await {
+        Ok(info) => info,
         Err(error @ (EngineError::Unreachable { .. } | EngineError::UnsupportedAddress { .. })) => {
             return Err(Fault::Refused(error.to_string()));
         }
         Err(error) => return Err(ours(error)),
-    }
-    match image {
-        Some(name) => obtain_image(engine, name).await.map(Some),
-        None => Ok(None),
-    }
+    };
+    Sandbox::fit(wishes, info, token).map_err(|error| Fault::Refused(error.to_string()))
 }
 
 async fn fetch(downloader: &Downloader, volume: Volume, workspace: &Workspace) -> Result<(), Fault> {

@@ -83,7 +83,7 @@ pub async fn run(config: ExecutorConfig, engine: Arc<dyn Engine>, tasks: Tasks) 
         no_gpu: config.no_gpu,
     };
     let machine = Machine::new(Instant::now(), config.startup, miner);
-    let outcome = Driver::new(machine, link, ports, identity, &config.work_dir)
+    let outcome = Driver::new(machine, link, ports, identity, config.sandbox, &config.work_dir)
         .run()
         .await;
     tracing::info!(?outcome, "done");

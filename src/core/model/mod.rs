@@ -1,4 +1,4 @@
-//! The words of the field: hotkeys, jobs, executor classes, volumes, uploads, receipts.
+//! The words of the field: hotkeys, jobs, executor classes, sandboxes, volumes, uploads, receipts.
 //!
 //! Plain data, as the wires and the store know it. No IO, no clock, no signatures.
 //! Reading is as tolerant as the reference is and no more (see [`lenient`]); writing is exact.
@@ -7,6 +7,7 @@ pub mod executor;
 pub mod job;
 pub mod lenient;
 pub mod receipt;
+pub mod sandbox;
 pub mod subnet;
 pub mod timestamp;
 pub mod upload;
@@ -14,5 +15,6 @@ pub mod volume;
 
 pub use executor::{ExecutorClass, Manifest};
 pub use job::JobId;
+pub use sandbox::Profile;
 pub use subnet::Hotkey;
 pub use timestamp::Timestamp;
