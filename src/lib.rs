@@ -26,6 +26,7 @@
 //! | [`core::store`] | SQLite | model, clock |
 //! | [`core::chain`] | the chain, and a local one | model, crypto, clock, tasks, store |
 //! | [`core::docker`] | containers | model |
+//! | [`core::host`] | the machine that jobs run on | docker |
 //! | [`core::transfer`] | bytes into and out of a job | model, net, clock |
 //! | [`core::receipts`] | proofs of work done | model, crypto, proto, store, net |
 //! | [`core::client`] | a user of the facilitator | model, proto, crypto, net, clock |

@@ -12,6 +12,7 @@ pub mod proto;
 
 pub mod chain;
 pub mod docker;
+pub mod host;
 pub mod net;
 pub mod store;
 pub mod transfer;

@@ -21,6 +21,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("store", &["model", "clock"]),
     ("chain", &["model", "crypto", "clock", "tasks", "store"]),
     ("docker", &["model"]),
+    ("host", &["docker"]),
     ("transfer", &["model", "net", "clock"]),
     ("receipts", &["model", "crypto", "proto", "store", "net"]),
     ("client", &["model", "proto", "crypto", "net", "clock"]),
@@ -39,7 +40,10 @@ const ROOMS: &[(&str, &[&str])] = &[
         "miner",
         &["proto", "crypto", "net", "store", "chain", "docker", "receipts"],
     ),
-    ("executor", &["proto", "crypto", "net", "docker", "transfer"]),
+    (
+        "executor",
+        &["proto", "crypto", "net", "docker", "transfer", "host"],
+    ),
 ];
 
 const ROLES: &[&str] = &["facilitator", "validator", "miner", "executor"];
@@ -60,7 +64,9 @@ const HEAVY: &[(&str, &[&str])] = &[
     ("reqwest", &["net", "transfer", "client"]),
     ("jsonwebtoken", &["facilitator"]),
     ("zip", &["transfer", "client", "devnet"]),
-    ("toml", &["config"]),
+    ("toml", &["config", "host"]),
+    ("nvml_wrapper", &["host"]),
+    ("sysinfo", &["host"]),
 ];
 
 /// One source file without its unit tests and comments.
