@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use clap::{Args, Subcommand};
 
+use super::check::{CheckArgs, SpecsArgs};
 use super::context::Context;
 use super::error::{CmdError, ExitCode, OrFail};
 use crate::core::config::{ExecutorConfig, Flag, Scope};
@@ -20,6 +21,10 @@ pub enum ExecutorCommand {
     Run(RunArgs),
     /// Make the executor's image out of this very binary
     Image(ImageArgs),
+    /// Tell whether this machine is fit to run strangers' jobs
+    Check(CheckArgs),
+    /// Tell what this machine is made of, as miners report it
+    Specs(SpecsArgs),
 }
 
 /// `horde executor run …`
@@ -50,6 +55,8 @@ impl ExecutorCommand {
         match self {
             Self::Run(args) => args.run(context).await,
             Self::Image(args) => args.run(context).await,
+            Self::Check(args) => args.run(context).await,
+            Self::Specs(args) => args.run(context).await,
         }
     }
 }
@@ -105,7 +112,8 @@ impl ImageArgs {
     }
 }
 
-fn engine(address: &str) -> Result<Arc<dyn Engine>, CmdError> {
+/// Returns the engine of the setting `executor.docker_host`.
+pub(super) fn engine(address: &str) -> Result<Arc<dyn Engine>, CmdError> {
     let engine = Bollard::new(address).or_fail(
         ExitCode::Configuration,
         "could not use the setting executor.docker_host",

@@ -311,6 +311,12 @@ pub const SETTINGS: &[Setting] = &[
         "networks besides the public internet that volumes and uploads may reach",
     ),
     setting(
+        "executor.accept",
+        Kind::List,
+        "",
+        "failed checks of `horde executor check` whose risk is taken, such as CVE-2025-31133",
+    ),
+    setting(
         "executor.no_gpu",
         Kind::Bool,
         "false",

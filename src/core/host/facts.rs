@@ -127,14 +127,15 @@ impl Host {
     /// Returns all facts; those about GPUs only when jobs get some.
     pub async fn facts(&self, with_gpus: bool) -> Result<Facts, EngineError> {
         let (engine, kernel) = self.basics().await?.clone();
-        let nvidia = match with_gpus {
-            true => Some(
+        let nvidia = if with_gpus {
+            Some(
                 self.nvidia
                     .get_or_init(|| self.read_nvidia(&engine))
                     .await
                     .clone(),
-            ),
-            false => None,
+            )
+        } else {
+            None
         };
         Ok(Facts {
             engine,

@@ -154,10 +154,14 @@ impl Floor {
         }
     }
 
-    /// Returns the fixed versions in words: `1.2.8, 1.3.3 or newer`.
+    /// Returns the fixed versions in words: `1.2.8, 1.3.3 or newer (Debian 12: 1.1.5-1+deb12u1)`.
     pub fn required(&self) -> String {
         let fixed: Vec<String> = self.fixed.iter().map(ToString::to_string).collect();
-        format!("{} or newer", fixed.join(", "))
+        let packages = self
+            .backport
+            .iter()
+            .map(|backport| format!(" ({}: {})", backport.distribution, backport.package));
+        format!("{} or newer{}", fixed.join(", "), packages.collect::<String>())
     }
 
     /// Returns all CVEs.

@@ -54,9 +54,10 @@ pub fn read(gpus: &dyn Gpus, disk: &Path, system: &str) -> Specs {
         json!({ "total": 0, "used": 0, "free": 0 }),
         hard_disk(disk),
     );
-    let system = match system.is_empty() {
-        true => operating_system(),
-        false => Ok(Value::from(system)),
+    let system = if system.is_empty() {
+        operating_system()
+    } else {
+        Ok(Value::from(system))
     };
     section("os", Value::from(""), system);
     specs
