@@ -446,6 +446,16 @@ fn expected(scenario: &str, message: &Value) -> Value {
     message
 }
 
+/// Returns whether a message is the executor's last word on its job.
+fn is_report(message: &Value) -> bool {
+    let reports = [
+        "V0JobFinishedRequest",
+        "V0JobFailedRequest",
+        "V0HordeFailedRequest",
+    ];
+    reports.contains(&kind_of(message))
+}
+
 fn uploads_of(message: &Value) -> Option<(String, String, BTreeMap<String, u64>)> {
     let zip = message.get("zip")?.as_object()?;
     let files = zip.iter().filter(|(name, _)| !name.ends_with('/'));
@@ -500,6 +510,10 @@ async fn replay(engine: &dyn Engine, file: &Path) {
             "executor->miner" => {
                 let said = session.next().await;
                 let said = said.unwrap_or_else(|| panic!("{scenario}: closed instead of {message}"));
+                if is_report(&said) {
+                    let left = engine.list(Label::Token(&session.token)).await.unwrap();
+                    assert_eq!(left, [], "{scenario}: reported before the container was gone");
+                }
                 let (said, wanted) = (essence(&scenario, &said), expected(&scenario, message));
                 assert_eq!(said, wanted, "{scenario}");
             }

@@ -6,6 +6,7 @@
 //! made here carries our labels ([`Label`]), and only what carries them is ever removed: other people's containers
 //! on the same engine are none of our business.
 
+pub mod cgroup;
 pub mod engine;
 pub mod image;
 pub mod info;
@@ -13,6 +14,7 @@ pub mod limits;
 pub mod own;
 pub mod profile;
 pub mod reference;
+pub mod removal;
 pub mod sandbox;
 
 use std::fmt;

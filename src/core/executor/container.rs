@@ -8,13 +8,15 @@ use std::sync::Arc;
 
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
+use crate::core::docker::cgroup::Cgroup;
 use crate::core::docker::limits::{BindMount, ContainerPath, ContainerSpec, Labels, Network, Preset, Role};
 use crate::core::docker::reference::ImageReference;
+use crate::core::docker::removal::{self, REMOVAL_PATIENCE, RemovalError};
 use crate::core::docker::sandbox::Sandbox;
-use crate::core::docker::{ContainerId, Engine, EngineError, ImageId, OutputStream, StreamName};
+use crate::core::docker::{ContainerId, Engine, EngineError, ImageId, OutputStream, Signal, StreamName};
 use crate::core::model::job::RunPreset;
 use crate::core::proto::job::FullJob;
 use crate::core::tasks::Tasks;
@@ -25,6 +27,9 @@ use super::workspace::Workspace;
 
 /// The names of the files that hold a container's streams, in scratch and later in the output.
 pub(super) const STREAM_FILES: [&str; 2] = ["stdout.txt", "stderr.txt"];
+
+/// Signals that may wait for a container to run: one to ask it, one to kill it.
+const SIGNALS_MAX: usize = 2;
 
 /// How much of a stream is gathered before it is written to its file, in bytes.
 const FILE_BUFFER_BYTES: usize = 128 * 1024;
@@ -146,46 +151,49 @@ pub(super) struct Plan {
     pub(super) sandbox: Sandbox,
 }
 
-/// Who is told how the container ended.
-pub(super) type Told = Box<dyn FnOnce(Result<Ended, Fault>) -> BoxFuture<'static, ()> + Send>;
+/// What is told of a container, in this order.
+#[derive(Debug)]
+pub(super) enum ContainerNews {
+    /// It has ended, or could not be made or started.
+    Ended(Result<Ended, Fault>),
+    /// It is gone with everything that ran in it, also when it was never there.
+    Gone(Result<(), RemovalError>),
+}
+
+/// Who is told.
+pub(super) type Told = Box<dyn Fn(ContainerNews) -> BoxFuture<'static, ()> + Send + Sync>;
 
 /// The container of a job, while its task lives; dropping it removes the container too.
 #[derive(Debug)]
 pub(super) struct JobContainer {
     go: Option<oneshot::Sender<()>>,
-    stop: CancellationToken,
+    signals: mpsc::Sender<Signal>,
     release: CancellationToken,
-    gone: oneshot::Receiver<()>,
 }
 
 /// The orders as the task sees them.
 struct Orders {
     go: oneshot::Receiver<()>,
-    stop: CancellationToken,
+    signals: mpsc::Receiver<Signal>,
     release: CancellationToken,
 }
 
 impl JobContainer {
-    /// Begins to make the container; `told` is called once, when it has ended or failed.
+    /// Begins to make the container; `told` hears of its end, if it was to start, and of its removal.
     pub(super) fn begin(plan: Plan, tasks: &Tasks, told: Told) -> Self {
         let (go, go_received) = oneshot::channel();
-        let (gone_sender, gone) = oneshot::channel();
-        let (stop, release) = (CancellationToken::new(), CancellationToken::new());
+        let (signals, signals_received) = mpsc::channel(SIGNALS_MAX);
+        let release = CancellationToken::new();
         let orders = Orders {
             go: go_received,
-            stop: stop.clone(),
+            signals: signals_received,
             release: release.clone(),
         };
-        tasks.spawn("job container", async move {
-            live(plan, orders, told).await;
-            // Nobody listens any more when the executor was aborted.
-            gone_sender.send(()).unwrap_or_default();
-        });
+        tasks.spawn("job container", live(plan, orders, told));
         Self {
             go: Some(go),
-            stop,
+            signals,
             release,
-            gone,
         }
     }
 
@@ -197,16 +205,15 @@ impl JobContainer {
         }
     }
 
-    /// Kills the container; its end is told with what it wrote until then.
-    pub(super) fn stop(&self) {
-        self.stop.cancel();
+    /// Sends the container a signal, as soon as it runs.
+    pub(super) fn signal(&self, signal: Signal) {
+        // Each signal is sent once; a task that has ended needs none.
+        self.signals.try_send(signal).unwrap_or_default();
     }
 
-    /// Removes the container, also while it runs, and waits until it is gone; false when the task broke.
-    pub(super) async fn remove(mut self) -> bool {
-        self.stop.cancel();
+    /// Removes the container, also while it runs or is being made; its end is told.
+    pub(super) fn remove(&self) {
         self.release.cancel();
-        (&mut self.gone).await.is_ok()
     }
 }
 
@@ -218,40 +225,46 @@ impl Drop for JobContainer {
 
 async fn live(plan: Plan, mut orders: Orders, told: Told) {
     let engine = Arc::clone(&plan.engine);
-    let made = make(&plan, &orders.release).await;
+    let release = orders.release.clone();
+    let made = make(&plan, &release).await;
     let is_to_start = tokio::select! {
         biased;
-        () = orders.release.cancelled() => false,
+        () = release.cancelled() => false,
         go = &mut orders.go => go.is_ok(),
     };
-    let container = match made {
-        Ok((container, output)) => {
-            if is_to_start {
-                let ended = execute(&*engine, &container, output, &plan.workspace, &orders).await;
-                tokio::select! {
-                    biased;
-                    () = orders.release.cancelled() => {}
-                    () = told(ended) => orders.release.cancelled().await,
-                }
-            }
-            Some(container)
+    let mut cgroup = None;
+    let (container, ended) = match made {
+        Ok((container, output)) if is_to_start => {
+            let running = Running {
+                engine: &*engine,
+                container: &container,
+                cgroup: &mut cgroup,
+            };
+            let ended = tokio::select! {
+                biased;
+                () = release.cancelled() => None,
+                ended = execute(running, output, &plan.workspace, &mut orders.signals) => Some(ended),
+            };
+            (Some(container), ended)
         }
-        Err(Unmade { container, fault }) => {
-            if is_to_start {
-                tokio::select! {
-                    biased;
-                    () = orders.release.cancelled() => {}
-                    () = told(Err(fault)) => {}
-                }
-            }
-            container
-        }
+        Ok((container, _output)) => (Some(container), None),
+        Err(Unmade { container, fault }) => (container, is_to_start.then_some(Err(fault))),
     };
-    if let Some(container) = container
-        && let Err(error) = engine.remove(&container).await
-    {
-        tracing::error!(%container, %error, "could not remove a job's container");
+    if let Some(ended) = ended {
+        tokio::select! {
+            biased;
+            () = release.cancelled() => {}
+            () = async {
+                told(ContainerNews::Ended(ended)).await;
+                release.cancelled().await;
+            } => {}
+        }
     }
+    let gone = match container {
+        Some(container) => removal::remove(&*engine, &container, cgroup.as_ref(), REMOVAL_PATIENCE).await,
+        None => Ok(()),
+    };
+    told(ContainerNews::Gone(gone)).await;
 }
 
 /// Why there is no container to start, and the one that is there all the same.
@@ -297,30 +310,51 @@ async fn make(plan: &Plan, release: &CancellationToken) -> Result<(ContainerId, 
     }
 }
 
+/// A container that is to run.
+struct Running<'a> {
+    engine: &'a dyn Engine,
+    container: &'a ContainerId,
+    /// Where its processes can be seen, once it runs.
+    cgroup: &'a mut Option<Cgroup>,
+}
+
 /// Starts the container and follows it to its end.
 async fn execute(
-    engine: &dyn Engine,
-    container: &ContainerId,
+    running: Running<'_>,
     mut output: OutputStream,
     workspace: &Workspace,
-    orders: &Orders,
+    signals: &mut mpsc::Receiver<Signal>,
 ) -> Result<Ended, Fault> {
+    let Running {
+        engine,
+        container,
+        cgroup,
+    } = running;
     let scratch = workspace.scratch();
     let [stdout, stderr] = STREAM_FILES;
     let mut stdout = open_stream(&scratch, stdout).map_err(disk)?;
     let mut stderr = open_stream(&scratch, stderr).map_err(disk)?;
     engine.start(container).await.map_err(ours)?;
     let mut exit = pin!(engine.wait(container));
-    let (mut exit_code, mut has_ended, mut is_stopping) = (None, false, false);
+    let mut look = pin!(engine.inspect(container));
+    let (mut exit_code, mut has_ended, mut is_seen) = (None, false, false);
     let exit_code = loop {
-        if let (Some(code), true) = (exit_code, has_ended) {
+        if let (Some(code), true, true) = (exit_code, has_ended, is_seen) {
             break code;
         }
         tokio::select! {
             biased;
-            () = orders.stop.cancelled(), if !is_stopping => {
-                is_stopping = true;
-                engine.stop(container, 0).await.map_err(ours)?;
+            Some(signal) = signals.recv() => {
+                tracing::info!(%container, signal = signal.as_str(), "the job is over its time");
+                engine.kill(container, signal).await.map_err(ours)?;
+            }
+            state = &mut look, if !is_seen => {
+                is_seen = true;
+                let pid = state.ok().flatten().and_then(|state| state.pid);
+                *cgroup = Cgroup::find(container, pid);
+                if cgroup.is_none() {
+                    tracing::debug!(%container, "its control group is not seen from here: the engine's word will do");
+                }
             }
             code = &mut exit, if exit_code.is_none() => exit_code = Some(code.map_err(ours)?),
             chunk = output.next(), if !has_ended => match chunk {

@@ -12,8 +12,9 @@ use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use crate::core::docker::info::EngineInfo;
+use crate::core::docker::removal::REMOVAL_PATIENCE;
 use crate::core::docker::sandbox::Sandbox;
-use crate::core::docker::{self, Engine, EngineError, Label};
+use crate::core::docker::{Engine, EngineError};
 use crate::core::model::sandbox::SandboxWishes;
 use crate::core::model::upload::OutputUpload;
 use crate::core::model::volume::Volume;
@@ -27,16 +28,13 @@ use crate::core::transfer::path::RelativePath;
 use crate::core::transfer::upload::Uploader;
 
 use super::container::{
-    Identity, JobContainer, LocalImage, Plan, STREAM_FILES, Told, disk, obtain_image, ours,
+    ContainerNews, Identity, JobContainer, LocalImage, Plan, STREAM_FILES, Told, disk, obtain_image, ours,
 };
-use super::machine::{Effect, Ended, Event, Fault, Machine, Outcome, Results};
+use super::machine::{Effect, Event, Fault, Machine, Outcome, Results};
 use super::workspace::Workspace;
 
 /// How many pieces of news may wait for the machine. Each piece of work sends one and there are four kinds.
 const NEWS_MAX: usize = 8;
-
-/// The longest that the removal of a container may take.
-const REMOVAL_PATIENCE: Duration = Duration::from_secs(60);
 
 /// The longest that the miner may take to take the report and to answer the close.
 const GOODBYE_PATIENCE: Duration = Duration::from_secs(10);
@@ -49,7 +47,7 @@ const SEND_PATIENCE: Duration = Duration::from_secs(60);
 enum News {
     Prepared(Result<Box<Prepared>, Fault>),
     Fetched(Result<(), Fault>),
-    Exited(Result<Ended, Fault>),
+    Container(ContainerNews),
     Uploaded(Result<Results, Fault>),
 }
 
@@ -91,6 +89,7 @@ pub(super) struct Driver {
     workspace: Option<Arc<Workspace>>,
     prepared: Option<Box<Prepared>>,
     container: Option<JobContainer>,
+    is_stopping: bool,
     work: Vec<AbortHandle>,
 }
 
@@ -117,6 +116,7 @@ impl Driver {
             workspace: None,
             prepared: None,
             container: None,
+            is_stopping: false,
             work: Vec::new(),
         }
     }
@@ -152,7 +152,7 @@ impl Driver {
         });
     }
 
-    /// Waits for whatever comes first; changes nothing but what was received.
+    /// Waits for whatever comes first. Being asked to stop is told once: what follows takes its time.
     async fn next_event(&mut self) -> Event {
         let deadline = self.machine.deadline();
         let ticks = async {
@@ -163,13 +163,20 @@ impl Driver {
         };
         tokio::select! {
             biased;
-            () = self.ports.tasks.stopped() => Event::StopAsked,
+            () = self.ports.tasks.stopped(), if !self.is_stopping => {
+                self.is_stopping = true;
+                Event::StopAsked
+            }
             news = self.news.recv() => match news {
                 Some(News::Prepared(result)) => {
                     Event::Prepared(result.map(|prepared| self.prepared = Some(prepared)))
                 }
                 Some(News::Fetched(result)) => Event::Fetched(result),
-                Some(News::Exited(result)) => Event::Exited(result),
+                Some(News::Container(ContainerNews::Ended(result))) => Event::Exited(result),
+                Some(News::Container(ContainerNews::Gone(result))) => {
+                    self.container = None;
+                    Event::Gone(result.map_err(|error| chain(&error)))
+                }
                 Some(News::Uploaded(result)) => Event::Uploaded(result),
                 // Cannot happen: a sender is kept here.
                 None => Event::LinkLost,
@@ -219,8 +226,10 @@ impl Driver {
                         sandbox: prepared.sandbox,
                     };
                     let news = self.news_sender.clone();
-                    let told: Told =
-                        Box::new(|ended| async move { tell(&news, News::Exited(ended)).await }.boxed());
+                    let told: Told = Box::new(move |piece| {
+                        let news = news.clone();
+                        async move { tell(&news, News::Container(piece)).await }.boxed()
+                    });
                     self.container = Some(JobContainer::begin(plan, &self.ports.tasks, told));
                 }
             }
@@ -230,11 +239,16 @@ impl Driver {
                     container.start();
                 }
             }
-            Effect::Stop => {
+            Effect::Stop(signal) => {
                 if let Some(container) = &self.container {
-                    container.stop();
+                    container.signal(signal);
                 }
             }
+            Effect::Remove => match &self.container {
+                Some(container) => container.remove(),
+                // Without folders there was nothing to make it for.
+                None => tell(&self.news_sender, News::Container(ContainerNews::Gone(Ok(())))).await,
+            },
             Effect::Upload {
                 upload,
                 artifacts_dir,
@@ -298,16 +312,7 @@ impl Driver {
         for work in self.work.drain(..) {
             work.abort();
         }
-        if let Some(container) = self.container.take() {
-            let removed = tokio::time::timeout(REMOVAL_PATIENCE, container.remove()).await;
-            if !matches!(removed, Ok(true)) {
-                tracing::error!(token = %self.identity.token, "the job's container resists; looking for it by label");
-                let label = Label::Token(&self.identity.token);
-                if let Err(error) = docker::sweep(&*self.ports.engine, label).await {
-                    tracing::error!(%error, "could not remove the job's container");
-                }
-            }
-        }
+        self.outlive_the_container().await;
         let (workspace, work_dir) = (self.workspace.take(), Arc::clone(&self.work_dir));
         // On a thread that may block; whoever still holds the folders drops them there or here.
         let removal = tokio::task::spawn_blocking(move || {
@@ -324,6 +329,35 @@ impl Driver {
             .is_err()
         {
             tracing::debug!("the miner did not answer the close");
+        }
+    }
+}
+
+impl Driver {
+    /// Removes the container, if it is still there, and waits for its end.
+    async fn outlive_the_container(&mut self) {
+        let Some(container) = self.container.take() else {
+            return;
+        };
+        container.remove();
+        let gone = async {
+            loop {
+                match self.news.recv().await {
+                    Some(News::Container(ContainerNews::Gone(result))) => return result,
+                    Some(_) => {}
+                    // Cannot happen: a sender is kept here.
+                    None => return Ok(()),
+                }
+            }
+        };
+        match tokio::time::timeout(REMOVAL_PATIENCE + GOODBYE_PATIENCE, gone).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                tracing::error!(token = %self.identity.token, error = %chain(&error), "the job's container is left");
+            }
+            Err(_elapsed) => {
+                tracing::error!(token = %self.identity.token, "nobody knows what became of the job's container");
+            }
         }
     }
 }

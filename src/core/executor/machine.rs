@@ -5,13 +5,18 @@
 //!        │                         │                       │                   │                    │
 //!        │                         └───────────┬───────────┴───────────────────┤       deadline     │ exit 0
 //!        ▼                                     ▼                               ▼   ┌── Stopping ◀───┤
-//!      Ended ◀──────────────────────── one report to the miner ◀───────────────────┘                ▼
+//!      Ended ◀── one report ◀── Leaving: the container is being removed ◀──────────┘                ▼
 //!        ▲                                     ▲────────────────────────────────────────────── Uploading
 //!        └── link lost: nobody to tell
 //! ```
 //!
 //! One deadline rules the whole job (wire-executor-miner §5): each stage adds its limit to it, what one stage saves
-//! the next may use, and the leeway is shared. A job of the legacy kind has one limit for everything.
+//! the next may use, and the leeway is shared. A job of the legacy kind has one limit for everything. The reference
+//! has a second cap on the container's own time besides, which its recordings do not show: in
+//! `executor-exec-timeout` a limit of 2 s after 4 s of unused time ends the container after 6 s. So none here.
+//!
+//! A container over its time is asked to end (TERM), then killed (KILL). No report goes out before the container is
+//! gone and nothing of it runs ([`Effect::Remove`], [`Event::Gone`]): whoever reads it may count on the machine.
 
 #![warn(clippy::wildcard_enum_match_arm)]
 
@@ -21,6 +26,8 @@ use indexmap::IndexMap;
 use serde_json::Value;
 use tokio::time::Instant;
 
+use crate::core::docker::Signal;
+use crate::core::docker::removal::REMOVAL_PATIENCE;
 use crate::core::model::JobId;
 use crate::core::model::job::{ExecutorTiming, FailureReason, HordeReason, JobStage, Participant};
 use crate::core::model::upload::OutputUpload;
@@ -30,6 +37,13 @@ use crate::core::proto::job::{
     JobFinished, VolumesReady,
 };
 use crate::core::proto::miner_executor::{Down, FRAME_BYTES_MAX, Up};
+
+/// How long a container may take to end by itself once it was asked to, before it is killed: what the reference
+/// gives (wire-executor-miner §7), and what validators reckon with.
+const STOP_GRACE: Duration = Duration::from_secs(1);
+
+/// How long the removal of the container may hold up the report. The driver gives up before that.
+const LEAVE_PATIENCE: Duration = REMOVAL_PATIENCE.saturating_add(Duration::from_secs(5));
 
 /// How long a container that is being killed may take before the job is reported without its streams.
 const STOP_PATIENCE: Duration = Duration::from_secs(20);
@@ -107,6 +121,8 @@ pub enum Event {
     Exited(Result<Ended, Fault>),
     /// [`Effect::Upload`] has ended.
     Uploaded(Result<Results, Fault>),
+    /// The container is gone with everything that ran in it, or nobody can tell.
+    Gone(Result<(), String>),
     /// The miner is gone.
     LinkLost,
     /// The process was asked to stop.
@@ -129,8 +145,10 @@ pub enum Effect {
     Fetch(Option<Volume>),
     /// Start the container and wait for its end.
     Start,
-    /// Kill the container.
-    Stop,
+    /// Address the container with a signal.
+    Stop(Signal),
+    /// Remove the container, also while it runs or is being made, and make sure that nothing of it is left.
+    Remove,
     /// Collect artifacts and send the output.
     Upload {
         /// Where to.
@@ -151,6 +169,8 @@ pub enum Outcome {
     Failed,
     /// The miner was told: failed by the horde.
     HordeFailed,
+    /// The miner was told: failed by the horde, which cannot remove the job's container.
+    ContainerLeft,
     /// Nobody was told: no job came in time.
     NoJob,
     /// Nobody was told: the miner is gone.
@@ -177,12 +197,31 @@ enum State {
     },
     Stopping {
         job_uuid: JobId,
+        signal: Signal,
     },
     Uploading {
         job_uuid: JobId,
         ended: Ended,
     },
+    Leaving {
+        report: Up,
+        outcome: Outcome,
+        stage: JobStage,
+    },
     Ended,
+}
+
+/// What is known of the job's container.
+#[derive(Debug)]
+enum Presence {
+    /// It was never asked for, or it is gone.
+    Absent,
+    /// It may be there.
+    Present,
+    /// It is being removed.
+    Leaving,
+    /// It could not be removed, for this reason.
+    Stuck(String),
 }
 
 /// How the limits of a job are given.
@@ -198,6 +237,7 @@ enum Timing {
 #[derive(Debug)]
 pub struct Machine {
     state: State,
+    container: Presence,
     deadline: Instant,
     timing: Timing,
     miner: String,
@@ -208,6 +248,7 @@ impl Machine {
     pub fn new(now: Instant, startup: Duration, miner: impl Into<String>) -> Self {
         Self {
             state: State::AwaitingInitial,
+            container: Presence::Absent,
             deadline: later(now, startup),
             timing: Timing::Single,
             miner: miner.into(),
@@ -224,7 +265,8 @@ impl Machine {
             | State::Fetching { .. }
             | State::Running { .. }
             | State::Stopping { .. }
-            | State::Uploading { .. } => Some(self.deadline),
+            | State::Uploading { .. }
+            | State::Leaving { .. } => Some(self.deadline),
         }
     }
 
@@ -233,6 +275,15 @@ impl Machine {
         if matches!(self.state, State::Ended) {
             return Vec::new();
         }
+        let was_leaving = matches!(self.state, State::Leaving { .. });
+        let effects = self.take(now, event);
+        if !was_leaving && matches!(self.state, State::Leaving { .. }) {
+            self.deadline = later(now, LEAVE_PATIENCE);
+        }
+        effects
+    }
+
+    fn take(&mut self, now: Instant, event: Event) -> Vec<Effect> {
         match event {
             Event::Message(message) => self.on_message(now, *message),
             Event::Malformed { text, error } => self.on_malformed(&text, &error),
@@ -242,7 +293,10 @@ impl Machine {
             Event::Fetched(result) => self.on_fetched(result),
             Event::Exited(result) => self.on_exited(result),
             Event::Uploaded(result) => self.on_uploaded(result),
-            Event::LinkLost => self.end(None, Outcome::LinkLost),
+            Event::Gone(result) => self.on_gone(result),
+            Event::LinkLost => self.end(Outcome::LinkLost),
+            // The report is on its way as fast as it can be.
+            Event::StopAsked if matches!(self.state, State::Leaving { .. }) => Vec::new(),
             Event::StopAsked => match self.job_uuid().cloned() {
                 Some(job_uuid) => self.horde_failed(
                     job_uuid,
@@ -250,7 +304,7 @@ impl Machine {
                     HordeReason::GenericError,
                     [],
                 ),
-                None => self.end(None, Outcome::Stopped),
+                None => self.end(Outcome::Stopped),
             },
         }
     }
@@ -321,6 +375,7 @@ impl Machine {
             | State::Running { .. }
             | State::Stopping { .. }
             | State::Uploading { .. }
+            | State::Leaving { .. }
             | State::Ended => complain(format!(
                 "Received duplicate job request: first self.job_uuid='{uuid}' and then msg.job_uuid='{uuid}'",
                 uuid = job.job_uuid
@@ -386,6 +441,7 @@ impl Machine {
             (volume @ Some(_), None) | (None, volume) => volume,
         };
         let create = Effect::Create(job.clone());
+        self.container = Presence::Present;
         self.state = State::Fetching { job };
         vec![create, Effect::Fetch(volume)]
     }
@@ -406,16 +462,16 @@ impl Machine {
     fn on_exited(&mut self, result: Result<Ended, Fault>) -> Vec<Effect> {
         let job = match &self.state {
             State::Running { job } => job,
-            State::Stopping { job_uuid } => {
-                let job_uuid = job_uuid.clone();
-                let streams = result.ok().map(|ended| ended.streams);
-                return self.timed_out(job_uuid, "Execution time exceeded", None, streams);
+            State::Stopping { job_uuid, signal } => {
+                let (job_uuid, signal) = (job_uuid.clone(), *signal);
+                return self.stopped(job_uuid, signal, result.ok());
             }
             State::AwaitingInitial
             | State::Preparing { .. }
             | State::AwaitingJob { .. }
             | State::Fetching { .. }
             | State::Uploading { .. }
+            | State::Leaving { .. }
             | State::Ended => return Vec::new(),
         };
         let job_uuid = job.job_uuid.clone();
@@ -435,7 +491,7 @@ impl Machine {
                     docker_process_stderr: Some(ended.streams.stderr),
                     context: None,
                 };
-                self.end(Some(failed.into()), Outcome::Failed)
+                self.leave(failed.into(), Outcome::Failed)
             }
             Ok(ended) => {
                 let upload = Effect::Upload {
@@ -447,7 +503,13 @@ impl Machine {
                     ended,
                 };
                 self.extend(|timing| timing.upload_time_limit);
-                vec![Effect::Send(Up::from(ExecutionDone { job_uuid })), upload]
+                self.container = Presence::Leaving;
+                // Beside the upload, which reads folders of the host only.
+                vec![
+                    Effect::Send(Up::from(ExecutionDone { job_uuid })),
+                    upload,
+                    Effect::Remove,
+                ]
             }
         }
     }
@@ -472,12 +534,31 @@ impl Machine {
             let fault = Fault::Job("the servers' answers are too long to be reported".to_owned());
             return self.failed_by(job_uuid, fault, Some(ended));
         }
-        self.end(Some(finished), Outcome::Finished)
+        self.leave(finished, Outcome::Finished)
+    }
+
+    fn on_gone(&mut self, result: Result<(), String>) -> Vec<Effect> {
+        self.container = match result {
+            Ok(()) => Presence::Absent,
+            Err(reason) => Presence::Stuck(reason),
+        };
+        if !matches!(self.state, State::Leaving { .. }) {
+            return Vec::new();
+        }
+        let State::Leaving {
+            report,
+            outcome,
+            stage,
+        } = std::mem::replace(&mut self.state, State::Ended)
+        else {
+            return Vec::new();
+        };
+        self.report(report, outcome, stage)
     }
 
     fn on_overrun(&mut self, now: Instant) -> Vec<Effect> {
         match &self.state {
-            State::AwaitingInitial => self.end(None, Outcome::NoJob),
+            State::AwaitingInitial => self.end(Outcome::NoJob),
             State::Preparing { initial, .. } => {
                 let job_uuid = initial.job_uuid.clone();
                 self.horde_failed(
@@ -489,22 +570,26 @@ impl Machine {
             }
             State::AwaitingJob { initial } => {
                 let job_uuid = initial.job_uuid.clone();
-                self.timed_out(job_uuid, "Download time exceeded", None, None)
+                self.timed_out(job_uuid, "Download time exceeded", None, None, None)
             }
             State::Fetching { job } => {
                 let job_uuid = job.job_uuid.clone();
-                self.timed_out(job_uuid, "Download time exceeded", None, None)
+                self.timed_out(job_uuid, "Download time exceeded", None, None, None)
             }
             State::Running { job } => {
-                self.state = State::Stopping {
-                    job_uuid: job.job_uuid.clone(),
-                };
-                self.deadline = later(now, STOP_PATIENCE);
-                vec![Effect::Stop]
+                let job_uuid = job.job_uuid.clone();
+                self.stop(later(now, STOP_GRACE), job_uuid, Signal::Term)
             }
-            State::Stopping { job_uuid } => {
+            State::Stopping {
+                job_uuid,
+                signal: Signal::Term,
+            } => {
                 let job_uuid = job_uuid.clone();
-                self.timed_out(job_uuid, "Execution time exceeded", None, None)
+                self.stop(later(now, STOP_PATIENCE), job_uuid, Signal::Kill)
+            }
+            State::Stopping { job_uuid, signal } => {
+                let (job_uuid, signal) = (job_uuid.clone(), *signal);
+                self.stopped(job_uuid, signal, None)
             }
             State::Uploading { job_uuid, ended } => {
                 let (job_uuid, ended) = (job_uuid.clone(), ended.clone());
@@ -513,10 +598,31 @@ impl Machine {
                     "Upload time exceeded",
                     Some(ended.exit_code),
                     Some(ended.streams),
+                    None,
                 )
             }
+            State::Leaving { .. } => self.on_gone(Err(format!(
+                "it is not known to be gone after {} s",
+                LEAVE_PATIENCE.as_secs()
+            ))),
             State::Ended => Vec::new(),
         }
+    }
+
+    fn stop(&mut self, deadline: Instant, job_uuid: JobId, signal: Signal) -> Vec<Effect> {
+        self.state = State::Stopping { job_uuid, signal };
+        self.deadline = deadline;
+        vec![Effect::Stop(signal)]
+    }
+
+    /// Reports a container that was ended for its time. The wire's exit status stays empty, as in the recordings.
+    fn stopped(&mut self, job_uuid: JobId, signal: Signal, ended: Option<Ended>) -> Vec<Effect> {
+        let mut context = Context::from_iter([("stopped_with".to_owned(), Value::from(signal.as_str()))]);
+        if let Some(ended) = &ended {
+            context.insert("container_exit_status".to_owned(), Value::from(ended.exit_code));
+        }
+        let streams = ended.map(|ended| ended.streams);
+        self.timed_out(job_uuid, "Execution time exceeded", None, streams, Some(context))
     }
 
     /// Reports a fault as the current stage has it.
@@ -546,7 +652,7 @@ impl Machine {
                     docker_process_stderr: stderr,
                     context,
                 };
-                self.end(Some(failed.into()), Outcome::Failed)
+                self.leave(failed.into(), Outcome::Failed)
             }
             Fault::Refused(message) => self.horde_failed(job_uuid, &message, HordeReason::GenericError, []),
             Fault::NoImage(detail) if self.stage() == JobStage::ExecutorStartup => self.horde_failed(
@@ -579,6 +685,7 @@ impl Machine {
         message: &str,
         exit_code: Option<i64>,
         streams: Option<Streams>,
+        context: Option<Context>,
     ) -> Vec<Effect> {
         let (stdout, stderr) = streams.map(|streams| (streams.stdout, streams.stderr)).unzip();
         let failed = JobFailed {
@@ -589,9 +696,9 @@ impl Machine {
             docker_process_exit_status: exit_code,
             docker_process_stdout: stdout,
             docker_process_stderr: stderr,
-            context: None,
+            context,
         };
-        self.end(Some(failed.into()), Outcome::Failed)
+        self.leave(failed.into(), Outcome::Failed)
     }
 
     fn horde_failed<const N: usize>(
@@ -601,31 +708,49 @@ impl Machine {
         reason: HordeReason,
         facts: [(&str, Value); N],
     ) -> Vec<Effect> {
-        let mut context: Context = facts
-            .into_iter()
-            .map(|(key, value)| (key.to_owned(), value))
-            .collect();
-        context.insert(
-            "stage".to_owned(),
-            Value::String(self.stage().as_str().to_owned()),
-        );
-        let failed = HordeFailed {
-            job_uuid,
-            reported_by: Participant::Executor,
-            message: message.to_owned(),
-            reason,
-            context: Some(context),
-        };
-        self.end(Some(failed.into()), Outcome::HordeFailed)
+        let failed = horde_failure(job_uuid, message, reason, self.stage(), facts);
+        self.leave(failed, Outcome::HordeFailed)
     }
 
-    fn end(&mut self, report: Option<Up>, outcome: Outcome) -> Vec<Effect> {
+    /// Ends the job; the report waits for the container to be gone.
+    fn leave(&mut self, report: Up, outcome: Outcome) -> Vec<Effect> {
+        let stage = self.stage();
+        match &self.container {
+            Presence::Absent | Presence::Stuck(_) => self.report(report, outcome, stage),
+            Presence::Present | Presence::Leaving => {
+                let is_asked = matches!(self.container, Presence::Leaving);
+                self.container = Presence::Leaving;
+                self.state = State::Leaving {
+                    report,
+                    outcome,
+                    stage,
+                };
+                (!is_asked).then_some(Effect::Remove).into_iter().collect()
+            }
+        }
+    }
+
+    /// Tells the miner. A container that is still there makes every outcome a failure of ours.
+    fn report(&mut self, report: Up, outcome: Outcome, stage: JobStage) -> Vec<Effect> {
+        let (Presence::Stuck(detail), Some(job_uuid)) = (&self.container, report.job_uuid()) else {
+            self.state = State::Ended;
+            return vec![Effect::Send(report), Effect::End(outcome)];
+        };
+        let facts = [
+            ("exception_type", Value::from("DockerError")),
+            ("detail", Value::from(detail.as_str())),
+            ("withheld", Value::from(report.message_type())),
+        ];
+        let message = "The job's container could not be removed";
+        let reason = HordeReason::UnhandledException;
+        let failed = horde_failure(job_uuid.clone(), message, reason, stage, facts);
         self.state = State::Ended;
-        report
-            .map(Effect::Send)
-            .into_iter()
-            .chain([Effect::End(outcome)])
-            .collect()
+        vec![Effect::Send(failed), Effect::End(Outcome::ContainerLeft)]
+    }
+
+    fn end(&mut self, outcome: Outcome) -> Vec<Effect> {
+        self.state = State::Ended;
+        vec![Effect::End(outcome)]
     }
 
     fn job_uuid(&self) -> Option<&JobId> {
@@ -633,7 +758,8 @@ impl Machine {
             State::AwaitingInitial | State::Ended => None,
             State::Preparing { initial, .. } | State::AwaitingJob { initial } => Some(&initial.job_uuid),
             State::Fetching { job } | State::Running { job } => Some(&job.job_uuid),
-            State::Stopping { job_uuid } | State::Uploading { job_uuid, .. } => Some(job_uuid),
+            State::Stopping { job_uuid, .. } | State::Uploading { job_uuid, .. } => Some(job_uuid),
+            State::Leaving { report, .. } => report.job_uuid(),
         }
     }
 
@@ -643,6 +769,7 @@ impl Machine {
             State::AwaitingJob { .. } | State::Fetching { .. } => JobStage::VolumeDownload,
             State::Running { .. } | State::Stopping { .. } => JobStage::Execution,
             State::Uploading { .. } => JobStage::ResultUpload,
+            State::Leaving { stage, .. } => *stage,
             State::Ended => JobStage::Unknown,
         }
     }
@@ -654,6 +781,27 @@ impl Machine {
             Timing::Single => {}
         }
     }
+}
+
+fn horde_failure<const N: usize>(
+    job_uuid: JobId,
+    message: &str,
+    reason: HordeReason,
+    stage: JobStage,
+    facts: [(&str, Value); N],
+) -> Up {
+    let mut context: Context = facts
+        .into_iter()
+        .map(|(key, value)| (key.to_owned(), value))
+        .collect();
+    context.insert("stage".to_owned(), Value::from(stage.as_str()));
+    Up::from(HordeFailed {
+        job_uuid,
+        reported_by: Participant::Executor,
+        message: message.to_owned(),
+        reason,
+        context: Some(context),
+    })
 }
 
 fn complain(details: String) -> Vec<Effect> {
@@ -744,7 +892,9 @@ mod tests {
             Effect::Create(_) => "create",
             Effect::Fetch(_) => "fetch",
             Effect::Start => "start",
-            Effect::Stop => "stop",
+            Effect::Stop(Signal::Term) => "term",
+            Effect::Stop(Signal::Kill) => "kill",
+            Effect::Remove => "remove",
             Effect::Upload { .. } => "upload",
             Effect::End(_) => "end",
         };
@@ -770,6 +920,7 @@ mod tests {
             full(|_| {}),
             Event::Fetched(Ok(())),
             ended(0),
+            Event::Gone(Ok(())),
             Event::Uploaded(Ok(Results::default())),
         ];
         for event in ordinary.into_iter().take(steps) {
@@ -787,7 +938,8 @@ mod tests {
         assert_eq!(step(Event::Prepared(Ok(()))), ["V0ExecutorReadyRequest"]);
         assert_eq!(step(full(|_| {})), ["create", "fetch"]);
         assert_eq!(step(Event::Fetched(Ok(()))), ["V0VolumesReadyRequest", "start"]);
-        assert_eq!(step(ended(0)), ["V0ExecutionDoneRequest", "upload"]);
+        assert_eq!(step(ended(0)), ["V0ExecutionDoneRequest", "upload", "remove"]);
+        assert_eq!(step(Event::Gone(Ok(()))), [""; 0]);
         assert_eq!(
             step(Event::Uploaded(Ok(Results::default()))),
             ["V0JobFinishedRequest", "end"]
@@ -809,6 +961,7 @@ mod tests {
         assert_eq!(kinds(&machine.on(at(9), Event::Tick)), [""; 0]);
         machine.on(at(9), ended(0));
         assert_eq!(machine.deadline(), Some(at(1 + 2 + 3 + 4 + 5)));
+        machine.on(at(9), Event::Gone(Ok(())));
         let effects = machine.on(at(15), Event::Tick);
         assert_eq!(report(&effects)["message"], "Upload time exceeded");
         assert_eq!(report(&effects)["docker_process_exit_status"], 0);
@@ -855,30 +1008,83 @@ mod tests {
     }
 
     #[test]
-    fn a_container_over_its_time_is_killed_first_and_reported_with_its_streams() {
+    fn a_container_over_its_time_is_asked_then_killed_and_reported_with_its_streams_once_it_is_gone() {
         let now = Instant::now();
         let late = now + Duration::from_secs(60);
-        let mut machine = after(4, now);
-        assert_eq!(kinds(&machine.on(late, Event::Tick)), ["stop"]);
-        let effects = machine.on(late, ended(137));
-        let report = report(&effects);
-        assert_eq!(kinds(&effects), ["V0JobFailedRequest", "end"]);
-        assert_eq!(
-            (&report["reason"], &report["stage"]),
-            (&json!("timeout"), &json!("execution"))
-        );
-        assert_eq!(report["docker_process_exit_status"], json!(null));
-        assert_eq!(report["docker_process_stdout"], "out");
+        for (signals, exit_code) in [(1, 143), (2, 137)] {
+            let mut machine = after(4, now);
+            let mut at = late;
+            for word in ["term", "kill"].into_iter().take(signals) {
+                assert_eq!(kinds(&machine.on(at, Event::Tick)), [word]);
+                assert_eq!(kinds(&machine.on(at, Event::Tick)), [""; 0]);
+                at += STOP_GRACE;
+            }
+            assert_eq!(kinds(&machine.on(at, ended(exit_code))), ["remove"]);
+            let effects = machine.on(at, Event::Gone(Ok(())));
+            let report = report(&effects);
+            assert_eq!(kinds(&effects), ["V0JobFailedRequest", "end"]);
+            assert_eq!(
+                (&report["reason"], &report["stage"]),
+                (&json!("timeout"), &json!("execution"))
+            );
+            assert_eq!(report["docker_process_exit_status"], json!(null));
+            assert_eq!(report["docker_process_stdout"], "out");
+            assert_eq!(report["context"]["container_exit_status"], exit_code);
+        }
     }
 
     #[test]
-    fn a_container_that_cannot_be_killed_is_reported_all_the_same() {
+    fn a_container_that_cannot_be_killed_is_reported_as_soon_as_it_is_gone() {
         let now = Instant::now();
         let mut machine = after(4, now);
-        machine.on(now + Duration::from_secs(60), Event::Tick);
-        let effects = machine.on(now + Duration::from_secs(60) + STOP_PATIENCE, Event::Tick);
+        let mut at = now + Duration::from_secs(60);
+        machine.on(at, Event::Tick);
+        at += STOP_GRACE;
+        machine.on(at, Event::Tick);
+        at += STOP_PATIENCE;
+        assert_eq!(kinds(&machine.on(at, Event::Tick)), ["remove"]);
+        let effects = machine.on(at, Event::Gone(Ok(())));
         assert_eq!(report(&effects)["message"], "Execution time exceeded");
         assert_eq!(report(&effects)["docker_process_stdout"], json!(null));
+    }
+
+    #[test]
+    fn whatever_a_container_that_cannot_be_removed_did_it_is_a_failure_of_ours() {
+        let now = Instant::now();
+        let late = now + Duration::from_secs(3600);
+        let stuck = || Event::Gone(Err("busy".to_owned()));
+        let done = || Event::Uploaded(Ok(Results::default()));
+        let fault = || Event::Fetched(Err(Fault::Job("bad".to_owned())));
+        for (steps, events, withheld) in [
+            (3, vec![fault(), stuck()], "V0JobFailedRequest"),
+            (4, vec![ended(3), stuck()], "V0JobFailedRequest"),
+            (5, vec![done(), stuck()], "V0JobFinishedRequest"),
+            (5, vec![stuck(), done()], "V0JobFinishedRequest"),
+            (5, vec![done(), Event::Tick], "V0JobFinishedRequest"),
+        ] {
+            let mut machine = after(steps, now);
+            let effects: Vec<_> = events
+                .into_iter()
+                .flat_map(|event| {
+                    let at = if matches!(event, Event::Tick) { late } else { now };
+                    machine.on(at, event)
+                })
+                .collect();
+            let report = report(&effects);
+            assert_eq!(report["message_type"], "V0HordeFailedRequest");
+            assert_eq!(report["context"]["withheld"], withheld);
+            assert_eq!(effects.last(), Some(&Effect::End(Outcome::ContainerLeft)));
+        }
+    }
+
+    #[test]
+    fn a_report_that_waits_for_the_container_is_not_hurried_by_a_stop_but_lost_with_the_link() {
+        let now = Instant::now();
+        let mut machine = after(4, now);
+        assert_eq!(kinds(&machine.on(now, ended(3))), ["remove"]);
+        assert_eq!(kinds(&machine.on(now, Event::StopAsked)), [""; 0]);
+        let effects = machine.on(now, Event::LinkLost);
+        assert_eq!(effects, [Effect::End(Outcome::LinkLost)]);
     }
 
     #[test]
@@ -993,7 +1199,11 @@ mod tests {
                 4 => Event::Exited(Err(fault)),
                 _ => Event::Uploaded(Err(fault)),
             };
-            let effects = after(steps, now).on(now, event);
+            let mut machine = after(steps, now);
+            let mut effects = machine.on(now, event);
+            if steps > 2 && steps < 6 {
+                effects.extend(machine.on(now, Event::Gone(Ok(()))));
+            }
             let report = report(&effects);
             let told = if report["stage"].is_null() {
                 &report["context"]["stage"]
@@ -1012,7 +1222,7 @@ mod tests {
             artifacts: IndexMap::new(),
             uploads,
         };
-        let effects = after(5, now).on(now, Event::Uploaded(Ok(results)));
+        let effects = after(6, now).on(now, Event::Uploaded(Ok(results)));
         assert_eq!(report(&effects)["reason"], "upload_failed");
     }
 
@@ -1023,14 +1233,14 @@ mod tests {
             let mut random = SmallRng::seed_from_u64(seed);
             let mut now = Instant::now();
             let mut machine = machine(now);
-            let (mut ends, mut reports) = (0, 0);
+            let (mut ends, mut reports, mut is_there) = (0, 0, false);
             for turn in 0..60 {
                 now += Duration::from_millis(random.random_range(0..3000));
                 let fault = || Fault::Ours {
                     kind: "OSError",
                     detail: String::new(),
                 };
-                let event = match random.random_range(0..14) {
+                let event = match random.random_range(0..17) {
                     0 => initial(|_| {}),
                     1 | 2 => full(|_| {}),
                     3 | 4 => Event::Prepared(Ok(())),
@@ -1044,10 +1254,14 @@ mod tests {
                         text: "{".to_owned(),
                         error: "no".to_owned(),
                     },
+                    13 => Event::Gone(Err("busy".to_owned())),
+                    14 | 15 => Event::Gone(Ok(())),
                     _ => Event::Tick,
                 };
                 let event = if turn == 59 { Event::LinkLost } else { event };
+                is_there &= !matches!(event, Event::Gone(_));
                 let effects = machine.on(now, event);
+                is_there |= kinds(&effects).contains(&"create");
                 ends += effects
                     .iter()
                     .filter(|effect| matches!(effect, Effect::End(_)))
@@ -1060,7 +1274,10 @@ mod tests {
                     ]
                     .contains(kind)
                 };
-                reports += kinds(&effects).iter().filter(|kind| is_report(kind)).count();
+                let told = kinds(&effects).iter().filter(|kind| is_report(kind)).count();
+                let is_given_up = effects.contains(&Effect::End(Outcome::ContainerLeft));
+                assert!(told == 0 || !is_there || is_given_up, "seed {seed}: {effects:?}");
+                reports += told;
             }
             assert_eq!(ends, 1, "seed {seed}");
             assert!(reports <= 1, "seed {seed}");

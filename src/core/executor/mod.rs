@@ -46,6 +46,9 @@ pub enum RunError {
     /// The miner went away before the job was reported.
     #[error("the miner closed the connection before the job was reported")]
     LinkLost,
+    /// The engine does not remove the job's container; the miner was told.
+    #[error("the job's container could not be removed: the log names it")]
+    ContainerLeft,
     /// The miner sent no job in time.
     #[error("the miner sent no job within the start-up limit")]
     NoJob,
@@ -89,6 +92,7 @@ pub async fn run(config: ExecutorConfig, engine: Arc<dyn Engine>, tasks: Tasks) 
     tracing::info!(?outcome, "done");
     match outcome {
         Outcome::Finished | Outcome::Failed | Outcome::HordeFailed | Outcome::Stopped => Ok(()),
+        Outcome::ContainerLeft => Err(RunError::ContainerLeft),
         Outcome::LinkLost => Err(RunError::LinkLost),
         Outcome::NoJob => Err(RunError::NoJob),
     }
