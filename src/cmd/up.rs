@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
@@ -24,6 +25,10 @@ use crate::core::docker::engine::Bollard;
 use crate::core::docker::image::make_executor_image;
 use crate::core::docker::reference::ImageReference;
 use crate::core::docker::{Engine, EngineError};
+use crate::core::host::checks::{self, Finding, Status};
+use crate::core::host::facts::Host;
+use crate::core::host::floors::Floors;
+use crate::core::host::gpu::NvmlGpus;
 use crate::core::model::job::JobStatus;
 use crate::core::model::{Hotkey, JobId};
 use crate::core::tasks::Tasks;
@@ -169,8 +174,9 @@ impl UpArgs {
         let engine = Bollard::new(settings.text("executor.docker_host")?)
             .or_fail(ExitCode::Configuration, "could not use the Docker engine")?;
         self.check_docker(&engine).await?;
+        let accepted = accept_this_machine(context, &settings, Arc::new(engine)).await?;
         let directory = Directory::open(context)?;
-        let outcome = self.run_in(context, &settings, directory.path()).await;
+        let outcome = self.run_in(context, &settings, accepted, directory.path()).await;
         if outcome.is_err() {
             let is_given = matches!(directory, Directory::Given(_));
             let path = directory.keep();
@@ -209,7 +215,13 @@ impl UpArgs {
         Ok(())
     }
 
-    async fn run_in(&self, context: &Context, settings: &Settings, dir: &Path) -> Result<(), CmdError> {
+    async fn run_in(
+        &self,
+        context: &Context,
+        settings: &Settings,
+        accepted: Vec<String>,
+        dir: &Path,
+    ) -> Result<(), CmdError> {
         let tasks = Tasks::new();
         let received = context.watch(&tasks)?;
         let plan = Plan::new(&self.choices(settings, dir)?);
@@ -217,7 +229,7 @@ impl UpArgs {
             program: std::env::current_exe()
                 .or_fail(ExitCode::Failed, "could not find this program's file")?,
             forget: overriding(&context.environment),
-            variables: executor_variables(settings, plan.miner_ip())?,
+            variables: executor_variables(settings, plan.miner_ip(), accepted)?,
         };
         let network = Devnet::start(&plan, &launch, context.clock.clone(), &tasks)
             .await
@@ -394,8 +406,42 @@ fn overriding(environment: &Environment) -> Vec<String> {
         .collect()
 }
 
+/// Returns the failed security checks that this network's executors are to accept, and says so: only the user's own
+/// jobs run here.
+async fn accept_this_machine(
+    context: &Context,
+    settings: &Settings,
+    engine: Arc<dyn Engine>,
+) -> Result<Vec<String>, CmdError> {
+    let mut accepted = settings.list("executor.accept")?.to_vec();
+    let floors = Floors::built_in().or_fail(ExitCode::Bug, "could not read the table of versions")?;
+    let host = Host::new(engine, Arc::new(NvmlGpus::new()));
+    // Its miners offer no GPUs.
+    let facts = host.facts(false).await.map_err(|error| docker_error(&error))?;
+    let risks: Vec<Finding> = checks::security(&facts, &floors, &accepted)
+        .into_iter()
+        .filter(|finding| finding.status == Status::Failed && !finding.cves.is_empty())
+        .collect();
+    if !risks.is_empty() {
+        let words: Vec<String> = risks
+            .iter()
+            .map(|risk| format!("{} ({})", risk.check, risk.actual))
+            .collect();
+        context.say(format_args!(
+            "takes the risk of {} on this machine, as only your own jobs run; `horde executor check` tells more",
+            words.join(", ")
+        ));
+    }
+    accepted.extend(risks.into_iter().map(|risk| risk.check));
+    Ok(accepted)
+}
+
 /// Returns what executors are told, who have no file of their own; they reach this machine at `host`.
-fn executor_variables(settings: &Settings, host: IpAddr) -> Result<Vec<(String, String)>, ConfigError> {
+fn executor_variables(
+    settings: &Settings,
+    host: IpAddr,
+    accepted: Vec<String>,
+) -> Result<Vec<(String, String)>, ConfigError> {
     const ALLOW: &str = "executor.allow_addresses";
     // Only the user's own jobs run here, and their servers may well be on this machine.
     let mut allowed = settings.networks(ALLOW)?.to_owned();
@@ -415,6 +461,7 @@ fn executor_variables(settings: &Settings, host: IpAddr) -> Result<Vec<(String, 
             settings.text("executor.docker_host")?.to_owned(),
         ),
         (ALLOW, Value::Networks(allowed).to_string()),
+        ("executor.accept", Value::List(accepted).to_string()),
     ]
     .into_iter()
     .filter_map(|(key, value)| Some((Setting::find(key)?.environment_name(), value)))
@@ -580,7 +627,8 @@ mod tests {
                 config: None,
                 flags: Vec::new(),
             });
-            let variables = executor_variables(&settings.unwrap(), host.parse().unwrap()).unwrap();
+            let variables =
+                executor_variables(&settings.unwrap(), host.parse().unwrap(), Vec::new()).unwrap();
             assert_eq!(
                 variables[1],
                 ("HORDE_EXECUTOR_ALLOW_ADDRESSES".to_owned(), wanted.to_owned())

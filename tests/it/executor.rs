@@ -45,7 +45,8 @@ use tokio::process::{Child, Command};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
-use crate::support::Home;
+use crate::check::weak_engine;
+use crate::support::{Home, accepted_risks};
 
 /// The image that the recordings call `bb:1`.
 const IMAGE: &str = "horde-test-executor:1";
@@ -263,6 +264,7 @@ impl Session {
             .env("HORDE_EXECUTOR_WORK_DIR", home.path().join("work"))
             .env("HORDE_LOG_LEVEL", "error")
             .env("HORDE_EXECUTOR_ALLOW_ADDRESSES", "127.0.0.0/8")
+            .envs([accepted_risks()])
             .env("DEBUG_NO_GPU_MODE", "1");
         command.envs(extra.iter().copied());
         let child = Command::from(command).kill_on_drop(true).spawn().unwrap();
@@ -818,6 +820,60 @@ async fn leftovers_are_found_by_their_label_and_nothing_else_is() {
     assert_eq!(removed[0].name, format!("ch-{}-job", session.token));
     assert_eq!(removed[0].job.as_deref(), initial["job_uuid"].as_str());
     assert_eq!(engine.list(Label::Owner(&owner)).await.unwrap(), []);
+}
+
+/// The failure that the reference means to report and crashes over (wire-executor-miner §10).
+#[tokio::test(flavor = "multi_thread")]
+async fn a_machine_that_fails_its_security_checks_runs_nothing_and_says_why() {
+    let home = Home::new();
+    let socket = weak_engine(&home, |version, _| {
+        version["Components"][2]["Version"] = json!("1.1.9");
+    });
+    let docker_host = format!("unix://{}", socket.display());
+    let mut miner = Miner::start().await;
+    for (accept, is_let_in) in [
+        ("", false),
+        ("CVE-2025-31133", false),
+        ("CVE-2025-31133,CVE-2024-21626", true),
+    ] {
+        let extra = [
+            ("HORDE_EXECUTOR_DOCKER_HOST", docker_host.as_str()),
+            ("HORDE_EXECUTOR_ACCEPT", accept),
+        ];
+        let mut session = Session::start(&mut miner, &extra).await;
+        let mut first = initial(Value::Null, [60; 5]);
+        first["docker_image"] = Value::Null;
+        session.send(&first).await;
+        let answer = session.next().await.unwrap();
+        if is_let_in {
+            assert_eq!(answer["message_type"], "V0ExecutorReadyRequest");
+            continue;
+        }
+        assert_eq!(answer["message_type"], "V0HordeFailedRequest");
+        assert_eq!(answer["reason"], "security_check_failed");
+        assert_eq!(answer["context"]["stage"], "executor_startup");
+        assert!(
+            answer["message"].as_str().unwrap().contains("runc 1.1.9"),
+            "{answer}"
+        );
+        let checks = answer["context"]["checks"].as_array().unwrap();
+        let names: Vec<_> = checks
+            .iter()
+            .map(|check| check["check"].as_str().unwrap())
+            .collect();
+        if accept.is_empty() {
+            assert_eq!(names, ["CVE-2024-21626", "CVE-2025-31133"]);
+        } else {
+            assert_eq!(names, ["CVE-2024-21626"]);
+        }
+        for check in checks {
+            assert!(
+                check["required"].is_string() && check["remedy"].is_string(),
+                "{check}"
+            );
+        }
+        assert!(session.child.wait().await.unwrap().success());
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

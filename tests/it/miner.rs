@@ -29,7 +29,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tokio::time::{Instant, sleep, timeout};
 use uuid::Uuid;
 
-use crate::support::{Home, SAMPLE_IMAGE, docker_is_there};
+use crate::support::{Home, SAMPLE_IMAGE, accepted_risks, docker_is_there};
 
 /// The class of all jobs here.
 const CLASS: ExecutorClass = ExecutorClass::AlwaysOnTest;
@@ -111,6 +111,7 @@ impl Miner {
             .env("HORDE_CHAIN_PATH", self.home.path().join("chain.sqlite"))
             .env("HORDE_WALLET_URI", "//Bob")
             .env("HORDE_EXECUTOR_WORK_DIR", self.home.path())
+            .envs([accepted_risks()])
             .env(
                 "HORDE_MINER_EXECUTOR_IMAGE",
                 self.executor_image

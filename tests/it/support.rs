@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
+use horde::core::host::floors::Floors;
 use tempfile::TempDir;
 
 /// A home directory of a test's own, and the binary run in it with nothing else in its environment.
@@ -63,6 +64,14 @@ impl Home {
         }
         text.replace(self.path().to_str().unwrap(), "$HOME")
     }
+}
+
+/// The variable and the value with which executors run whatever the versions of this machine's programs are: tests
+/// run only their own jobs.
+pub(crate) fn accepted_risks() -> (&'static str, String) {
+    let floors = Floors::built_in().unwrap();
+    let names: Vec<_> = floors.list.into_iter().map(|floor| floor.id).collect();
+    ("HORDE_EXECUTOR_ACCEPT", names.join(","))
 }
 
 /// The image that `sh scripts/test.sh` makes: busybox.

@@ -22,6 +22,7 @@ use crate::core::proto::job::FullJob;
 use crate::core::tasks::Tasks;
 
 use super::capture::{Capture, FILE_BYTES_MAX};
+use super::guard::Guard;
 use super::machine::{Ended, Fault, Streams};
 use super::workspace::Workspace;
 
@@ -139,6 +140,8 @@ pub(super) fn plan(
 pub(super) struct Plan {
     /// The engine.
     pub(super) engine: Arc<dyn Engine>,
+    /// Looks at the machine once more when a job turns out to want GPUs.
+    pub(super) guard: Arc<Guard>,
     /// The order.
     pub(super) job: Box<FullJob>,
     /// The image, if the first request named it.
@@ -300,6 +303,16 @@ async fn make(plan: &Plan, release: &CancellationToken) -> Result<(ContainerId, 
         std::fs::write(plan.workspace.script(), script).map_err(disk)?;
     }
     let spec = self::plan(&plan.job, image, &plan.identity, &plan.workspace, &plan.sandbox)?;
+    if matches!(
+        spec.role,
+        Role::Job {
+            preset: Preset::NvidiaAll,
+            ..
+        }
+    ) {
+        // Also for a job of a class without GPUs that asks for some all the same.
+        plan.guard.admit(true).await?;
+    }
     let container = engine.create(&spec).await.map_err(ours)?;
     match engine.attach(&container).await {
         Ok(output) => Ok((container, output)),

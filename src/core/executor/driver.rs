@@ -7,14 +7,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use tokio::sync::{OnceCell, mpsc};
+use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
-use crate::core::docker::info::EngineInfo;
+use crate::core::docker::Engine;
 use crate::core::docker::removal::REMOVAL_PATIENCE;
 use crate::core::docker::sandbox::Sandbox;
-use crate::core::docker::{Engine, EngineError};
 use crate::core::model::sandbox::SandboxWishes;
 use crate::core::model::upload::OutputUpload;
 use crate::core::model::volume::Volume;
@@ -28,8 +27,9 @@ use crate::core::transfer::path::RelativePath;
 use crate::core::transfer::upload::Uploader;
 
 use super::container::{
-    ContainerNews, Identity, JobContainer, LocalImage, Plan, STREAM_FILES, Told, disk, obtain_image, ours,
+    ContainerNews, Identity, JobContainer, LocalImage, Plan, STREAM_FILES, Told, disk, obtain_image,
 };
+use super::guard::Guard;
 use super::machine::{Effect, Event, Fault, Machine, Outcome, Results};
 use super::workspace::Workspace;
 
@@ -65,6 +65,8 @@ struct Prepared {
 pub(super) struct Ports {
     /// The engine.
     pub(super) engine: Arc<dyn Engine>,
+    /// Knows the machine, and who may run on it.
+    pub(super) guard: Arc<Guard>,
     /// Fetches volumes.
     pub(super) downloader: Arc<Downloader>,
     /// Sends outputs.
@@ -81,8 +83,6 @@ pub(super) struct Driver {
     ports: Ports,
     identity: Identity,
     wishes: Arc<SandboxWishes>,
-    /// What the engine says of itself; asked for once.
-    engine_info: Arc<OnceCell<EngineInfo>>,
     work_dir: Arc<Path>,
     news: mpsc::Receiver<News>,
     news_sender: mpsc::Sender<News>,
@@ -109,7 +109,6 @@ impl Driver {
             ports,
             identity,
             wishes: Arc::new(wishes),
-            engine_info: Arc::default(),
             work_dir: work_dir.into(),
             news,
             news_sender,
@@ -144,10 +143,10 @@ impl Driver {
 
     /// Asks what the engine is while the miner's first message is on its way; its failure is told later.
     fn ask_for_the_engine(&mut self) {
-        let (engine, info) = (Arc::clone(&self.ports.engine), Arc::clone(&self.engine_info));
+        let guard = Arc::clone(&self.ports.guard);
         self.spawn("ask for the engine", async move {
-            if let Err(error) = info.get_or_try_init(|| engine.info()).await {
-                tracing::warn!(%error, "the engine does not answer yet");
+            if let Err(fault) = guard.engine().await {
+                tracing::warn!(?fault, "the engine does not answer yet");
             }
         });
     }
@@ -210,7 +209,7 @@ impl Driver {
                     Err(_elapsed) => tracing::warn!("the miner does not take messages"),
                 }
             }
-            Effect::Prepare { image } => self.prepare(image),
+            Effect::Prepare { image, gpus } => self.prepare(image, gpus),
             Effect::Create(job) => {
                 if job.output_upload.is_some() {
                     let uploader = Arc::clone(&self.ports.uploader);
@@ -219,6 +218,7 @@ impl Driver {
                 if let (Some(workspace), Some(prepared)) = (&self.workspace, self.prepared.take()) {
                     let plan = Plan {
                         engine: Arc::clone(&self.ports.engine),
+                        guard: Arc::clone(&self.ports.guard),
                         job,
                         image: prepared.image,
                         identity: self.identity.clone(),
@@ -257,17 +257,20 @@ impl Driver {
         }
     }
 
-    fn prepare(&mut self, image: Option<String>) {
+    fn prepare(&mut self, image: Option<String>, gpus: bool) {
         // A handful of calls that never leave memory.
         let made =
             Workspace::create(&self.work_dir).map(|workspace| self.workspace = Some(Arc::new(workspace)));
         let (engine, news) = (Arc::clone(&self.ports.engine), self.news_sender.clone());
-        let (wishes, info) = (Arc::clone(&self.wishes), Arc::clone(&self.engine_info));
+        let (wishes, guard) = (Arc::clone(&self.wishes), Arc::clone(&self.ports.guard));
+        let gpus = gpus && !self.identity.no_gpu;
         let token = self.identity.token.clone();
         self.spawn("prepare", async move {
             let result = async {
                 made.map_err(disk)?;
-                let sandbox = fit_sandbox(&*engine, &info, &wishes, &token).await?;
+                guard.admit(gpus).await?;
+                let sandbox = Sandbox::fit(&wishes, guard.engine().await?, &token)
+                    .map_err(|error| Fault::Refused(error.to_string()))?;
                 let image = match image {
                     Some(name) => Some(obtain_image(&*engine, &name).await?),
                     None => None,
@@ -365,23 +368,6 @@ impl Driver {
 async fn tell(news: &mpsc::Sender<News>, piece: News) {
     // The driver has ended: nobody needs to know.
     drop(news.send(piece).await);
-}
-
-async fn fit_sandbox(
-    engine: &dyn Engine,
-    info: &OnceCell<EngineInfo>,
-    wishes: &SandboxWishes,
-    token: &str,
-) -> Result<Sandbox, Fault> {
-    // An engine that is not there is told in words for a person.
-    let info = match info.get_or_try_init(|| engine.info()).await {
-        Ok(info) => info,
-        Err(error @ (EngineError::Unreachable { .. } | EngineError::UnsupportedAddress { .. })) => {
-            return Err(Fault::Refused(error.to_string()));
-        }
-        Err(error) => return Err(ours(error)),
-    };
-    Sandbox::fit(wishes, info, token).map_err(|error| Fault::Refused(error.to_string()))
 }
 
 async fn fetch(downloader: &Downloader, volume: Volume, workspace: &Workspace) -> Result<(), Fault> {

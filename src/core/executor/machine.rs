@@ -28,6 +28,7 @@ use tokio::time::Instant;
 
 use crate::core::docker::Signal;
 use crate::core::docker::removal::REMOVAL_PATIENCE;
+use crate::core::host::checks::Finding;
 use crate::core::model::JobId;
 use crate::core::model::job::{ExecutorTiming, FailureReason, HordeReason, JobStage, Participant};
 use crate::core::model::upload::OutputUpload;
@@ -88,6 +89,8 @@ pub enum Fault {
     Job(String),
     /// Through something that the executor cannot give, in words for a person.
     Refused(String),
+    /// Through the machine: these security checks do not hold, so nothing runs.
+    Insecure(Vec<Finding>),
     /// The image cannot be had.
     NoImage(String),
     /// Through the engine, the disk or a bug of ours.
@@ -134,10 +137,12 @@ pub enum Event {
 pub enum Effect {
     /// Tell the miner.
     Send(Up),
-    /// Make the folders, ask for the engine, have the image at hand.
+    /// Look at the machine, make the folders, ask for the engine, have the image at hand.
     Prepare {
         /// The image, if it is known already.
         image: Option<String>,
+        /// Whether jobs of the class get GPUs.
+        gpus: bool,
     },
     /// Make the container, without starting it; its failure is told when it is to start.
     Create(Box<FullJob>),
@@ -336,6 +341,7 @@ impl Machine {
             ));
         }
         let (job_uuid, image) = (initial.job_uuid.clone(), initial.docker_image.clone());
+        let gpus = initial.executor_class.has_gpu();
         let is_streaming = initial.streaming_details.is_some();
         self.state = State::Preparing {
             initial: Box::new(initial),
@@ -345,7 +351,7 @@ impl Machine {
             let message = "Streaming jobs are not supported by this executor";
             return self.horde_failed(job_uuid, message, HordeReason::StreamingFailed, []);
         }
-        vec![Effect::Prepare { image }]
+        vec![Effect::Prepare { image, gpus }]
     }
 
     fn on_job(&mut self, now: Instant, job: Box<FullJob>) -> Vec<Effect> {
@@ -654,6 +660,7 @@ impl Machine {
                 };
                 self.leave(failed.into(), Outcome::Failed)
             }
+            Fault::Insecure(findings) => self.insecure(job_uuid, &findings),
             Fault::Refused(message) => self.horde_failed(job_uuid, &message, HordeReason::GenericError, []),
             Fault::NoImage(detail) if self.stage() == JobStage::ExecutorStartup => self.horde_failed(
                 job_uuid,
@@ -665,6 +672,30 @@ impl Machine {
             Fault::NoImage(detail) => self.unhandled(job_uuid, "DockerError", &detail),
             Fault::Ours { kind, detail } => self.unhandled(job_uuid, kind, &detail),
         }
+    }
+
+    /// Reports checks that do not hold (wire-executor-miner §10), each with what is, what must be and what helps.
+    fn insecure(&mut self, job_uuid: JobId, findings: &[Finding]) -> Vec<Effect> {
+        let words: Vec<String> = findings
+            .iter()
+            .map(|finding| {
+                let Finding {
+                    check,
+                    actual,
+                    required,
+                    ..
+                } = finding;
+                format!("{check}: {actual}, required: {required}")
+            })
+            .collect();
+        // Nothing in a finding can fail to become JSON.
+        let checks = serde_json::to_value(findings).unwrap_or_default();
+        self.horde_failed(
+            job_uuid,
+            &format!("Security check failed: {}", words.join("; ")),
+            HordeReason::SecurityCheckFailed,
+            [("checks", checks)],
+        )
     }
 
     fn unhandled(&mut self, job_uuid: JobId, kind: &str, detail: &str) -> Vec<Effect> {

@@ -7,6 +7,7 @@
 mod capture;
 mod container;
 mod driver;
+mod guard;
 pub mod machine;
 mod workspace;
 
@@ -16,6 +17,9 @@ use tokio::time::Instant;
 
 use crate::core::config::ExecutorConfig;
 use crate::core::docker::Engine;
+use crate::core::host::facts::Host;
+use crate::core::host::floors::{Floors, TableError};
+use crate::core::host::gpu::NvmlGpus;
 use crate::core::net::extensions::Extensions;
 use crate::core::net::ws::{self, CONNECT_ATTEMPTS, ConnectError, ConnectOptions};
 use crate::core::proto::miner_executor::EXTENSIONS;
@@ -26,6 +30,7 @@ use crate::core::transfer::upload::Uploader;
 
 use container::Identity;
 use driver::{Driver, Ports};
+use guard::Guard;
 use machine::{Machine, Outcome};
 
 /// The path of the miner's endpoint, before the token (wire-executor-miner §1).
@@ -40,6 +45,9 @@ pub enum RunError {
     /// The token could not be part of an address or of a container's name.
     #[error("the token is not made of letters, digits, `-`, `_` and `.`")]
     BadToken,
+    /// The table of versions in the binary is broken: a bug.
+    #[error(transparent)]
+    Floors(#[from] TableError),
     /// The miner was not reached.
     #[error("could not connect to the miner")]
     Connect(#[from] ConnectError),
@@ -74,8 +82,10 @@ pub async fn run(config: ExecutorConfig, engine: Arc<dyn Engine>, tasks: Tasks) 
     };
     tracing::info!(%miner, after = ?started.elapsed(), "connected to the miner");
     let policy = Arc::new(Policy::new(config.allow_addresses.clone()));
+    let host = Host::new(Arc::clone(&engine), Arc::new(NvmlGpus::new()));
     let ports = Ports {
         engine,
+        guard: Arc::new(Guard::new(host, Floors::built_in()?, config.accept)),
         downloader: Arc::new(Downloader::new(config.volume_bytes_max, Arc::clone(&policy))),
         uploader: Arc::new(Uploader::new(config.upload_bytes_max, policy)),
         tasks,

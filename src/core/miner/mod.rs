@@ -245,7 +245,7 @@ fn make_backend(
         BackendKind::Docker => {
             let image = ImageReference::parse(&config.executor_image)?;
             let socket = engine.socket().to_owned();
-            Arc::new(ContainerBackend::new(terms, image, socket, engine)?)
+            Arc::new(ContainerBackend::new(terms, environment, image, socket, engine)?)
         }
     })
 }

@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use super::{Backend, ExecutorOrder, Exit, Running, STOP_SECONDS, StartError, Terms};
+use super::{Backend, ExecutorOrder, Exit, Running, STOP_SECONDS, StartError, Terms, executor_settings};
+use crate::core::config::Environment;
 use crate::core::docker::limits::{
     BindMount, ContainerPath, ContainerPathError, ContainerSpec, Labels, Network, Role,
 };
@@ -16,40 +17,56 @@ use crate::core::docker::{ContainerId, Engine, EngineError, Label, sweep};
 /// Where the image expects the engine's socket.
 const SOCKET: &str = "/var/run/docker.sock";
 
-/// The folder that host and container share under one name: the executor binds its job folders, which lie in it,
-/// into containers of the host's engine.
+/// The setting of the folder that host and container share under one name: the executor binds its job folders, which
+/// lie in it, into containers of the host's engine.
+const WORK_DIR: &str = "HORDE_EXECUTOR_WORK_DIR";
+
+/// That folder when it is not set.
 const SHARED_FOLDER: &str = "/tmp";
+
+/// The setting of the executor's engine; in the container it is where the image expects it.
+const DOCKER_HOST: &str = "HORDE_EXECUTOR_DOCKER_HOST";
 
 /// Starts executors as containers.
 #[derive(Debug)]
 pub struct ContainerBackend {
     terms: Terms,
     image: ImageReference,
+    /// What executors are told besides the terms.
+    variables: Vec<(String, String)>,
     mounts: Vec<BindMount>,
     engine: Arc<dyn Engine>,
 }
 
 impl ContainerBackend {
     /// Makes the backend; `socket` is where the host has the engine's socket.
+    ///
+    /// The executors' own settings of the miner's environment are theirs too.
     pub fn new(
         terms: Terms,
+        environment: &Environment,
         image: ImageReference,
         socket: PathBuf,
         engine: Arc<dyn Engine>,
     ) -> Result<Self, ContainerPathError> {
+        let work_dir = environment.get(WORK_DIR).unwrap_or(SHARED_FOLDER);
         let mounts = vec![
             BindMount {
                 source: socket,
                 target: ContainerPath::parse(SOCKET)?,
             },
             BindMount {
-                source: PathBuf::from(SHARED_FOLDER),
-                target: ContainerPath::parse(SHARED_FOLDER)?,
+                source: PathBuf::from(work_dir),
+                target: ContainerPath::parse(work_dir)?,
             },
         ];
+        let variables = executor_settings(environment)
+            .filter(|(name, _)| name != DOCKER_HOST)
+            .collect();
         Ok(Self {
             terms,
             image,
+            variables,
             mounts,
             engine,
         })
@@ -68,7 +85,7 @@ impl Backend for ContainerBackend {
             name: order.token.clone(),
             image,
             command: self.terms.arguments().into(),
-            env: self.terms.environment(&order.token),
+            env: [self.variables.clone(), self.terms.environment(&order.token)].concat(),
             labels: Labels {
                 owner: self.terms.owner.clone(),
                 token: order.token.clone(),
@@ -132,5 +149,44 @@ impl Running for Container {
         if let Err(error) = sweep(&*self.engine, Label::Token(&self.token)).await {
             tracing::warn!(token = self.token, %error, "cannot remove what an executor left");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn executors_in_containers_get_their_settings_and_the_folder_that_they_work_in() {
+        let environment = Environment::from_iter([
+            ("PATH", "/bin"),
+            ("HORDE_WALLET_URI", "//Bob"),
+            ("HORDE_EXECUTOR_WORK_DIR", "/data/jobs"),
+            ("HORDE_EXECUTOR_DOCKER_HOST", "unix:///run/other.sock"),
+            ("HORDE_EXECUTOR_ACCEPT", "CVE-1"),
+            ("VOLUME_MAX_SIZE_BYTES", "1"),
+        ]);
+        let terms = Terms {
+            miner_address: "ws://172.17.0.1:8000".to_owned(),
+            startup_seconds: 5,
+            owner: "o".to_owned(),
+            no_gpu: false,
+        };
+        let engine = Arc::new(crate::core::docker::engine::Bollard::new("/run/no.sock").unwrap());
+        let image = ImageReference::parse("horde-executor:latest").unwrap();
+        let socket = PathBuf::from("/run/docker.sock");
+        let backend = ContainerBackend::new(terms, &environment, image, socket, engine).unwrap();
+        let names: Vec<_> = backend.variables.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(
+            names,
+            [
+                "HORDE_EXECUTOR_ACCEPT",
+                "HORDE_EXECUTOR_WORK_DIR",
+                "VOLUME_MAX_SIZE_BYTES"
+            ]
+        );
+        let targets: Vec<_> = backend.mounts.iter().map(|mount| mount.target.as_str()).collect();
+        assert_eq!(targets, ["/var/run/docker.sock", "/data/jobs"]);
+        assert_eq!(backend.mounts[1].source, PathBuf::from("/data/jobs"));
     }
 }

@@ -11,6 +11,7 @@ use std::io;
 
 use async_trait::async_trait;
 
+use crate::core::config::Environment;
 use crate::core::docker::EngineError;
 use crate::core::model::{ExecutorClass, JobId};
 
@@ -68,6 +69,26 @@ impl Terms {
             self.startup_seconds.to_string(),
         ]
     }
+}
+
+/// Beginning of the names of settings that are the executor's own.
+const EXECUTOR_SETTINGS: &str = "HORDE_EXECUTOR_";
+
+/// Settings of executors under other names: those of logs, and the reference's. Not among them: the miner's wallet.
+const MORE_EXECUTOR_SETTINGS: [&str; 5] = [
+    "HF_ACCESS_TOKEN",
+    "VOLUME_MAX_SIZE_BYTES",
+    "OUTPUT_ZIP_UPLOAD_MAX_SIZE_BYTES",
+    "HORDE_LOG_LEVEL",
+    "HORDE_LOG_FORMAT",
+];
+
+/// Returns the variables of a miner's environment that are settings of its executors.
+fn executor_settings(environment: &Environment) -> impl Iterator<Item = (String, String)> {
+    environment
+        .names()
+        .filter(|name| name.starts_with(EXECUTOR_SETTINGS) || MORE_EXECUTOR_SETTINGS.contains(name))
+        .filter_map(|name| Some((name.to_owned(), environment.get(name)?.to_owned())))
 }
 
 /// Why an executor did not start.

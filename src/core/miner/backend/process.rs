@@ -13,15 +13,15 @@ use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::{Child, ChildStdin, Command};
 use tokio::time::{sleep, timeout};
 
-use super::{Backend, ExecutorOrder, Exit, Running, STOP_SECONDS, StartError, Terms};
+use super::{Backend, ExecutorOrder, Exit, Running, STOP_SECONDS, StartError, Terms, executor_settings};
 use crate::core::config::Environment;
 use crate::core::docker::{Engine, EngineError, Label, sweep};
 
 /// The kernel's name of the running binary: still right when the file was replaced by an update.
 const OWN_BINARY: &str = "/proc/self/exe";
 
-/// Variables of the miner that its executors see too; not among them: those of its wallet.
-const PASSED_ON: [&str; 20] = [
+/// Variables of the miner's machine that its executors see too, besides their settings.
+const PASSED_ON: [&str; 15] = [
     "PATH",
     "HOME",
     "TMPDIR",
@@ -37,15 +37,7 @@ const PASSED_ON: [&str; 20] = [
     "http_proxy",
     "https_proxy",
     "no_proxy",
-    "HF_ACCESS_TOKEN",
-    "VOLUME_MAX_SIZE_BYTES",
-    "OUTPUT_ZIP_UPLOAD_MAX_SIZE_BYTES",
-    "HORDE_LOG_LEVEL",
-    "HORDE_LOG_FORMAT",
 ];
-
-/// Beginning of the names of settings that are the executor's own.
-const EXECUTOR_SETTINGS: &str = "HORDE_EXECUTOR_";
 
 /// The setting of the executor's engine; the miner's own setting takes its place.
 const DOCKER_HOST: &str = "HORDE_EXECUTOR_DOCKER_HOST";
@@ -71,8 +63,9 @@ impl ProcessBackend {
     pub fn new(terms: Terms, environment: &Environment, docker_host: &str, engine: Arc<dyn Engine>) -> Self {
         let mut variables: Vec<(String, String)> = environment
             .names()
-            .filter(|name| PASSED_ON.contains(name) || name.starts_with(EXECUTOR_SETTINGS))
+            .filter(|name| PASSED_ON.contains(name))
             .filter_map(|name| Some((name.to_owned(), environment.get(name)?.to_owned())))
+            .chain(executor_settings(environment))
             .collect();
         variables.push((DOCKER_HOST.to_owned(), docker_host.to_owned()));
         Self {
@@ -289,7 +282,7 @@ mod tests {
         let names: Vec<_> = backend.variables.iter().map(|(name, _)| name.as_str()).collect();
         assert_eq!(
             names,
-            ["HORDE_EXECUTOR_WORK_DIR", "PATH", "HORDE_EXECUTOR_DOCKER_HOST"]
+            ["PATH", "HORDE_EXECUTOR_WORK_DIR", "HORDE_EXECUTOR_DOCKER_HOST"]
         );
     }
 }
