@@ -52,7 +52,7 @@ impl Guard {
             match finding.status {
                 Status::Accepted => tracing::warn!(check, actual, required, "a risk that the operator takes"),
                 Status::Unknown => {
-                    tracing::info!(check, actual, required, "nobody can tell whether it holds")
+                    tracing::info!(check, actual, required, "nobody can tell whether it holds");
                 }
                 Status::Held | Status::Failed | Status::Advice => {}
             }
