@@ -23,6 +23,7 @@ use crate::core::tasks::Tasks;
 
 use super::capture::{Capture, FILE_BYTES_MAX};
 use super::guard::Guard;
+use super::live::Live;
 use super::machine::{Ended, Fault, Streams};
 use super::workspace::Workspace;
 
@@ -152,6 +153,8 @@ pub(super) struct Plan {
     pub(super) workspace: Arc<Workspace>,
     /// What the job may use and do.
     pub(super) sandbox: Sandbox,
+    /// Where its streams go besides, when the miner wants them while it runs.
+    pub(super) live: Option<Live>,
 }
 
 /// What is told of a container, in this order.
@@ -242,6 +245,7 @@ async fn live(plan: Plan, mut orders: Orders, told: Told) {
                 engine: &*engine,
                 container: &container,
                 cgroup: &mut cgroup,
+                live: plan.live.as_ref(),
             };
             let ended = tokio::select! {
                 biased;
@@ -253,6 +257,9 @@ async fn live(plan: Plan, mut orders: Orders, told: Told) {
         Ok((container, _output)) => (Some(container), None),
         Err(Unmade { container, fault }) => (container, is_to_start.then_some(Err(fault))),
     };
+    if let Some(live) = &plan.live {
+        live.end();
+    }
     if let Some(ended) = ended {
         tokio::select! {
             biased;
@@ -329,6 +336,7 @@ struct Running<'a> {
     container: &'a ContainerId,
     /// Where its processes can be seen, once it runs.
     cgroup: &'a mut Option<Cgroup>,
+    live: Option<&'a Live>,
 }
 
 /// Starts the container and follows it to its end.
@@ -342,6 +350,7 @@ async fn execute(
         engine,
         container,
         cgroup,
+        live,
     } = running;
     let scratch = workspace.scratch();
     let [stdout, stderr] = STREAM_FILES;
@@ -378,17 +387,36 @@ async fn execute(
                         StreamName::Stderr => &mut stderr,
                     };
                     stream.push(&chunk.bytes).map_err(disk)?;
+                    if let Some(live) = live {
+                        live.push(chunk.stream, &chunk.bytes);
+                    }
                 }
                 None => has_ended = true,
             },
         }
     };
-    let (stdout, _file) = stdout.finish().map_err(disk)?;
-    let (stderr, _file) = stderr.finish().map_err(disk)?;
     Ok(Ended {
         exit_code,
-        streams: Streams { stdout, stderr },
+        streams: Streams {
+            stdout: close_stream("stdout", stdout)?,
+            stderr: close_stream("stderr", stderr)?,
+        },
     })
+}
+
+/// Ends a stream; returns its text, and tells the log what of it nobody will see.
+fn close_stream(name: &str, stream: Capture<BufWriter<File>>) -> Result<String, Fault> {
+    let captured = stream.finish().map_err(disk)?;
+    if captured.characters_cut > 0 {
+        tracing::info!(
+            name,
+            bytes = captured.bytes,
+            characters_cut = captured.characters_cut,
+            file_bytes_left_out = captured.file_bytes_left_out,
+            "a long stream was cut in the middle"
+        );
+    }
+    Ok(captured.text)
 }
 
 fn open_stream(scratch: &Path, name: &str) -> io::Result<Capture<BufWriter<File>>> {

@@ -18,7 +18,8 @@ use crate::core::model::sandbox::SandboxWishes;
 use crate::core::model::upload::OutputUpload;
 use crate::core::model::volume::Volume;
 use crate::core::net::{self, Link, close_code};
-use crate::core::proto::miner_executor::Down;
+use crate::core::proto::job::FullJob;
+use crate::core::proto::miner_executor::{Down, EXTENSION_OUTPUT};
 use crate::core::tasks::Tasks;
 use crate::core::transfer::artifacts;
 use crate::core::transfer::download::Downloader;
@@ -30,6 +31,7 @@ use super::container::{
     ContainerNews, Identity, JobContainer, LocalImage, Plan, STREAM_FILES, Told, disk, obtain_image,
 };
 use super::guard::Guard;
+use super::live::Live;
 use super::machine::{Effect, Event, Fault, Machine, Outcome, Results};
 use super::workspace::Workspace;
 
@@ -210,29 +212,7 @@ impl Driver {
                 }
             }
             Effect::Prepare { image, gpus } => self.prepare(image, gpus),
-            Effect::Create(job) => {
-                if job.output_upload.is_some() {
-                    let uploader = Arc::clone(&self.ports.uploader);
-                    self.spawn("make the upload client", async move { uploader.warm().await });
-                }
-                if let (Some(workspace), Some(prepared)) = (&self.workspace, self.prepared.take()) {
-                    let plan = Plan {
-                        engine: Arc::clone(&self.ports.engine),
-                        guard: Arc::clone(&self.ports.guard),
-                        job,
-                        image: prepared.image,
-                        identity: self.identity.clone(),
-                        workspace: Arc::clone(workspace),
-                        sandbox: prepared.sandbox,
-                    };
-                    let news = self.news_sender.clone();
-                    let told: Told = Box::new(move |piece| {
-                        let news = news.clone();
-                        async move { tell(&news, News::Container(piece)).await }.boxed()
-                    });
-                    self.container = Some(JobContainer::begin(plan, &self.ports.tasks, told));
-                }
-            }
+            Effect::Create(job) => self.create(job),
             Effect::Fetch(volume) => self.fetch(volume),
             Effect::Start => {
                 if let Some(container) = &mut self.container {
@@ -254,6 +234,39 @@ impl Driver {
                 artifacts_dir,
             } => self.upload(upload, artifacts_dir),
             Effect::End(_) => {}
+        }
+    }
+
+    fn create(&mut self, job: Box<FullJob>) {
+        if job.output_upload.is_some() {
+            let uploader = Arc::clone(&self.ports.uploader);
+            self.spawn("make the upload client", async move { uploader.warm().await });
+        }
+        let (Some(workspace), Some(prepared)) = (&self.workspace, self.prepared.take()) else {
+            return;
+        };
+        let live = self.link.extensions().has(EXTENSION_OUTPUT).then(Live::default);
+        let passing = live
+            .clone()
+            .map(|live| live.pass_on(job.job_uuid.clone(), self.link.sender()));
+        let plan = Plan {
+            engine: Arc::clone(&self.ports.engine),
+            guard: Arc::clone(&self.ports.guard),
+            job,
+            image: prepared.image,
+            identity: self.identity.clone(),
+            workspace: Arc::clone(workspace),
+            sandbox: prepared.sandbox,
+            live,
+        };
+        let news = self.news_sender.clone();
+        let told: Told = Box::new(move |piece| {
+            let news = news.clone();
+            async move { tell(&news, News::Container(piece)).await }.boxed()
+        });
+        self.container = Some(JobContainer::begin(plan, &self.ports.tasks, told));
+        if let Some(passing) = passing {
+            self.spawn("pass output on", passing);
         }
     }
 

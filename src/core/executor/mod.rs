@@ -8,6 +8,7 @@ mod capture;
 mod container;
 mod driver;
 mod guard;
+mod live;
 pub mod machine;
 mod workspace;
 

@@ -12,6 +12,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
+use super::output::Output;
 use crate::core::model::JobId;
 use crate::core::model::job::{HordeReason, Participant};
 use crate::core::proto::job::{
@@ -97,6 +98,7 @@ pub struct Job {
     id: JobId,
     has_volume: bool,
     state: State,
+    output: Output,
 }
 
 impl Job {
@@ -111,12 +113,18 @@ impl Job {
             id: request.job_uuid.clone(),
             has_volume: request.volume.is_some(),
             state: State::Starting { request, order: None },
+            output: Output::default(),
         }
     }
 
     /// Tells whether an executor may still come.
     pub fn is_waiting_for_executor(&self) -> bool {
         matches!(self.state, State::Starting { .. })
+    }
+
+    /// Returns what the job has written last, as far as its executor passes it on.
+    pub fn output(&self) -> &Output {
+        &self.output
     }
 
     /// Tells whether the job has its outcome.
@@ -218,6 +226,10 @@ impl Job {
             Up::HordeFailed(message) => self.end(false, message.into()),
             Up::ExecutorFailed(message) => self.end(false, message.into_horde_failed().into()),
             Up::StreamingNotReady(message) => self.end(false, message.into_horde_failed().into()),
+            Up::JobOutput(piece) => match self.output.add(&piece) {
+                Ok(()) => Vec::new(),
+                Err(error) => vec![scold(error.to_string())],
+            },
             Up::GenericError(error) => {
                 tracing::warn!(job = %self.id, details = error.details.unwrap_or_default(), "the executor complains");
                 Vec::new()
@@ -294,7 +306,11 @@ impl Job {
     }
 
     fn fail(&mut self, reason: HordeReason, message: String) -> Vec<Effect> {
-        let failed = miner_failed(&self.id, reason, message);
+        let failed = HordeFailed {
+            // How far it was: nobody else can say any more.
+            context: self.output.context(),
+            ..miner_failed(&self.id, reason, message)
+        };
         self.end(false, failed.into())
     }
 
@@ -334,8 +350,11 @@ fn scold(details: String) -> Effect {
 mod tests {
     use super::*;
     use crate::core::model::ExecutorClass;
+    use crate::core::model::job::OutputStream;
     use crate::core::model::job::RunPreset;
-    use crate::core::proto::job::{ExecutionDone, ExecutorFailed, JobFailed, JobFinished, VolumesReady};
+    use crate::core::proto::job::{
+        ExecutionDone, ExecutorFailed, JobFailed, JobFinished, JobOutput, VolumesReady,
+    };
 
     const ID: &str = "3b2cf3a8-54cb-4fd6-8d3c-4f8f9a3d7a11";
 
@@ -551,6 +570,35 @@ mod tests {
                 assert_eq!(ends, 1, "{gone} steps, then {first}, {second}");
                 assert!(job.is_over());
             }
+        }
+    }
+
+    #[test]
+    fn an_executor_that_is_lost_leaves_its_last_lines_in_the_failure() {
+        for event in [
+            Event::Disconnected(1006),
+            Event::Expired(Duration::from_secs(9)),
+            Event::Stopping,
+        ] {
+            let mut job = job();
+            job.on(Event::Connected);
+            let piece = JobOutput {
+                job_uuid: JobId::new(ID),
+                stream: OutputStream::Stdout,
+                offset: 7,
+                data: "c3RlcCAzIG9mIDkK".to_owned(),
+            };
+            assert_eq!(job.on(Event::Said(piece.into())), []);
+            let effects = job.on(event);
+            let Some(Effect::End(Outcome { message, .. })) = effects.first() else {
+                panic!("{effects:?}")
+            };
+            let validator_miner::Up::HordeFailed(failed) = message else {
+                panic!("{message:?}")
+            };
+            let context = failed.context.as_ref().unwrap();
+            assert_eq!(context["stdout_bytes"], 19);
+            assert_eq!(context["stdout_tail"], "step 3 of 9\n");
         }
     }
 }

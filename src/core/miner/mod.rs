@@ -19,6 +19,7 @@ pub mod driver;
 pub mod job;
 pub mod keeper;
 pub mod machine;
+pub mod output;
 pub mod pool;
 pub mod validators;
 

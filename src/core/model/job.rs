@@ -138,6 +138,16 @@ impl JobStatus {
     }
 }
 
+/// Which of a job's streams something was written to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OutputStream {
+    /// Standard output.
+    Stdout,
+    /// Standard error.
+    Stderr,
+}
+
 words! {
     /// Where in its life a job was when something went wrong.
     lenient JobStage {

@@ -119,10 +119,26 @@ impl Budget {
         Self(Arc::new(Semaphore::new(QUEUE_BYTES / Self::UNIT)))
     }
 
+    /// Returns whether nothing has taken any of it.
+    fn is_whole(&self) -> bool {
+        self.0.available_permits() == QUEUE_BYTES / Self::UNIT
+    }
+
+    /// Takes room for `bytes`, if there is any.
+    fn try_take(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.0)
+            .try_acquire_many_owned(Self::units(bytes))
+            .ok()
+    }
+
+    fn units(bytes: usize) -> u32 {
+        let units = bytes.clamp(1, QUEUE_BYTES).div_ceil(Self::UNIT);
+        u32::try_from(units).unwrap_or(u32::MAX)
+    }
+
     /// Waits for room for `bytes`; a message above the whole budget waits until it is alone.
     async fn take(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
-        let units = bytes.clamp(1, QUEUE_BYTES).div_ceil(Self::UNIT);
-        let units = u32::try_from(units).unwrap_or(u32::MAX);
+        let units = Self::units(bytes);
         Arc::clone(&self.0).acquire_many_owned(units).await.ok()
     }
 }
@@ -195,6 +211,21 @@ impl LinkSender {
         };
         let order = Order::Text { text, _room: room };
         self.orders.send(order).await.map_err(|_| self.ended())
+    }
+
+    /// Queues one text message if nothing else waits for the line; false if something does.
+    ///
+    /// For what may be lost: it never waits, and holds up what comes after it by its own length at most.
+    pub fn offer(&self, text: impl Into<String>) -> bool {
+        let is_idle = self.orders.capacity() == self.orders.max_capacity() && self.budget.is_whole();
+        let text = text.into();
+        if !is_idle {
+            return false;
+        }
+        let Some(room) = self.budget.try_take(text.len()) else {
+            return false;
+        };
+        self.orders.try_send(Order::Text { text, _room: room }).is_ok()
     }
 
     /// Ends the session: what is queued is written, then the close frame with `code` and `reason`

@@ -9,7 +9,8 @@ use serde_json::Value;
 
 use super::frame::{Message, message};
 use crate::core::model::job::{
-    ExecutorTiming, FailureReason, HordeReason, JobStage, Participant, RunPreset, StreamingDetails,
+    ExecutorTiming, FailureReason, HordeReason, JobStage, OutputStream, Participant, RunPreset,
+    StreamingDetails,
 };
 use crate::core::model::receipt::JobStarted;
 use crate::core::model::upload::OutputUpload;
@@ -227,6 +228,22 @@ pub struct HordeFailed {
     pub context: Option<Context>,
 }
 
+/// A piece of what the job has written, while it runs.
+///
+/// Beyond the wire: sent only to a miner that agreed to the extension `output`; the reference does not know it. Lossy:
+/// a piece may be missing, which the next one's offset shows.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JobOutput {
+    /// The job.
+    pub job_uuid: JobId,
+    /// Where it was written to.
+    pub stream: OutputStream,
+    /// How many bytes the stream had before it.
+    pub offset: u64,
+    /// The bytes as they were written, base64: any bytes, 32 KiB at most from executors of this version.
+    pub data: String,
+}
+
 /// Legacy: the executor could not prepare. Read, never written.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExecutorFailed {
@@ -283,6 +300,7 @@ message!(
     JobFinished = "V0JobFinishedRequest",
     JobFailed = "V0JobFailedRequest",
     HordeFailed = "V0HordeFailedRequest",
+    JobOutput = "V0JobOutputRequest",
     ExecutorFailed = "V0ExecutorFailedRequest",
     StreamingNotReady = "V0StreamingJobNotReadyRequest",
 );

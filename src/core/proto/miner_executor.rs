@@ -3,7 +3,7 @@
 use super::frame::direction;
 use super::job::{
     ExecutionDone, ExecutorFailed, ExecutorReady, FullJob, GenericError, HordeFailed, InitialJob, JobFailed,
-    JobFinished, MachineSpecs, StreamingNotReady, StreamingReady, VolumesReady,
+    JobFinished, JobOutput, MachineSpecs, StreamingNotReady, StreamingReady, VolumesReady,
 };
 use crate::core::model::JobId;
 
@@ -12,7 +12,10 @@ pub const FRAME_BYTES_MAX: usize = 52_428_800;
 
 /// What executors and miners of this version agree on beyond the wire (`core::net::extensions`): each name allows
 /// messages that the reference does not know. Neither side sends them to a peer that did not agree.
-pub const EXTENSIONS: &[&str] = &[];
+pub const EXTENSIONS: &[&str] = &[EXTENSION_OUTPUT];
+
+/// The executor may send [`JobOutput`] while the job runs.
+pub const EXTENSION_OUTPUT: &str = "output";
 
 direction! {
     /// From the miner to the executor.
@@ -49,6 +52,8 @@ direction! {
         ExecutorFailed(ExecutorFailed),
         /// Legacy horde failure.
         StreamingNotReady(StreamingNotReady),
+        /// Extension [`EXTENSION_OUTPUT`]: what the job has written.
+        JobOutput(JobOutput),
         /// Complains.
         GenericError(GenericError),
     }
@@ -68,6 +73,7 @@ impl Up {
             Self::HordeFailed(m) => Some(&m.job_uuid),
             Self::ExecutorFailed(m) => Some(&m.job_uuid),
             Self::StreamingNotReady(m) => Some(&m.job_uuid),
+            Self::JobOutput(m) => Some(&m.job_uuid),
             Self::GenericError(_) => None,
         }
     }
