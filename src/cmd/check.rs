@@ -6,6 +6,7 @@ use std::sync::Arc;
 use clap::Args;
 use serde_json::json;
 
+use super::attack::AttackArgs;
 use super::context::Context;
 use super::error::{CmdError, ExitCode, OrFail};
 use super::executor::engine;
@@ -26,8 +27,10 @@ const EXECUTOR_IMAGE: &str = "miner.executor_image";
 #[derive(Args, Debug)]
 pub struct CheckArgs {
     /// Expect GPUs; by itself it looks for them where a driver or the NVIDIA runtime is installed
-    #[arg(long)]
+    #[arg(long, conflicts_with = "attack")]
     gpu: bool,
+    #[command(flatten)]
+    attack: AttackArgs,
 }
 
 /// `horde executor specs …`
@@ -37,6 +40,9 @@ pub struct SpecsArgs {}
 impl CheckArgs {
     /// Runs the command; ends with 10 when a check failed.
     pub async fn run(self, context: &Context) -> Result<(), CmdError> {
+        if self.attack.attack {
+            return self.attack.run(context).await;
+        }
         let settings = context.role_settings(Scope::Executor, Vec::new())?;
         let engine = engine(settings.text("executor.docker_host")?)?;
         let accepted = settings.list("executor.accept")?;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use clap::{Args, Subcommand};
 
+use super::attack::InsideArgs;
 use super::check::{CheckArgs, SpecsArgs};
 use super::context::Context;
 use super::error::{CmdError, ExitCode, OrFail};
@@ -25,6 +26,9 @@ pub enum ExecutorCommand {
     Check(CheckArgs),
     /// Tell what this machine is made of, as miners report it
     Specs(SpecsArgs),
+    /// Try to get out of the container that this runs in
+    #[command(hide = true)]
+    AttackInside(InsideArgs),
 }
 
 /// `horde executor run …`
@@ -57,6 +61,7 @@ impl ExecutorCommand {
             Self::Image(args) => args.run(context).await,
             Self::Check(args) => args.run(context).await,
             Self::Specs(args) => args.run(context).await,
+            Self::AttackInside(args) => args.run(),
         }
     }
 }

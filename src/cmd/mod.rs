@@ -1,5 +1,6 @@
 //! The command line: parses words, runs a role or a question, prints; no domain logic.
 
+pub mod attack;
 pub mod check;
 pub mod config;
 pub mod context;

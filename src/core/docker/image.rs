@@ -54,10 +54,30 @@ pub enum ImageError {
 /// The image holds the binary, the shared objects that this process has loaded, the host's certificate bundle if
 /// there is one, and an empty `/tmp`. It works on any engine of the same architecture.
 pub async fn make_executor_image(engine: &dyn Engine, image: &ImageReference) -> Result<ImageId, ImageError> {
+    make_image_with(engine, image, Vec::new()).await
+}
+
+/// A file that an image holds besides.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExtraFile {
+    /// Where, as an absolute path.
+    pub path: &'static str,
+    /// What.
+    pub content: Vec<u8>,
+    /// Its mode; its owner is root.
+    pub mode: u32,
+}
+
+/// Makes the image of [`make_executor_image`] with further files in it.
+pub async fn make_image_with(
+    engine: &dyn Engine,
+    image: &ImageReference,
+    extra: Vec<ExtraFile>,
+) -> Result<ImageId, ImageError> {
     // Asked first: an archive of many megabytes is not worth writing for an engine that does not answer.
     engine.version().await?;
     let image = image.clone();
-    let (archive, changes) = tokio::task::spawn_blocking(write_archive)
+    let (archive, changes) = tokio::task::spawn_blocking(move || write_archive(&extra))
         .await
         .map_err(|error| ImageError::Write(io::Error::other(error)))??;
     Ok(engine
@@ -66,7 +86,7 @@ pub async fn make_executor_image(engine: &dyn Engine, image: &ImageReference) ->
 }
 
 /// Writes the root file system into an unnamed temporary file; returns it rewound, with the image's settings.
-fn write_archive() -> Result<(fs::File, Vec<String>), ImageError> {
+fn write_archive(extra: &[ExtraFile]) -> Result<(fs::File, Vec<String>), ImageError> {
     let binary = fs::read_link("/proc/self/exe").map_err(reading("/proc/self/exe"))?;
     // Read through the kernel's link, so that it is this binary also when its file was replaced meanwhile.
     let binary_content = fs::read("/proc/self/exe").map_err(reading(&binary))?;
@@ -89,6 +109,9 @@ fn write_archive() -> Result<(fs::File, Vec<String>), ImageError> {
     if let Some(bundle) = CERTIFICATE_BUNDLES.iter().find(|path| Path::new(path).is_file()) {
         let content = fs::read(bundle).map_err(reading(Path::new(bundle)))?;
         root.file(CERTIFICATE_PATH, &content, 0o644)?;
+    }
+    for file in extra {
+        root.file(file.path, &file.content, file.mode)?;
     }
     Ok((root.finish()?, settings(&libraries)))
 }
@@ -257,7 +280,7 @@ mod tests {
 
     #[test]
     fn the_archive_holds_this_binary_and_what_it_needs_to_start() {
-        let (archive, changes) = write_archive().unwrap();
+        let (archive, changes) = write_archive(&[]).unwrap();
         let mut names = BTreeSet::new();
         let mut archive = tar::Archive::new(archive);
         for entry in archive.entries().unwrap() {

@@ -4,6 +4,7 @@
 //! no network, captures both streams within bounds, delivers the output, reports once, and removes its container
 //! and its folders: only those, by label and by name. [`machine`] decides, the driver does.
 
+pub mod attack;
 mod capture;
 mod container;
 mod driver;

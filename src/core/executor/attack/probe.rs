@@ -11,45 +11,45 @@ const STEPS_MAX: usize = 256;
 /// What the outside asks of the inside; travels as an argument of the container's command.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Orders {
+pub(super) struct Orders {
     /// The attacks to try, by name.
-    pub attacks: Vec<String>,
+    pub(super) attacks: Vec<String>,
     /// The run that these attacks belong to; names of sockets and what is said to canaries carry it.
-    pub run: String,
+    pub(super) run: String,
     /// This job of the run; its processes are known by it.
-    pub job: String,
+    pub(super) job: String,
     /// Addresses of the host at which canaries listen.
-    pub addresses: Vec<std::net::IpAddr>,
+    pub(super) addresses: Vec<std::net::IpAddr>,
     /// Their TCP port.
-    pub tcp_port: u16,
+    pub(super) tcp_port: u16,
     /// Their UDP port.
-    pub udp_port: u16,
+    pub(super) udp_port: u16,
     /// A file on the host that must be neither read nor written.
-    pub canary: String,
+    pub(super) canary: String,
     /// How much an exhaustion may take before the attacker stops by itself.
-    pub bounds: Bounds,
+    pub(super) bounds: Bounds,
 }
 
 /// Where the attacker itself stops, so that a broken sandbox does not cost the host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Bounds {
+pub(super) struct Bounds {
     /// Processes.
-    pub forks: u32,
+    pub(super) forks: u32,
     /// Bytes of memory.
-    pub memory_bytes: u64,
+    pub(super) memory_bytes: u64,
     /// Bytes written to any one place.
-    pub disk_bytes: u64,
+    pub(super) disk_bytes: u64,
     /// Bytes written to the log.
-    pub log_bytes: u64,
+    pub(super) log_bytes: u64,
     /// Open descriptors.
-    pub descriptors: u32,
+    pub(super) descriptors: u32,
 }
 
 /// What one attempt met.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Got {
+pub(super) enum Got {
     /// The kernel's refusal, by its name, such as `EPERM`.
     Refused(String),
     /// It worked; what happened.
@@ -60,20 +60,20 @@ pub enum Got {
 
 /// One attempt.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Step {
+pub(super) struct Step {
     /// What was tried.
-    pub tried: String,
+    pub(super) tried: String,
     /// What came of it.
-    pub got: Got,
+    pub(super) got: Got,
 }
 
 /// All attempts of one attack.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Probe {
+pub(super) struct Probe {
     /// The attack's name.
-    pub attack: String,
+    pub(super) attack: String,
     /// What was tried, in order.
-    pub steps: Vec<Step>,
+    pub(super) steps: Vec<Step>,
 }
 
 impl Orders {
@@ -82,15 +82,15 @@ impl Orders {
         format!("{}={attack}=\n", self.run).into_bytes()
     }
 
-    /// Returns the abstract name of the host's canary.
-    pub(super) fn abstract_name(&self) -> String {
-        format!("horde-canary-{}", self.run)
-    }
-
     /// Returns the abstract name at which another job listens.
     pub(super) fn neighbour_name(&self) -> String {
         format!("horde-neighbour-{}", self.run)
     }
+}
+
+/// Returns the abstract name of the host's canary.
+pub(super) fn abstract_name(run: &str) -> String {
+    format!("horde-canary-{run}")
 }
 
 /// Reads what the inside told; lines that are none of ours, or too long, are passed over.

@@ -14,7 +14,7 @@ use rustix::process::{Resource, Rlimit, Signal, WaitOptions, getrlimit, kill_pro
 use super::super::catalogue::NEIGHBOUR_PORT;
 use super::super::probe::{Got, Orders, Step};
 use super::syscall::{Child, fork, fork_and_wait};
-use super::{InsideError, Refusal, found, step};
+use super::{InsideError, Refusal, found, let_pass, pause, step};
 
 /// How much memory or disk is taken at a time, in bytes.
 const PIECE_BYTES: usize = 4 * 1024 * 1024;
@@ -49,7 +49,7 @@ pub(super) fn attempt(
         "core-dump" => dump_core(),
         "memory" => vec![take_memory(bounds.memory_bytes)],
         "shared-memory" => vec![fill(Path::new("/dev/shm"), bounds.disk_bytes)],
-        "temporary-files" => vec![fill(Path::new("/tmp"), bounds.disk_bytes)],
+        "temporary-files" => vec![fill_until_stopped(Path::new("/tmp"), bounds.disk_bytes)],
         "disk" => vec![fill_until_stopped(Path::new("/"), bounds.disk_bytes)],
         "output-disk" => vec![fill_until_stopped(Path::new("/output"), bounds.disk_bytes)],
         "log-flood" => vec![flood(bounds.log_bytes, out)?],
@@ -71,11 +71,11 @@ fn fork_bomb(forks_max: u32) -> Step {
             Err(error) => break Some(error),
         }
     };
-    std::thread::sleep(HOLD);
+    pause(HOLD);
     for child in &children {
         // A child that has ended by itself needs no signal.
-        drop(kill_process(*child, Signal::KILL));
-        drop(waitpid(Some(*child), WaitOptions::empty()));
+        let_pass(kill_process(*child, Signal::KILL));
+        let_pass(waitpid(Some(*child), WaitOptions::empty()));
     }
     let tried = format!("{} processes, then one more", children.len());
     match refusal {
@@ -114,7 +114,7 @@ fn dump_core() -> Vec<Step> {
     let raised = setrlimit(Resource::Core, wanted);
     if limit.maximum != Some(0) {
         // Whatever was allowed from the start is no gain; what follows shows what it is worth.
-        drop(setrlimit(Resource::Core, limit));
+        let_pass(setrlimit(Resource::Core, limit));
     }
     let crashed = match fork_and_wait(Child::Crashes) {
         Ok(status) if status.as_raw() & CORE_DUMPED == 0 => Err(Refusal("no core".to_owned())),
@@ -156,7 +156,7 @@ fn take_memory(bytes_max: u64) -> Step {
 fn fill(folder: &Path, bytes_max: u64) -> Step {
     let path = folder.join("horde-attack-fill");
     let (written, result) = write_until_refused(&path, bytes_max);
-    fs::remove_file(&path).unwrap_or_default();
+    let_pass(fs::remove_file(&path));
     let tried = format!("{} MiB in {}, then more", written >> 20, folder.display());
     step(tried, result, "no limit was met")
 }
@@ -166,9 +166,9 @@ fn fill_until_stopped(folder: &Path, bytes_max: u64) -> Step {
     let path = folder.join("horde-attack-fill");
     let (written, result) = write_until_refused(&path, bytes_max);
     if result.is_ok() {
-        std::thread::sleep(DISK_PATIENCE);
+        pause(DISK_PATIENCE);
     }
-    fs::remove_file(&path).unwrap_or_default();
+    let_pass(fs::remove_file(&path));
     let tried = format!("{} MiB in {}, then more", written >> 20, folder.display());
     step(tried, result, "no limit was met, and nobody came")
 }
@@ -204,7 +204,7 @@ fn flood(bytes_max: u64, out: &mut dyn Write) -> Result<Step, InsideError> {
 /// Leaves a process behind, stays long enough for it to be seen, and goes.
 fn leave_a_daemon() -> Step {
     let left = fork_and_wait(Child::LeavesADaemon);
-    std::thread::sleep(HOLD);
+    pause(HOLD);
     step("leave a daemon behind", left, "it was left behind")
 }
 
@@ -229,7 +229,7 @@ fn be_a_neighbour(orders: &Orders) -> Step {
         if let Ok((mut stream, _)) = abstract_socket.accept() {
             visitors.push(format!("abstract socket: {}", greeting(&mut stream)));
         }
-        std::thread::sleep(NEIGHBOUR_PAUSE);
+        pause(NEIGHBOUR_PAUSE);
     }
     Step {
         tried: "visitors of another job".to_owned(),

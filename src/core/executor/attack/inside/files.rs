@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
 
 use super::super::probe::{Got, Orders, Step};
-use super::{Refusal, found, step};
+use super::{Refusal, found, let_pass, step};
 
 /// Settings of the kernel that a job has no business to change.
 const SETTINGS: [&str; 6] = [
@@ -141,7 +141,7 @@ fn nodes() -> Vec<Step> {
             let made = mknodat(CWD, &path, kind, mode, makedev(major, minor)).map_err(Refusal::from);
             let opened = made.and_then(|()| {
                 let opened = open_quietly(&path, false).map_err(Refusal::from);
-                fs::remove_file(&path).unwrap_or_default();
+                let_pass(fs::remove_file(&path));
                 opened
             });
             steps.push(step(tried, opened, "the device was opened"));
@@ -197,7 +197,7 @@ fn cgroups() -> Vec<Step> {
         }
         let folder = format!("{target}/horde-attack");
         let made = fs::create_dir(&folder);
-        fs::remove_dir(&folder).unwrap_or_default();
+        let_pass(fs::remove_dir(&folder));
         steps.push(step(format!("make {folder}"), made, "a cgroup was made"));
     }
     if steps.is_empty() {

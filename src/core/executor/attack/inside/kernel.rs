@@ -17,7 +17,7 @@ use rustix::thread::{
 use super::super::elf;
 use super::super::probe::{Orders, Step};
 use super::syscall::{Call, attempt as call, enter};
-use super::{Refusal, found, step};
+use super::{Refusal, found, let_pass, step};
 
 /// Where things are mounted by an attacker that can.
 const MOUNT_POINTS: [&str; 3] = ["/tmp", "/output", "/volume"];
@@ -119,7 +119,7 @@ fn setuid() -> Vec<Step> {
             Err(error) => step(tried, Err::<(), _>(error), ""),
         });
         // In the container's own folders: gone with it anyway.
-        fs::remove_file(&program).unwrap_or_default();
+        let_pass(fs::remove_file(&program));
     }
     steps
 }
@@ -143,7 +143,7 @@ fn mounts() -> Vec<Step> {
     let undo = |result: rustix::io::Result<()>| {
         if result.is_ok() {
             // What was mounted by a broken sandbox goes with the container; the next attempt needs the place.
-            drop(unmount(target, UnmountFlags::DETACH));
+            let_pass(unmount(target, UnmountFlags::DETACH));
         }
         result
     };

@@ -10,7 +10,7 @@ use std::time::Duration;
 use rustix::net::{AddressFamily, Protocol, SocketType, ipproto, socket};
 
 use super::super::catalogue::NEIGHBOUR_PORT;
-use super::super::probe::{Got, Orders, Step};
+use super::super::probe::{Got, Orders, Step, abstract_name};
 use super::{Refusal, found, step};
 
 /// How long a connection may take. A network that is not there refuses at once.
@@ -168,7 +168,7 @@ fn ping(protocol: Protocol) -> rustix::io::Result<()> {
 }
 
 fn abstract_sockets(orders: &Orders, hello: &[u8]) -> Vec<Step> {
-    let canary = shout(&orders.abstract_name(), hello);
+    let canary = shout(&abstract_name(&orders.run), hello);
     // What begins with `@` belongs to other programs; the attacker itself has none.
     let others = lines("/proc/net/unix").filter_map(|line| {
         let path = line.split_whitespace().nth(7)?.to_owned();

@@ -10,6 +10,8 @@ use libc::{c_long, timespec};
 use rustix::io::Errno;
 use rustix::process::{Pid, WaitOptions, WaitStatus, waitpid};
 
+use super::let_pass;
+
 /// A system call that a sandbox must refuse.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Call {
@@ -171,11 +173,11 @@ fn live(child: Child) -> ! {
             0
         }
         Child::LeavesADaemon => {
-            drop_result(call(libc::SYS_setsid, [0; 5]));
+            let_pass(call(libc::SYS_setsid, [0; 5]));
             if call(libc::SYS_clone, [libc::SIGCHLD.into(), 0, 0, 0, 0]) == Ok(0) {
                 // Without the streams of its parent, as a daemon.
                 for descriptor in 0..3 {
-                    drop_result(call(libc::SYS_close, [descriptor, 0, 0, 0, 0]));
+                    let_pass(call(libc::SYS_close, [descriptor, 0, 0, 0, 0]));
                 }
                 sleep();
             }
@@ -184,18 +186,15 @@ fn live(child: Child) -> ! {
         Child::Crashes => {
             let own = call(libc::SYS_getpid, [0; 5]).unwrap_or(0);
             if own > 0 {
-                drop_result(call(libc::SYS_kill, [own, libc::SIGSEGV.into(), 0, 0, 0]));
+                let_pass(call(libc::SYS_kill, [own, libc::SIGSEGV.into(), 0, 0, 0]));
             }
             0
         }
     };
     loop {
-        drop_result(call(libc::SYS_exit_group, [code.into(), 0, 0, 0, 0]));
+        let_pass(call(libc::SYS_exit_group, [code.into(), 0, 0, 0, 0]));
     }
 }
-
-/// Nobody is left in a forked process to tell.
-fn drop_result(_result: Result<c_long, Errno>) {}
 
 #[expect(
     unsafe_code,

@@ -1,0 +1,156 @@
+//! `horde executor check --attack`: the sandbox of jobs against attacks from inside.
+
+use std::io;
+use std::sync::Arc;
+
+use clap::{Args, ValueEnum};
+
+use super::context::Context;
+use super::error::{CmdError, ExitCode, OrFail};
+use super::executor::engine;
+use crate::core::config::{ExecutorConfig, Flag, Scope};
+use crate::core::docker::image::ImageError;
+use crate::core::docker::EngineError;
+use crate::core::executor::attack::{self, AttackError, Finding, Options, Report, Verdict};
+use crate::core::model::Profile;
+use crate::core::tasks::Tasks;
+
+/// The flags of the attack.
+#[derive(Args, Debug)]
+pub struct AttackArgs {
+    /// Attack the sandbox of jobs from inside instead; takes half a minute for each profile
+    #[arg(long)]
+    pub(super) attack: bool,
+    /// The profile to attack [default: the configured one]
+    #[arg(long, value_name = "PROFILE", requires = "attack")]
+    profile: Option<Profiles>,
+    /// Try only these attacks, by the names that the whole list has
+    #[arg(long, value_name = "NAME", value_delimiter = ',', requires = "attack")]
+    only: Vec<String>,
+}
+
+/// Which profiles are attacked.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Profiles {
+    /// Root inside, as ordinary images need it
+    Live,
+    /// No rights at all
+    Strict,
+    /// One after the other
+    All,
+}
+
+/// `horde executor attack-inside …`: what the attack runs in its containers.
+#[derive(Args, Debug)]
+pub struct InsideArgs {
+    /// What to try
+    #[arg(value_name = "JSON")]
+    orders: String,
+}
+
+impl AttackArgs {
+    /// Runs the attack and prints a verdict for each part of it; ends with 10 when one was not held.
+    pub(super) async fn run(self, context: &Context) -> Result<(), CmdError> {
+        let only = self.only()?;
+        let config = config(context)?;
+        let engine = engine(&config.docker_host)?;
+        let profiles = match self.profile {
+            None => vec![config.sandbox.profile],
+            Some(Profiles::Live) => vec![Profile::Live],
+            Some(Profiles::Strict) => vec![Profile::Strict],
+            Some(Profiles::All) => vec![Profile::Live, Profile::Strict],
+        };
+        let tasks = Tasks::new();
+        let received = context.watch(&tasks)?;
+        let mut broken = Vec::new();
+        for profile in profiles {
+            context.say(format_args!("attacking the profile {profile}; nothing of it stays on this machine"));
+            let options = Options {
+                profile,
+                only: only.clone(),
+            };
+            let tell = |job: &str| context.say(format_args!("  running {job} …"));
+            let report = attack::run(&config, Arc::clone(&engine), &options, &tasks, &tell).await;
+            let report = match report {
+                Ok(report) => report,
+                Err(error) => return Err(refusal(&error, received.exit_code())),
+            };
+            print(context, &report)?;
+            if !report.is_held() {
+                broken.push(profile.as_str());
+            }
+        }
+        if broken.is_empty() {
+            return Ok(());
+        }
+        let message = format!("the sandbox did not hold under {}", broken.join(" and "));
+        Err(CmdError::new(ExitCode::CheckFailed, message)
+            .hint("do not run strangers' jobs here until every attack above is held"))
+    }
+
+    fn only(&self) -> Result<Vec<&'static str>, CmdError> {
+        let names = self.only.iter().map(|name| match attack::find(name) {
+            Some(attack) => Ok(attack.name),
+            None => {
+                let known: Vec<&str> = attack::ATTACKS.iter().map(|attack| attack.name).collect();
+                let error = CmdError::new(ExitCode::Usage, format!("there is no attack {name:?}"));
+                Err(error.hint(format!("there are {}", known.join(", "))))
+            }
+        });
+        names.collect()
+    }
+}
+
+/// Returns the executor's settings; what a miner would say is filled in by the attack.
+fn config(context: &Context) -> Result<ExecutorConfig, CmdError> {
+    let flags = ["executor.miner_address", "executor.token"].map(|key| Flag {
+        key,
+        flag: "--attack",
+        value: "attack".to_owned(),
+    });
+    let settings = context.role_settings(Scope::Executor, flags.into())?;
+    Ok(ExecutorConfig::from_settings(&settings)?)
+}
+
+fn print(context: &Context, report: &Report) -> Result<(), CmdError> {
+    if context.json {
+        return context.print_json(report);
+    }
+    for Finding {
+        name,
+        verdict,
+        evidence,
+    } in &report.attacks
+    {
+        let verdict = match verdict {
+            Verdict::Held => "held",
+            Verdict::Broken => "BROKEN",
+            Verdict::CouldNotRun => "UNKNOWN",
+        };
+        context.line(format_args!("{verdict:<8} {name:<22} {evidence}"))?;
+    }
+    let held = report.attacks.iter().filter(|finding| finding.verdict == Verdict::Held).count();
+    context.line(format_args!(
+        "{held} of {} attacks held under {}",
+        report.attacks.len(),
+        report.profile
+    ))
+}
+
+fn refusal(error: &AttackError, signal: Option<u8>) -> CmdError {
+    let code = match error {
+        AttackError::Engine(EngineError::Unreachable { .. })
+        | AttackError::Image(ImageError::Engine(EngineError::Unreachable { .. })) => ExitCode::Unreachable,
+        AttackError::Interrupted => ExitCode::Passed(signal.unwrap_or(130)),
+        AttackError::Engine(_) | AttackError::Image(_) | AttackError::Stage(_) => ExitCode::Failed,
+    };
+    CmdError::new(code, "could not attack the sandbox").caused_by(error)
+}
+
+impl InsideArgs {
+    /// Runs the command; it has a container to itself.
+    pub(super) fn run(&self) -> Result<(), CmdError> {
+        attack::inside::run(&self.orders, &mut io::stdout().lock())
+            .or_fail(ExitCode::Failed, "could not try what was asked for")
+    }
+}
