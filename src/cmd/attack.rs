@@ -9,8 +9,8 @@ use super::context::Context;
 use super::error::{CmdError, ExitCode, OrFail};
 use super::executor::engine;
 use crate::core::config::{ExecutorConfig, Flag, Scope};
-use crate::core::docker::image::ImageError;
 use crate::core::docker::EngineError;
+use crate::core::docker::image::ImageError;
 use crate::core::executor::attack::{self, AttackError, Finding, Options, Report, Verdict};
 use crate::core::model::Profile;
 use crate::core::tasks::Tasks;
@@ -64,7 +64,9 @@ impl AttackArgs {
         let received = context.watch(&tasks)?;
         let mut broken = Vec::new();
         for profile in profiles {
-            context.say(format_args!("attacking the profile {profile}; nothing of it stays on this machine"));
+            context.say(format_args!(
+                "attacking the profile {profile}; nothing of it stays on this machine"
+            ));
             let options = Options {
                 profile,
                 only: only.clone(),
@@ -89,13 +91,13 @@ impl AttackArgs {
     }
 
     fn only(&self) -> Result<Vec<&'static str>, CmdError> {
-        let names = self.only.iter().map(|name| match attack::find(name) {
-            Some(attack) => Ok(attack.name),
-            None => {
+        let names = self.only.iter().map(|name| {
+            let unknown = || {
                 let known: Vec<&str> = attack::ATTACKS.iter().map(|attack| attack.name).collect();
-                let error = CmdError::new(ExitCode::Usage, format!("there is no attack {name:?}"));
-                Err(error.hint(format!("there are {}", known.join(", "))))
-            }
+                CmdError::new(ExitCode::Usage, format!("there is no attack {name:?}"))
+                    .hint(format!("there are {}", known.join(", ")))
+            };
+            attack::find(name).map(|attack| attack.name).ok_or_else(unknown)
         });
         names.collect()
     }
@@ -129,7 +131,11 @@ fn print(context: &Context, report: &Report) -> Result<(), CmdError> {
         };
         context.line(format_args!("{verdict:<8} {name:<22} {evidence}"))?;
     }
-    let held = report.attacks.iter().filter(|finding| finding.verdict == Verdict::Held).count();
+    let held = report
+        .attacks
+        .iter()
+        .filter(|finding| finding.verdict == Verdict::Held)
+        .count();
     context.line(format_args!(
         "{held} of {} attacks held under {}",
         report.attacks.len(),

@@ -73,10 +73,17 @@ mod tests {
     fn every_archive_holds_its_trap() {
         let stray = "/tmp/horde-stray";
         let slip = make("zip-slip", stray).unwrap();
-        let has = |archive: &[u8], text: &str| archive.windows(text.len()).any(|window| window == text.as_bytes());
+        let has = |archive: &[u8], text: &str| {
+            archive
+                .windows(text.len())
+                .any(|window| window == text.as_bytes())
+        };
         assert!(has(&slip, "../../tmp/horde-stray"));
         assert!(has(&make("zip-absolute", stray).unwrap(), stray));
-        assert!(has(&make("zip-symlink", stray).unwrap(), "gate/horde-attack-through"));
+        assert!(has(
+            &make("zip-symlink", stray).unwrap(),
+            "gate/horde-attack-through"
+        ));
         let bomb = make("zip-bomb", stray).unwrap();
         assert!(bomb.len() < BOMB_BYTES / 500, "{}", bomb.len());
         assert!(make("memory", stray).is_none());
@@ -86,7 +93,10 @@ mod tests {
     fn the_duplicate_has_one_name_twice() {
         let archive = make("zip-duplicate", "/x").unwrap();
         let name = DUPLICATE.as_bytes();
-        let count = archive.windows(name.len()).filter(|window| *window == name).count();
+        let count = archive
+            .windows(name.len())
+            .filter(|window| *window == name)
+            .count();
         // Twice in the entries' headers, twice in the directory.
         assert_eq!(count, 4);
     }

@@ -73,7 +73,10 @@ impl Canaries {
         let [by_tcp, by_udp, by_name] = [0, 1, 2].map(ear);
         tasks.spawn("tcp canary", until_stopped(tasks.clone(), hear_tcp(tcp, by_tcp)));
         tasks.spawn("udp canary", until_stopped(tasks.clone(), hear_udp(udp, by_udp)));
-        tasks.spawn("unix canary", until_stopped(tasks.clone(), hear_unix(name, by_name)));
+        tasks.spawn(
+            "unix canary",
+            until_stopped(tasks.clone(), hear_unix(name, by_name)),
+        );
         Ok(canaries)
     }
 
@@ -123,7 +126,10 @@ impl Ear {
 fn attack_of(said: &str, run: &str) -> Option<&'static str> {
     let (_, rest) = said.split_once(run)?;
     let (name, _) = rest.strip_prefix('=')?.split_once('=')?;
-    ATTACKS.iter().map(|attack| attack.name).find(|known| *known == name)
+    ATTACKS
+        .iter()
+        .map(|attack| attack.name)
+        .find(|known| *known == name)
 }
 
 /// One visitor after another: there is one at most that is ours, and the others cost two seconds.
@@ -218,8 +224,17 @@ mod tests {
     #[test]
     fn only_visitors_of_this_run_are_noted() {
         assert_eq!(attack_of("r1=docker-port=\n", "r1"), Some("docker-port"));
-        assert_eq!(attack_of("GET /r1=redirect-to-loopback=/x HTTP/1.1", "r1"), Some("redirect-to-loopback"));
-        for said in ["", "r2=docker-port=", "r1=nothing=", "r1 docker-port", "r1=docker-port"] {
+        assert_eq!(
+            attack_of("GET /r1=redirect-to-loopback=/x HTTP/1.1", "r1"),
+            Some("redirect-to-loopback")
+        );
+        for said in [
+            "",
+            "r2=docker-port=",
+            "r1=nothing=",
+            "r1 docker-port",
+            "r1=docker-port",
+        ] {
             assert_eq!(attack_of(said, "r1"), None, "{said}");
         }
     }
@@ -229,10 +244,14 @@ mod tests {
         let tasks = Tasks::new();
         let name = format!("horde-test-{}", uuid::Uuid::new_v4());
         let canaries = Canaries::open("r1", &name, &tasks).await.unwrap();
-        let mut tcp = tokio::net::TcpStream::connect(second_loopback(canaries.tcp_port)).await.unwrap();
+        let mut tcp = tokio::net::TcpStream::connect(second_loopback(canaries.tcp_port))
+            .await
+            .unwrap();
         tcp.write_all(b"r1=host-loopback=\n").await.unwrap();
         let udp = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-        udp.send_to(b"r1=udp-dns=", ("127.0.0.1", canaries.udp_port)).await.unwrap();
+        udp.send_to(b"r1=udp-dns=", ("127.0.0.1", canaries.udp_port))
+            .await
+            .unwrap();
         let mut unix = {
             let address = UnixAddr::from_abstract_name(&name).unwrap();
             let stream = std::os::unix::net::UnixStream::connect_addr(&address).unwrap();

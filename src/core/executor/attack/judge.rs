@@ -177,7 +177,14 @@ fn by_rule(attack: &Attack, seen: &Seen, scene: &Scene) -> Option<Judged> {
         Rule::Namespaces => namespaces(steps()?, &scene.namespaces)?,
         Rule::OutOfProcesses => out_of_processes(steps()?, seen, scene),
         Rule::OutOfMemory => return out_of(steps(), &["ENOMEM"], "memory", &seen.ending),
-        Rule::OutOfDisk => return out_of(steps(), &["ENOSPC", "EDQUOT", "EROFS", "EACCES"], "disk", &seen.ending),
+        Rule::OutOfDisk => {
+            return out_of(
+                steps(),
+                &["ENOSPC", "EDQUOT", "EROFS", "EACCES"],
+                "disk",
+                &seen.ending,
+            );
+        }
         Rule::BoundedLog => return bounded_log(seen, scene),
         Rule::NothingLives => return nothing_lives(steps()?, seen),
         Rule::NothingFollowed => return nothing_followed(steps()?, seen),
@@ -246,10 +253,12 @@ fn only(steps: &[Step], is_known: fn(&str) -> bool) -> Judged {
 
 /// Returns what was found, as `key value` pairs.
 fn pairs(steps: &[Step]) -> Option<Vec<(&str, &str)>> {
-    let [Step {
-        got: Got::Found(things),
-        ..
-    }] = steps
+    let [
+        Step {
+            got: Got::Found(things),
+            ..
+        },
+    ] = steps
     else {
         return None;
     };
@@ -270,7 +279,9 @@ fn capabilities(steps: &[Step], profile: Profile) -> Option<Judged> {
         let bits = u64::from_str_radix(value, 16).ok()?;
         let foreign = bits & !allowed;
         if foreign != 0 {
-            return Some(Err(format!("{name} has {foreign:#x} beyond the profile's {allowed:#x}")));
+            return Some(Err(format!(
+                "{name} has {foreign:#x} beyond the profile's {allowed:#x}"
+            )));
         }
         if name == "CapBnd" {
             bounding = value;
@@ -281,7 +292,11 @@ fn capabilities(steps: &[Step], profile: Profile) -> Option<Judged> {
 
 fn confined(steps: &[Step]) -> Option<Judged> {
     let facts = pairs(steps)?;
-    let fact = |name: &str| facts.iter().find_map(|(key, value)| (*key == name).then_some(*value));
+    let fact = |name: &str| {
+        facts
+            .iter()
+            .find_map(|(key, value)| (*key == name).then_some(*value))
+    };
     Some(match (fact("NoNewPrivs")?, fact("Seccomp")?) {
         ("1", "2") => Ok("NoNewPrivs 1, Seccomp 2 (filter)".to_owned()),
         (privileges, filter) => Err(format!("NoNewPrivs {privileges}, Seccomp {filter}")),
@@ -292,15 +307,22 @@ fn confined(steps: &[Step]) -> Option<Judged> {
 /// control group's is where the engine knows no other; both are told of by the host's checks.
 fn namespaces(steps: &[Step], own: &[String]) -> Option<Judged> {
     const MUST_DIFFER: [&str; 5] = ["ipc", "mnt", "net", "pid", "uts"];
-    let [Step {
-        got: Got::Found(theirs),
-        ..
-    }] = steps
+    let [
+        Step {
+            got: Got::Found(theirs),
+            ..
+        },
+    ] = steps
     else {
         return None;
     };
     for kind in MUST_DIFFER {
-        let of_kind = |names: &'_ [String]| names.iter().find(|name| name.split(':').next() == Some(kind)).cloned();
+        let of_kind = |names: &'_ [String]| {
+            names
+                .iter()
+                .find(|name| name.split(':').next() == Some(kind))
+                .cloned()
+        };
         let (theirs, own) = (of_kind(theirs)?, of_kind(own)?);
         if theirs == own {
             return Some(Err(format!("{own} is the executor's own")));
@@ -311,7 +333,9 @@ fn namespaces(steps: &[Step], own: &[String]) -> Option<Judged> {
 
 fn out_of_processes(steps: &[Step], seen: &Seen, scene: &Scene) -> Judged {
     let told = refused(steps, &["EAGAIN"])?;
-    let allowed = usize::try_from(scene.pids_max).unwrap_or(usize::MAX).saturating_add(PROCESSES_SLACK);
+    let allowed = usize::try_from(scene.pids_max)
+        .unwrap_or(usize::MAX)
+        .saturating_add(PROCESSES_SLACK);
     match seen.processes_max {
         Some(count) if count > allowed => Err(format!("the host counted {count} processes of the job")),
         Some(count) => Ok(format!("{told}; the host counted {count} at most")),
@@ -324,7 +348,9 @@ fn out_of(steps: Option<&[Step]>, words: &[&str], what: &str, ending: &Ending) -
     match (steps, ending) {
         (Some(steps), _) => Some(refused(steps, words)),
         // It was killed before it could tell.
-        (None, Ending::Failed { words, .. }) if words.contains(what) => Some(Ok(format!("the job was stopped: {words}"))),
+        (None, Ending::Failed { words, .. }) if words.contains(what) => {
+            Some(Ok(format!("the job was stopped: {words}")))
+        }
         (None, Ending::Failed { .. } | Ending::Finished | Ending::HordeFailed(_) | Ending::None) => None,
     }
 }
@@ -344,7 +370,11 @@ fn bounded_log(seen: &Seen, scene: &Scene) -> Option<Judged> {
         seen.folder_bytes_max >> 20,
         seen.resident_growth >> 20,
     );
-    Some(if report || folder || memory { Err(facts) } else { Ok(facts) })
+    Some(if report || folder || memory {
+        Err(facts)
+    } else {
+        Ok(facts)
+    })
 }
 
 fn nothing_lives(steps: &[Step], seen: &Seen) -> Option<Judged> {
@@ -355,21 +385,32 @@ fn nothing_lives(steps: &[Step], seen: &Seen) -> Option<Judged> {
     if seen.ending != Ending::Finished {
         return None;
     }
-    Some(match (seen.processes_max, seen.processes_left, seen.containers_left) {
-        (_, Some(left @ 1..), _) => Err(format!("{left} processes live after the report")),
-        (_, _, left @ 1..) => Err(format!("{left} containers are there after the report")),
-        (Some(most @ 2..), Some(0), 0) => Ok(format!("{most} processes before the report, none after it")),
-        (_, _, 0) => Ok("the container is gone; the host's processes cannot be seen from here".to_owned()),
-    })
+    Some(
+        match (seen.processes_max, seen.processes_left, seen.containers_left) {
+            (_, Some(left @ 1..), _) => Err(format!("{left} processes live after the report")),
+            (_, _, left @ 1..) => Err(format!("{left} containers are there after the report")),
+            (Some(most @ 2..), Some(0), 0) => {
+                Ok(format!("{most} processes before the report, none after it"))
+            }
+            (_, _, 0) => {
+                Ok("the container is gone; the host's processes cannot be seen from here".to_owned())
+            }
+        },
+    )
 }
 
 fn nothing_followed(steps: &[Step], seen: &Seen) -> Option<Judged> {
-    let planted = steps.iter().filter(|step| matches!(step.got, Got::Done(_))).count();
+    let planted = steps
+        .iter()
+        .filter(|step| matches!(step.got, Got::Done(_)))
+        .count();
     if planted == 0 {
         return None;
     }
     match &seen.ending {
-        Ending::Finished => Some(Ok(format!("{planted} planted, none followed, the job was reported"))),
+        Ending::Finished => Some(Ok(format!(
+            "{planted} planted, none followed, the job was reported"
+        ))),
         // Refused aloud is as good.
         Ending::Failed { reason, words, .. } if reason == "upload_failed" => {
             Some(Ok(format!("{planted} planted, refused: {words}")))
@@ -419,9 +460,17 @@ fn told(steps: &[Step]) -> String {
         let mut words: Vec<String> = steps.iter().map(word).collect();
         words.sort();
         words.dedup();
-        return format!("{} and {} more: {}", first.tried, steps.len() - 1, words.join(", "));
+        return format!(
+            "{} and {} more: {}",
+            first.tried,
+            steps.len() - 1,
+            words.join(", ")
+        );
     }
-    let parts: Vec<String> = steps.iter().map(|step| format!("{}: {}", step.tried, word(step))).collect();
+    let parts: Vec<String> = steps
+        .iter()
+        .map(|step| format!("{}: {}", step.tried, word(step)))
+        .collect();
     parts.join("; ")
 }
 
@@ -452,5 +501,287 @@ fn plain(text: &str) -> String {
         format!("{line}…")
     } else {
         line
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::executor::attack::catalogue::find;
+
+    fn refused_with(word: &str) -> Got {
+        Got::Refused(word.to_owned())
+    }
+
+    fn found(things: &[&str]) -> Got {
+        Got::Found(things.iter().map(|thing| (*thing).to_owned()).collect())
+    }
+
+    fn seen(attack: &str, got: &[Got]) -> Seen {
+        let step = |got: &Got| Step {
+            tried: "it".to_owned(),
+            got: got.clone(),
+        };
+        Seen {
+            ending: Ending::Finished,
+            probes: vec![Probe {
+                attack: attack.to_owned(),
+                steps: got.iter().map(step).collect(),
+            }],
+            canary_is_whole: true,
+            ..Seen::default()
+        }
+    }
+
+    fn failed(reason: &str, words: &str) -> Ending {
+        Ending::Failed {
+            reason: reason.to_owned(),
+            exit_code: Some(137),
+            words: words.to_owned(),
+        }
+    }
+
+    fn scene() -> Scene {
+        let own = ["ipc:[1]", "mnt:[2]", "net:[3]", "pid:[4]", "uts:[5]", "user:[6]"];
+        Scene {
+            namespaces: own.map(str::to_owned).to_vec(),
+            pids_max: 100,
+            log_bytes_max: 1 << 20,
+            visitors: Some(Vec::new()),
+            ..Scene::default()
+        }
+    }
+
+    fn verdict(attack: &str, seen: &Seen, scene: &Scene) -> Verdict {
+        judge(find(attack).unwrap(), Some(seen), scene).verdict
+    }
+
+    #[test]
+    fn what_an_attempt_met_decides() {
+        use Verdict::{Broken, CouldNotRun, Held};
+        let others = ["ipc:[9]", "mnt:[9]", "net:[9]", "pid:[9]", "uts:[9]", "user:[6]"];
+        let shared = ["ipc:[9]", "mnt:[9]", "net:[3]", "pid:[9]", "uts:[9]", "user:[6]"];
+        let sets = |bounding| {
+            let bounding = format!("CapBnd {bounding}");
+            let sets = ["CapInh 0", "CapPrm fb", "CapEff fb", &bounding, "CapAmb 0"];
+            found(&sets)
+        };
+        let cases: Vec<(&str, Vec<Got>, Verdict)> = vec![
+            ("mount", vec![refused_with("EPERM"), refused_with("ENOSYS")], Held),
+            (
+                "mount",
+                vec![refused_with("EPERM"), refused_with("EINVAL")],
+                Broken,
+            ),
+            (
+                "mount",
+                vec![refused_with("EPERM"), Got::Done("mounted".to_owned())],
+                Broken,
+            ),
+            ("mount", Vec::new(), CouldNotRun),
+            ("bpf", vec![refused_with("EFAULT")], Broken),
+            ("tcp-internet", vec![refused_with("ENETUNREACH")], Held),
+            ("tcp-internet", vec![refused_with("ECONNREFUSED")], Broken),
+            ("host-loopback", vec![refused_with("ECONNREFUSED")], Held),
+            ("routes", vec![found(&[])], Held),
+            ("routes", vec![found(&["eth0 to 00000000"])], Broken),
+            (
+                "abstract-sockets",
+                vec![refused_with("ECONNREFUSED"), found(&["@x"])],
+                Broken,
+            ),
+            ("devices", vec![found(&["null", "nvidia0"])], Held),
+            ("devices", vec![found(&["null", "sda"])], Broken),
+            ("devices", vec![found(&[])], Broken),
+            ("capabilities", vec![sets("00fb")], Held),
+            ("capabilities", vec![sets("a80425fb")], Broken),
+            ("capabilities", vec![found(&["CapBnd 0"])], CouldNotRun),
+            (
+                "no-new-privileges",
+                vec![found(&["NoNewPrivs 1", "Seccomp 2"])],
+                Held,
+            ),
+            (
+                "no-new-privileges",
+                vec![found(&["NoNewPrivs 0", "Seccomp 2"])],
+                Broken,
+            ),
+            (
+                "no-new-privileges",
+                vec![found(&["NoNewPrivs 1", "Seccomp 0"])],
+                Broken,
+            ),
+            ("namespaces", vec![found(&others)], Held),
+            ("namespaces", vec![found(&shared)], Broken),
+            ("namespaces", vec![found(&["net:[9]"])], CouldNotRun),
+            ("descriptors", vec![refused_with("EMFILE")], Held),
+            (
+                "descriptors",
+                vec![Got::Done("no limit was met".to_owned())],
+                Broken,
+            ),
+            ("neighbour", vec![refused_with("ECONNREFUSED")], Held),
+            ("leftover-daemon", vec![refused_with("EAGAIN")], CouldNotRun),
+        ];
+        for (attack, got, wanted) in cases {
+            assert_eq!(
+                verdict(attack, &seen(attack, &got), &scene()),
+                wanted,
+                "{attack} {got:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_outside_is_believed_before_the_inside() {
+        let innocent = || seen("host-addresses", &[refused_with("ENETUNREACH")]);
+        assert_eq!(verdict("host-addresses", &innocent(), &scene()), Verdict::Held);
+        let mut heard = scene();
+        heard
+            .heard
+            .insert("host-addresses".to_owned(), vec!["tcp".to_owned()]);
+        assert_eq!(verdict("host-addresses", &innocent(), &heard), Verdict::Broken);
+        for spoil in [
+            |seen: &mut Seen| seen.canary_is_whole = false,
+            |seen: &mut Seen| seen.leaks.push("in an upload".to_owned()),
+            |seen: &mut Seen| seen.strays.push("/tmp/x".to_owned()),
+        ] {
+            let mut spoiled = innocent();
+            spoil(&mut spoiled);
+            assert_eq!(verdict("host-addresses", &spoiled, &scene()), Verdict::Broken);
+        }
+        let mut visited = scene();
+        visited.visitors = Some(vec!["tcp".to_owned()]);
+        let quiet = seen("neighbour", &[refused_with("ECONNREFUSED")]);
+        assert_eq!(verdict("neighbour", &quiet, &visited), Verdict::Broken);
+        visited.visitors = None;
+        assert_eq!(verdict("neighbour", &quiet, &visited), Verdict::CouldNotRun);
+    }
+
+    #[test]
+    fn an_exhaustion_is_held_by_a_refusal_or_by_the_end_of_the_job() {
+        let bomb = seen("fork-bomb", &[refused_with("EAGAIN")]);
+        let counted = |processes_max| Seen {
+            processes_max,
+            ..bomb.clone()
+        };
+        assert_eq!(verdict("fork-bomb", &counted(None), &scene()), Verdict::Held);
+        assert_eq!(verdict("fork-bomb", &counted(Some(100)), &scene()), Verdict::Held);
+        assert_eq!(
+            verdict("fork-bomb", &counted(Some(200)), &scene()),
+            Verdict::Broken
+        );
+        let silent = |ending| Seen {
+            ending,
+            canary_is_whole: true,
+            ..Seen::default()
+        };
+        let killed = silent(failed(
+            "nonzero_return_code",
+            "the job ran out of memory: limit 1 MiB",
+        ));
+        assert_eq!(verdict("memory", &killed, &scene()), Verdict::Held);
+        let crashed = silent(failed("nonzero_return_code", "exit code 139"));
+        assert_eq!(verdict("memory", &crashed, &scene()), Verdict::CouldNotRun);
+        assert_eq!(
+            verdict("memory", &silent(Ending::None), &scene()),
+            Verdict::CouldNotRun
+        );
+        let rich = seen("memory", &[Got::Done("no limit was met".to_owned())]);
+        assert_eq!(verdict("memory", &rich, &scene()), Verdict::Broken);
+        let full = silent(failed(
+            "nonzero_return_code",
+            "the job used more disk than its limit",
+        ));
+        assert_eq!(verdict("disk", &full, &scene()), Verdict::Held);
+        assert_eq!(
+            verdict("disk", &seen("disk", &[refused_with("ENOSPC")]), &scene()),
+            Verdict::Held
+        );
+    }
+
+    #[test]
+    fn a_trap_is_held_only_by_the_refusal_that_is_meant() {
+        let trapped = |ending, is_page_served| Seen {
+            ending,
+            is_page_served,
+            canary_is_whole: true,
+            ..Seen::default()
+        };
+        let refused = || failed("download_failed", "no");
+        for (attack, ending, is_page_served, wanted) in [
+            ("zip-slip", refused(), true, Verdict::Held),
+            ("zip-slip", refused(), false, Verdict::CouldNotRun),
+            ("zip-slip", Ending::Finished, true, Verdict::Broken),
+            ("zip-slip", failed("timeout", "late"), true, Verdict::CouldNotRun),
+            ("local-file", refused(), false, Verdict::Held),
+            (
+                "single-file-link",
+                failed("upload_failed", "no"),
+                false,
+                Verdict::Held,
+            ),
+            ("single-file-link", Ending::Finished, false, Verdict::Broken),
+            (
+                "single-file-link",
+                Ending::HordeFailed("x".to_owned()),
+                false,
+                Verdict::CouldNotRun,
+            ),
+        ] {
+            let seen = trapped(ending, is_page_served);
+            assert_eq!(verdict(attack, &seen, &scene()), wanted, "{attack} {seen:?}");
+        }
+    }
+
+    #[test]
+    fn nothing_of_a_job_may_live_after_its_report_nor_grow_without_bound() {
+        let left = || seen("leftover-daemon", &[Got::Done("it was left behind".to_owned())]);
+        let case = |processes_max, processes_left, containers_left| Seen {
+            processes_max,
+            processes_left,
+            containers_left,
+            ..left()
+        };
+        for (seen, wanted) in [
+            (case(Some(2), Some(0), 0), Verdict::Held),
+            (case(None, None, 0), Verdict::Held),
+            (case(Some(2), Some(1), 0), Verdict::Broken),
+            (case(Some(2), Some(0), 1), Verdict::Broken),
+        ] {
+            assert_eq!(verdict("leftover-daemon", &seen, &scene()), wanted, "{seen:?}");
+        }
+        let flood = |characters, bytes, growth| Seen {
+            stdout_characters: characters,
+            folder_bytes_max: bytes,
+            resident_growth: growth,
+            ..seen("log-flood", &[])
+        };
+        for (seen, wanted) in [
+            (flood(1_000_005, 1 << 20, 1 << 20), Verdict::Held),
+            (flood(1_000_006, 0, 0), Verdict::Broken),
+            (flood(0, 1 << 30, 0), Verdict::Broken),
+            (flood(0, 0, 1 << 30), Verdict::Broken),
+        ] {
+            assert_eq!(verdict("log-flood", &seen, &scene()), wanted, "{seen:?}");
+        }
+    }
+
+    #[test]
+    fn two_lines_that_claim_one_attack_are_as_good_as_none() {
+        let mut twice = seen("bpf", &[refused_with("EPERM")]);
+        twice.probes.extend(twice.probes.clone());
+        assert_eq!(verdict("bpf", &twice, &scene()), Verdict::CouldNotRun);
+        assert_eq!(
+            judge(find("bpf").unwrap(), None, &scene()).verdict,
+            Verdict::CouldNotRun
+        );
+    }
+
+    #[test]
+    fn evidence_is_one_plain_line() {
+        let long = format!("a\u{1b}[31m\n{}", "x".repeat(1000));
+        let line = plain(&long);
+        assert!(line.starts_with("a [31m x") && line.chars().count() == EVIDENCE_CHARACTERS_MAX + 1);
     }
 }

@@ -65,10 +65,13 @@ pub struct Report {
 impl Report {
     /// Returns whether every attack was held.
     pub fn is_held(&self) -> bool {
-        self.attacks.iter().all(|finding| finding.verdict == Verdict::Held)
+        self.attacks
+            .iter()
+            .all(|finding| finding.verdict == Verdict::Held)
     }
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature is serde's")]
 fn as_text<S: serde::Serializer>(profile: &Profile, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(profile.as_str())
 }

@@ -63,7 +63,11 @@ impl Addresses<'_> {
 /// Returns the jobs of the chosen attacks, in the order in which they are run: one lane that looks and takes, one
 /// that brings traps. The neighbour is not among them.
 pub(super) fn plan(chosen: &dyn Fn(&str) -> bool) -> (Vec<Order>, Vec<Order>) {
-    let of = |job: Job| ATTACKS.iter().filter(move |attack| attack.job == job && chosen(attack.name));
+    let of = |job: Job| {
+        ATTACKS
+            .iter()
+            .filter(move |attack| attack.job == job && chosen(attack.name))
+    };
     let together = |job: Job, name: &'static str, cargo: Cargo| {
         let attacks: Vec<&str> = of(job).map(|attack| attack.name).collect();
         (!attacks.is_empty()).then(|| Order {
@@ -95,7 +99,11 @@ pub(super) fn plan(chosen: &dyn Fn(&str) -> bool) -> (Vec<Order>, Vec<Order>) {
     ];
     (
         first.into_iter().flatten().collect(),
-        second.into_iter().flatten().chain(of(Job::Volume).map(alone)).collect(),
+        second
+            .into_iter()
+            .flatten()
+            .chain(of(Job::Volume).map(alone))
+            .collect(),
     )
 }
 
@@ -151,7 +159,9 @@ pub(super) fn full(
 ) -> Value {
     let upload = match order.cargo {
         Cargo::None | Cargo::Trap => Value::Null,
-        Cargo::Results => json!({ "output_upload_type": "zip_and_http_put", "url": addresses.page("upload", token) }),
+        Cargo::Results => {
+            json!({ "output_upload_type": "zip_and_http_put", "url": addresses.page("upload", token) })
+        }
         Cargo::Link => json!({
             "output_upload_type": "single_file_put",
             "url": addresses.page("upload", token),
@@ -220,7 +230,10 @@ mod tests {
     fn only_the_jobs_of_chosen_attacks_are_run() {
         let (first, second) = plan(&|name| matches!(name, "mount" | "zip-bomb"));
         let names = |orders: &[Order]| orders.iter().map(|order| order.name).collect::<Vec<_>>();
-        assert_eq!((names(&first), names(&second)), (vec!["probes"], vec!["zip-bomb"]));
+        assert_eq!(
+            (names(&first), names(&second)),
+            (vec!["probes"], vec!["zip-bomb"])
+        );
         assert_eq!(first[0].inside, ["mount"]);
     }
 

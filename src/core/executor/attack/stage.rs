@@ -39,7 +39,10 @@ struct Shared {
 impl Shared {
     /// Notes that the page of an attack was asked for.
     fn serve(&self, attack: String) {
-        self.served.lock().unwrap_or_else(PoisonError::into_inner).insert(attack);
+        self.served
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(attack);
     }
 }
 
@@ -72,7 +75,10 @@ impl Stage {
             .layer(DefaultBodyLimit::max(UPLOAD_BYTES_MAX))
             .with_state(Arc::clone(&shared));
         let family = tasks.clone();
-        tasks.spawn("stage", async move { http::serve(listener, router, &family).await });
+        tasks.spawn(
+            "stage",
+            async move { http::serve(listener, router, &family).await },
+        );
         Ok(Self { address, shared })
     }
 
@@ -99,7 +105,11 @@ impl Stage {
 
     /// Returns whether the page of an attack was asked for.
     pub(super) fn is_served(&self, attack: &str) -> bool {
-        self.shared.served.lock().unwrap_or_else(PoisonError::into_inner).contains(attack)
+        self.shared
+            .served
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .contains(attack)
     }
 
     /// Returns what was uploaded under that token, and forgets it.
@@ -110,7 +120,11 @@ impl Stage {
 }
 
 async fn upgrade(State(shared): State<Arc<Shared>>, Path(token): Path<String>, upgrade: Upgrade) -> Response {
-    let waiting = shared.waiting.lock().unwrap_or_else(PoisonError::into_inner).remove(&token);
+    let waiting = shared
+        .waiting
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .remove(&token);
     let Some(waiting) = waiting else {
         return StatusCode::NOT_FOUND.into_response();
     };

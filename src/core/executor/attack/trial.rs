@@ -245,7 +245,9 @@ impl Trial {
         }
         // At this very moment nothing of the job may be left.
         let marker = token.to_owned();
-        told.processes_left = tokio::task::spawn_blocking(move || witness::processes(&marker)).await.ok();
+        told.processes_left = tokio::task::spawn_blocking(move || witness::processes(&marker))
+            .await
+            .ok();
         told.containers_left = match self.engine.list(Label::Token(token)).await {
             Ok(left) => left.len(),
             Err(_) => 1,
@@ -291,7 +293,13 @@ impl Trial {
             .map(|path| path.display().to_string())
             .collect();
         // The executor has cleared its folder: what is left there came out of a job.
-        strays.extend(fs::read_dir(work_dir).into_iter().flatten().flatten().map(|entry| entry.path().display().to_string()));
+        strays.extend(
+            fs::read_dir(work_dir)
+                .into_iter()
+                .flatten()
+                .flatten()
+                .map(|entry| entry.path().display().to_string()),
+        );
         Seen {
             probes: probe::read(&told.stdout),
             stdout_characters: told.stdout.chars().count(),
@@ -370,7 +378,13 @@ impl Told {
 }
 
 /// Returns the operator's settings with what the attack needs: another miner, and bounds that are quickly met.
-fn small(config: &ExecutorConfig, profile: Profile, stage: &Stage, folder: &TempDir, run: &str) -> ExecutorConfig {
+fn small(
+    config: &ExecutorConfig,
+    profile: Profile,
+    stage: &Stage,
+    folder: &TempDir,
+    run: &str,
+) -> ExecutorConfig {
     let mut small = ExecutorConfig {
         miner_address: stage.miner(),
         startup: JOB_PATIENCE,
@@ -393,10 +407,13 @@ fn small(config: &ExecutorConfig, profile: Profile, stage: &Stage, folder: &Temp
 
 /// Writes a failure in one line: its message, then the facts that came with it.
 fn in_words(message: &str, context: Option<&Context>) -> String {
-    let facts = context.into_iter().flatten().map(|(key, value)| match value.as_str() {
-        Some(text) => format!("; {key}: {text}"),
-        None => format!("; {key}: {value}"),
-    });
+    let facts = context
+        .into_iter()
+        .flatten()
+        .map(|(key, value)| match value.as_str() {
+            Some(text) => format!("; {key}: {text}"),
+            None => format!("; {key}: {value}"),
+        });
     std::iter::once(message.to_owned()).chain(facts).collect()
 }
 
@@ -408,7 +425,8 @@ fn plant_canary(folder: &Path, secret: &str) -> io::Result<PathBuf> {
 }
 
 fn image(run: &str) -> Result<ImageReference, AttackError> {
-    ImageReference::parse(&format!("horde-attack:{run}")).map_err(|error| AttackError::Stage(io::Error::other(error)))
+    ImageReference::parse(&format!("horde-attack:{run}"))
+        .map_err(|error| AttackError::Stage(io::Error::other(error)))
 }
 
 fn has(bytes: &[u8], wanted: &[u8]) -> bool {

@@ -50,15 +50,25 @@ pub(super) async fn watch(marker: String, folder: PathBuf, stop: CancellationTok
 
 /// Counts the processes whose command line carries `marker`; blocks.
 pub(super) fn processes(marker: &str) -> usize {
-    let Ok(entries) = fs::read_dir("/proc") else { return 0 };
+    let Ok(entries) = fs::read_dir("/proc") else {
+        return 0;
+    };
     entries
         .flatten()
         .take(PROCESSES_MAX)
-        .filter(|entry| entry.file_name().as_encoded_bytes().iter().all(u8::is_ascii_digit))
+        .filter(|entry| {
+            entry
+                .file_name()
+                .as_encoded_bytes()
+                .iter()
+                .all(u8::is_ascii_digit)
+        })
         .filter(|entry| {
             // A process that has ended meanwhile is none.
             let command = fs::read(entry.path().join("cmdline")).unwrap_or_default();
-            command.windows(marker.len()).any(|window| window == marker.as_bytes())
+            command
+                .windows(marker.len())
+                .any(|window| window == marker.as_bytes())
         })
         .count()
 }
@@ -68,7 +78,9 @@ fn folder_bytes(folder: &Path) -> u64 {
     let mut folders = vec![folder.to_owned()];
     let (mut count, mut bytes) = (0, 0_u64);
     while let Some(folder) = folders.pop() {
-        let Ok(entries) = fs::read_dir(&folder) else { continue };
+        let Ok(entries) = fs::read_dir(&folder) else {
+            continue;
+        };
         for entry in entries.flatten() {
             count += 1;
             if count > FILES_MAX {
@@ -100,7 +112,11 @@ mod tests {
     fn processes_are_known_by_what_their_command_line_carries() {
         let marker = format!("horde-test-{}", uuid::Uuid::new_v4());
         assert_eq!(processes(&marker), 0);
-        let mut child = std::process::Command::new("sh").args(["-c", "read x", &marker]).stdin(std::process::Stdio::piped()).spawn().unwrap();
+        let mut child = std::process::Command::new("sh")
+            .args(["-c", "read x", &marker])
+            .stdin(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
         assert_eq!(processes(&marker), 1);
         child.kill().unwrap();
         child.wait().unwrap();

@@ -117,6 +117,7 @@ fn dump_core() -> Vec<Step> {
         let_pass(setrlimit(Resource::Core, limit));
     }
     let crashed = match fork_and_wait(Child::Crashes) {
+        Ok(status) if status.terminating_signal().is_none() => Err(Refusal("no crash".to_owned())),
         Ok(status) if status.as_raw() & CORE_DUMPED == 0 => Err(Refusal("no core".to_owned())),
         Ok(_) => Ok(()),
         Err(error) => Err(error.into()),
@@ -211,13 +212,16 @@ fn leave_a_daemon() -> Step {
 /// Listens where another job's attacker knocks, and tells who came.
 fn be_a_neighbour(orders: &Orders) -> Step {
     let tcp = TcpListener::bind((Ipv4Addr::UNSPECIFIED, NEIGHBOUR_PORT));
-    let abstract_socket =
-        SocketAddr::from_abstract_name(orders.neighbour_name()).and_then(|name| UnixListener::bind_addr(&name));
+    let abstract_socket = SocketAddr::from_abstract_name(orders.neighbour_name())
+        .and_then(|name| UnixListener::bind_addr(&name));
     let (tcp, abstract_socket) = match (tcp, abstract_socket) {
         (Ok(tcp), Ok(abstract_socket)) => (tcp, abstract_socket),
         (Err(error), _) | (_, Err(error)) => return step("listen", Err::<(), _>(error), ""),
     };
-    if let Err(error) = tcp.set_nonblocking(true).and(abstract_socket.set_nonblocking(true)) {
+    if let Err(error) = tcp
+        .set_nonblocking(true)
+        .and(abstract_socket.set_nonblocking(true))
+    {
         return step("listen", Err::<(), _>(error), "");
     }
     let mut visitors = Vec::new();
@@ -240,5 +244,7 @@ fn be_a_neighbour(orders: &Orders) -> Step {
 fn greeting(stream: &mut dyn Read) -> String {
     let mut text = [0; 64];
     let count = stream.read(&mut text).unwrap_or(0);
-    String::from_utf8_lossy(text.get(..count).unwrap_or_default()).trim().to_owned()
+    String::from_utf8_lossy(text.get(..count).unwrap_or_default())
+        .trim()
+        .to_owned()
 }

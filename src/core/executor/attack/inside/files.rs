@@ -68,9 +68,7 @@ pub(super) fn attempt(name: &str, orders: &Orders) -> Option<Vec<Step>> {
         "core-pattern" => vec![writes("/proc/sys/kernel/core_pattern")],
         "sysrq" => vec![writes("/proc/sysrq-trigger")],
         "kernel-memory" => MEMORY.map(reads).to_vec(),
-        "masked-folders" => MASKED_FOLDERS
-            .map(|folder| found(folder, names(folder)))
-            .to_vec(),
+        "masked-folders" => MASKED_FOLDERS.map(|folder| found(folder, names(folder))).to_vec(),
         "cgroup-escape" => cgroups(),
         "sysfs" => vec![sysfs()],
         "inherited-descriptors" => vec![found("/proc/self/fd", descriptors())],
@@ -94,7 +92,9 @@ pub(in super::super) fn namespaces() -> Vec<String> {
 
 /// Lists processes that are not of this job.
 fn foreign_processes(job: &str) -> Vec<String> {
-    let pids = names("/proc").into_iter().filter(|name| name.bytes().all(|byte| byte.is_ascii_digit()));
+    let pids = names("/proc")
+        .into_iter()
+        .filter(|name| name.bytes().all(|byte| byte.is_ascii_digit()));
     pids.filter_map(|pid| {
         let command = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
         let command = String::from_utf8_lossy(&command).replace('\0', " ");
@@ -137,7 +137,7 @@ fn nodes() -> Vec<Step> {
         for (name, kind, major, minor) in DEVICES {
             let path = Path::new(folder).join(format!("horde-attack-{name}"));
             let mode = Mode::RUSR | Mode::WUSR;
-            let tried = format!("make {} in {folder} and open it", name);
+            let tried = format!("make {name} in {folder} and open it");
             let made = mknodat(CWD, &path, kind, mode, makedev(major, minor)).map_err(Refusal::from);
             let opened = made.and_then(|()| {
                 let opened = open_quietly(&path, false).map_err(Refusal::from);
@@ -192,7 +192,12 @@ fn cgroups() -> Vec<Step> {
         if !kind.starts_with("cgroup") {
             continue;
         }
-        for file in ["release_agent", "notify_on_release", "cgroup.procs", "devices.allow"] {
+        for file in [
+            "release_agent",
+            "notify_on_release",
+            "cgroup.procs",
+            "devices.allow",
+        ] {
             steps.push(writes(&format!("{target}/{file}")));
         }
         let folder = format!("{target}/horde-attack");
@@ -215,7 +220,9 @@ fn sysfs() -> Step {
         if looked > SYSFS_FOLDERS_MAX {
             break;
         }
-        let Ok(entries) = fs::read_dir(&folder) else { continue };
+        let Ok(entries) = fs::read_dir(&folder) else {
+            continue;
+        };
         for entry in entries.flatten() {
             match entry.file_type() {
                 Ok(kind) if kind.is_dir() => folders.push_back(entry.path()),
@@ -239,9 +246,18 @@ fn sysfs() -> Step {
         }
     }
     // One refusal stands for all; the first that is not of the usual kind, so that it is seen.
-    let refusal = refusals.iter().find(|name| !matches!(name.as_str(), "EROFS" | "EACCES"));
-    let refusal = refusal.or(refusals.first()).cloned().unwrap_or_else(|| "empty".to_owned());
-    step(format!("write {tried} files below /sys"), Err::<(), _>(Refusal(refusal)), "")
+    let refusal = refusals
+        .iter()
+        .find(|name| !matches!(name.as_str(), "EROFS" | "EACCES"));
+    let refusal = refusal
+        .or(refusals.first())
+        .cloned()
+        .unwrap_or_else(|| "empty".to_owned());
+    step(
+        format!("write {tried} files below /sys"),
+        Err::<(), _>(Refusal(refusal)),
+        "",
+    )
 }
 
 /// Lists descriptors that this process was given beside its streams and that lead to a file or folder.

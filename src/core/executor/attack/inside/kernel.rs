@@ -10,9 +10,7 @@ use rustix::io::Errno;
 use rustix::mount::{
     FsOpenFlags, MountFlags, UnmountFlags, fsopen, mount, mount_bind, mount_remount, unmount,
 };
-use rustix::thread::{
-    CapabilitySet, capabilities, configure_capability_in_ambient_set, set_capabilities,
-};
+use rustix::thread::{CapabilitySet, capabilities, configure_capability_in_ambient_set, set_capabilities};
 
 use super::super::elf;
 use super::super::probe::{Orders, Step};
@@ -80,7 +78,10 @@ fn held_rights() -> Vec<Step> {
 
 /// Lists whether rights can be gained, and whether system calls are filtered.
 fn confinement() -> Vec<Step> {
-    vec![found("/proc/self/status", status_lines(&["NoNewPrivs", "Seccomp"]))]
+    vec![found(
+        "/proc/self/status",
+        status_lines(&["NoNewPrivs", "Seccomp"]),
+    )]
 }
 
 fn status_lines(keys: &[&str]) -> Vec<String> {
@@ -102,13 +103,20 @@ fn raise() -> Vec<Step> {
     let ambient = configure_capability_in_ambient_set(CapabilitySet::SYS_ADMIN, true);
     vec![
         step("capset(CAP_SYS_ADMIN)", all, "the right was given"),
-        step("raise CAP_SYS_ADMIN in the ambient set", ambient, "the right was given"),
+        step(
+            "raise CAP_SYS_ADMIN in the ambient set",
+            ambient,
+            "the right was given",
+        ),
     ]
 }
 
 /// Runs programs of root that carry the setuid bit, as a user who is not root.
 fn setuid() -> Vec<Step> {
-    let mut steps = vec![run_as_nobody(Path::new(elf::SETUID_PATH), "the image's setuid program")];
+    let mut steps = vec![run_as_nobody(
+        Path::new(elf::SETUID_PATH),
+        "the image's setuid program",
+    )];
     for folder in MOUNT_POINTS {
         let program = Path::new(folder).join("horde-attack-setuid");
         let tried = format!("a setuid program made in {folder}");
@@ -153,8 +161,16 @@ fn mounts() -> Vec<Step> {
             undo(mount("none", target, "tmpfs", flags, None)),
             "mounted",
         ),
-        step("mount proc", undo(mount("proc", target, "proc", flags, None)), "mounted"),
-        step("mount sysfs", undo(mount("sysfs", target, "sysfs", flags, None)), "mounted"),
+        step(
+            "mount proc",
+            undo(mount("proc", target, "proc", flags, None)),
+            "mounted",
+        ),
+        step(
+            "mount sysfs",
+            undo(mount("sysfs", target, "sysfs", flags, None)),
+            "mounted",
+        ),
         step(
             "mount a cgroup hierarchy",
             undo(mount("cgroup", target, "cgroup", flags, Some(c"rdma"))),
@@ -165,7 +181,11 @@ fn mounts() -> Vec<Step> {
             undo(mount("none", target, "cgroup2", flags, None)),
             "mounted",
         ),
-        step("bind /proc elsewhere", undo(mount_bind("/proc", target)), "mounted"),
+        step(
+            "bind /proc elsewhere",
+            undo(mount_bind("/proc", target)),
+            "mounted",
+        ),
         step(
             "remount /proc/sys for writing",
             mount_remount("/proc/sys", MountFlags::BIND, ""),

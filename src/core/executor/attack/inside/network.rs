@@ -95,7 +95,10 @@ fn routes() -> Vec<Step> {
         let interface = line.split_whitespace().next_back()?;
         (interface != "lo").then(|| format!("{interface} has an address"))
     });
-    vec![found("routes and addresses", v4.chain(v6).chain(addresses).collect())]
+    vec![found(
+        "routes and addresses",
+        v4.chain(v6).chain(addresses).collect(),
+    )]
 }
 
 fn reach(orders: &Orders, is_meant: impl Fn(&IpAddr) -> bool, hello: &[u8]) -> Vec<Step> {
@@ -116,7 +119,9 @@ fn tcp(address: IpAddr, port: u16, hello: &[u8]) -> Step {
     match TcpStream::connect_timeout(&target, PATIENCE) {
         Ok(mut stream) => step(tried, stream.write_all(hello).map_err(Refusal::from), "connected"),
         // The kernel found a way; only nobody answered.
-        Err(error) if error.kind() == io::ErrorKind::TimedOut => done(tried, "a packet left, without an answer"),
+        Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+            done(tried, "a packet left, without an answer")
+        }
         Err(error) => step(tried, Err::<(), _>(error), ""),
     }
 }
@@ -133,7 +138,9 @@ fn udp(address: IpAddr, port: u16, hello: &[u8]) -> Step {
         socket.set_read_timeout(Some(PATIENCE))?;
         // Tells whether anybody is there: on the own loopback nobody is, and the kernel says so.
         match socket.recv(&mut [0; 16]) {
-            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => Ok(()),
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
+                Ok(())
+            }
             other => other.map(drop),
         }
     });
@@ -187,7 +194,13 @@ fn shout(name: &str, hello: &[u8]) -> io::Result<()> {
 
 fn engine_sockets() -> Vec<Step> {
     ENGINE_SOCKETS
-        .map(|path| step(format!("connect to {path}"), UnixStream::connect(path), "connected"))
+        .map(|path| {
+            step(
+                format!("connect to {path}"),
+                UnixStream::connect(path),
+                "connected",
+            )
+        })
         .to_vec()
 }
 

@@ -20,7 +20,10 @@ pub(super) fn attempt(name: &str, orders: &Orders) -> Option<Vec<Step>> {
             link(canary, &output.join("secret")),
             link(folder, &output.join("folder")),
             link(Path::new("/proc/self/environ"), &output.join("environment")),
-            link(Path::new("../../../../../../../../etc/hostname"), &output.join("climbing")),
+            link(
+                Path::new("../../../../../../../../etc/hostname"),
+                &output.join("climbing"),
+            ),
             pipe(&output.join("pipe")),
         ],
         "stream-link" => vec![

@@ -186,7 +186,7 @@ fn live(child: Child) -> ! {
         Child::Crashes => {
             let own = call(libc::SYS_getpid, [0; 5]).unwrap_or(0);
             if own > 0 {
-                let_pass(call(libc::SYS_kill, [own, libc::SIGSEGV.into(), 0, 0, 0]));
+                let_pass(call(libc::SYS_kill, [own, libc::SIGABRT.into(), 0, 0, 0]));
             }
             0
         }
@@ -211,10 +211,11 @@ fn sleep() {
     unsafe_code,
     reason = "what an attacker tries has no safe wrapper; numbers and arguments are the constants above"
 )]
-fn call(number: c_long, [a, b, c, d, e]: [c_long; 5]) -> Result<c_long, Errno> {
+fn call(number: c_long, arguments: [c_long; 5]) -> Result<c_long, Errno> {
+    let [first, second, third, fourth, fifth] = arguments;
     // SAFETY: every caller is in this file and passes numbers, descriptors and null pointers only, so the kernel
     // reads and writes no memory of this process. Forks continue in `live`, which never returns.
-    let result = unsafe { libc::syscall(number, a, b, c, d, e, 0) };
+    let result = unsafe { libc::syscall(number, first, second, third, fourth, fifth, 0) };
     if result == -1 {
         return Err(Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO));
     }
@@ -227,15 +228,14 @@ mod tests {
 
     #[test]
     fn what_a_child_meets_comes_back_as_its_error_number() {
-        // Root or not, this is refused: the priority needs a right or it is given; the reboot's magic is wrong.
+        // With the right to restart the machine the magic numbers are wrong.
         assert!(matches!(attempt(Call::Reboot), Err(Errno::PERM | Errno::INVAL)));
-        assert!(matches!(attempt(Call::DeleteModule), Err(Errno::PERM | Errno::FAULT)));
     }
 
     #[test]
     fn a_child_that_crashes_is_seen_to() {
         let status = fork_and_wait(Child::Crashes).unwrap();
-        assert_eq!(status.terminating_signal(), Some(libc::SIGSEGV));
+        assert_eq!(status.terminating_signal(), Some(libc::SIGABRT));
     }
 
     #[test]
