@@ -148,6 +148,7 @@ fn refusal(error: &AttackError, signal: Option<u8>) -> CmdError {
         AttackError::Engine(EngineError::Unreachable { .. })
         | AttackError::Image(ImageError::Engine(EngineError::Unreachable { .. })) => ExitCode::Unreachable,
         AttackError::Interrupted => ExitCode::Passed(signal.unwrap_or(130)),
+        AttackError::Floors(_) => ExitCode::Bug,
         AttackError::Engine(_) | AttackError::Image(_) | AttackError::Stage(_) => ExitCode::Failed,
     };
     CmdError::new(code, "could not attack the sandbox").caused_by(error)

@@ -13,7 +13,7 @@ pub const SECCOMP: &str = "seccomp";
 pub const LIMITS: &str = "limits";
 
 /// The flaw that let a process without privileges set a program that the host's root runs (wire-executor-miner §10).
-const RELEASE_AGENT: &str = "CVE-2022-0492";
+pub const RELEASE_AGENT: &str = "CVE-2022-0492";
 
 /// The first kernels without it (24f600856418 in 5.17 and its backports).
 const RELEASE_AGENT_FIXED: [&str; 7] = [

@@ -34,6 +34,7 @@ use serde::Serialize;
 use crate::core::config::ExecutorConfig;
 use crate::core::docker::image::ImageError;
 use crate::core::docker::{Engine, EngineError};
+use crate::core::host::floors::TableError;
 use crate::core::model::Profile;
 use crate::core::tasks::Tasks;
 
@@ -85,6 +86,9 @@ pub enum AttackError {
     /// The attack's image could not be made.
     #[error("could not make the attack's image")]
     Image(#[from] ImageError),
+    /// The table of versions, compiled in, is damaged.
+    #[error(transparent)]
+    Floors(#[from] TableError),
     /// The listeners or folders on this side could not be had.
     #[error("could not set the stage")]
     Stage(#[source] io::Error),
