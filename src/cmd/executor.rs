@@ -43,6 +43,34 @@ pub struct RunArgs {
     /// Seconds to connect to the miner [default: 5]
     #[arg(long, value_name = "SECONDS")]
     startup_time_limit: Option<String>,
+    /// A Python class of the reference; there is none here
+    #[arg(long, value_name = "CLASS", hide = true)]
+    job_runner_class: Option<String>,
+}
+
+/// The words with which a Python miner starts the reference's executor: `python manage.py run_executor …`.
+#[derive(Args, Debug)]
+pub struct PythonArgs {
+    #[arg(value_name = "SCRIPT", value_parser = ["manage.py"])]
+    _script: String,
+    #[command(subcommand)]
+    command: PythonCommand,
+}
+
+/// What a Python miner asks of its executor's script.
+#[derive(Debug, Subcommand)]
+enum PythonCommand {
+    /// Connect to a miner, run one job, report and exit
+    #[command(name = "run_executor")]
+    RunExecutor(RunArgs),
+}
+
+impl PythonArgs {
+    /// Runs the command.
+    pub async fn run(self, context: &Context) -> Result<(), CmdError> {
+        let PythonCommand::RunExecutor(args) = self.command;
+        args.run(context).await
+    }
 }
 
 /// `horde executor image …`
@@ -68,6 +96,14 @@ impl ExecutorCommand {
 
 impl RunArgs {
     async fn run(self, context: &Context) -> Result<(), CmdError> {
+        if let Some(class) = self.job_runner_class {
+            let message = format!("could not use the job runner {class}");
+            let cause = "job runners are Python classes of the reference's executor; this one has its own";
+            let mut error = CmdError::new(ExitCode::Usage, message)
+                .hint("unset CUSTOM_JOB_RUNNER_CLASS_NAME in the miner");
+            error.causes.push(cause.to_owned());
+            return Err(error);
+        }
         let flags = [
             ("executor.miner_address", "--miner-address", self.miner_address),
             ("executor.token", "--token", self.token),

@@ -48,6 +48,9 @@ enum Command {
     /// Run one job for a miner
     #[command(subcommand)]
     Executor(executor::ExecutorCommand),
+    /// Run one job for a Python miner
+    #[command(hide = true)]
+    Python(executor::PythonArgs),
     /// Submit jobs to a facilitator and follow them
     #[command(subcommand)]
     Job(job::JobCommand),
@@ -67,6 +70,7 @@ impl Command {
             Self::Validator(command) => command.run(context).await,
             Self::Miner(command) => command.run(context).await,
             Self::Executor(command) => command.run(context).await,
+            Self::Python(args) => args.run(context).await,
             Self::Job(command) => command.run(context).await,
             Self::Key(command) => command.run(context).await,
             Self::Config(command) => command.run(context).await,

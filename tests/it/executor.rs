@@ -49,19 +49,19 @@ use crate::check::weak_engine;
 use crate::support::{Home, accepted_risks};
 
 /// The image that the recordings call `bb:1`.
-const IMAGE: &str = "horde-test-executor:1";
+pub(crate) const IMAGE: &str = "horde-test-executor:1";
 
 /// The name under which one recording has it; nothing is ever fetched from there.
 const REGISTRY_IMAGE: &str = "127.0.0.1:5555/horde-test-executor:1";
 
 /// How long anything may take on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(90);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
 
 /// How many recordings are played side by side.
 const SIDE_BY_SIDE: usize = 3;
 
 /// Returns the engine; none, said loudly, where there is none and none is demanded.
-async fn engine() -> Option<Arc<dyn Engine>> {
+pub(crate) async fn engine() -> Option<Arc<dyn Engine>> {
     let engine: Arc<dyn Engine> = Arc::new(Bollard::new("unix:///var/run/docker.sock").unwrap());
     match engine.version().await {
         Ok(_) => {
@@ -141,16 +141,21 @@ struct Server {
 }
 
 /// A miner, and the web server beside it.
-struct Miner {
-    address: String,
-    links: mpsc::Receiver<Link>,
+pub(crate) struct Miner {
+    pub(crate) address: String,
+    pub(crate) links: mpsc::Receiver<Link>,
     received: Arc<Mutex<Vec<Received>>>,
     tasks: Tasks,
 }
 
 impl Miner {
     async fn start() -> Self {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::start_on("127.0.0.1").await
+    }
+
+    /// Starts where executors elsewhere than on this host's loopback find it.
+    pub(crate) async fn start_on(ip: &str) -> Self {
+        let listener = tokio::net::TcpListener::bind((ip, 0)).await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let (sender, links) = mpsc::channel(4);
         let (tasks, received) = (Tasks::new(), Arc::default());
@@ -226,7 +231,7 @@ async fn web(
     ([("ETag", "\"abc\"")], "stored").into_response()
 }
 
-fn zip_of(entries: &[(&str, &[u8])]) -> Vec<u8> {
+pub(crate) fn zip_of(entries: &[(&str, &[u8])]) -> Vec<u8> {
     let mut writer = zip::ZipWriter::new(Cursor::new(Vec::new()));
     for (name, content) in entries {
         writer
@@ -237,7 +242,7 @@ fn zip_of(entries: &[(&str, &[u8])]) -> Vec<u8> {
     writer.finish().unwrap().into_inner()
 }
 
-fn base64_of(bytes: &[u8]) -> String {
+pub(crate) fn base64_of(bytes: &[u8]) -> String {
     use base64::Engine as _;
     base64::engine::general_purpose::STANDARD.encode(bytes)
 }
@@ -323,7 +328,7 @@ impl Session {
     }
 }
 
-fn initial(volume: Value, timing: [i64; 5]) -> Value {
+pub(crate) fn initial(volume: Value, timing: [i64; 5]) -> Value {
     let [leeway, download, execution, upload, streaming] = timing;
     let trace = fs::read_to_string(golden("executor-happy.jsonl")).unwrap();
     let line = trace
@@ -339,7 +344,7 @@ fn initial(volume: Value, timing: [i64; 5]) -> Value {
     message
 }
 
-fn job(initial: &Value, command: &[&str]) -> Value {
+pub(crate) fn job(initial: &Value, command: &[&str]) -> Value {
     json!({
         "message_type": "V0JobRequest", "job_uuid": initial["job_uuid"], "executor_class": initial["executor_class"],
         "docker_image": IMAGE, "raw_script": null, "docker_run_options_preset": "none", "docker_run_cmd": command,
@@ -353,7 +358,7 @@ fn golden(name: &str) -> std::path::PathBuf {
         .join(name)
 }
 
-const AMPLE: [i64; 5] = [30, 30, 30, 30, 0];
+pub(crate) const AMPLE: [i64; 5] = [30, 30, 30, 30, 0];
 
 /// Plays a volume and a command, and returns what the executor said.
 async fn play(engine: &dyn Engine, volume: Value, command: &[&str], extra: &[(&str, &str)]) -> Vec<Value> {

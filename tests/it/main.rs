@@ -9,6 +9,7 @@
 mod architecture;
 mod check;
 mod cli;
+mod dropin;
 mod executor;
 mod facilitator;
 mod hostile;

@@ -30,6 +30,8 @@ pub struct ExecutorConfig {
     pub upload_bytes_max: u64,
     /// Networks that are not public and that volumes and uploads may reach all the same.
     pub allow_addresses: Vec<IpNet>,
+    /// Whether its paths are those of the engine's host, whatever it looks like.
+    pub on_host: bool,
     /// Failed checks whose risk the operator takes.
     pub accept: Vec<String>,
     /// Whether no GPU is asked for, whatever the class.
@@ -51,6 +53,7 @@ impl ExecutorConfig {
             volume_bytes_max: settings.integer("executor.volume_bytes_max")?,
             upload_bytes_max: settings.integer("executor.upload_bytes_max")?,
             allow_addresses: settings.networks("executor.allow_addresses")?.to_owned(),
+            on_host: settings.bool("executor.on_host")?,
             accept: settings.list("executor.accept")?.to_owned(),
             no_gpu: settings.bool("executor.no_gpu")?,
             sandbox: sandbox(settings)?,

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use super::environment::Environment;
 use super::settings::{ConfigError, Entry, Origin, Problem, Scope, Settings};
 use super::table::{SETTINGS, Setting};
-use super::value::{KindError, Value};
+use super::value::{Kind, KindError, Value};
 
 /// A setting that the command line gave.
 #[derive(Clone, Debug)]
@@ -177,6 +177,10 @@ impl Layers<'_> {
                 .alias
                 .and_then(|name| Some((name, environment.get(name)?)))
             {
+                let text = match setting.kind {
+                    Kind::Bool => reference_truth(text),
+                    _ => text,
+                };
                 self.add_text(setting.key, text, Origin::Environment(name.to_owned()));
             }
         }
@@ -237,6 +241,17 @@ impl Layers<'_> {
             suggestion,
         });
     }
+}
+
+/// Reads a truth as the reference's executor does: a number but 0 or one of its words is true, anything else is not.
+fn reference_truth(text: &str) -> &'static str {
+    const TRUE: [&str; 6] = ["true", "on", "ok", "y", "yes", "1"];
+    let text = text.trim().to_ascii_lowercase();
+    let is_true = match text.parse::<i64>() {
+        Ok(number) => number != 0,
+        Err(_) => TRUE.contains(&text.as_str()),
+    };
+    if is_true { "true" } else { "false" }
 }
 
 /// Returns the known name that is near enough to be meant.
@@ -311,6 +326,30 @@ mod tests {
         }
         assert_eq!(settings.integer::<u16>("miner.port").unwrap(), 3);
         assert_eq!(settings.file(), Some((file.as_path(), true)));
+    }
+
+    #[test]
+    fn the_references_own_variables_are_as_true_as_it_reads_them() {
+        for (text, truth) in [
+            ("1", true),
+            ("True", true),
+            ("ok", true),
+            ("2", true),
+            ("0", false),
+            ("no", false),
+            ("t", false),
+            ("perhaps", false),
+        ] {
+            let environment =
+                Environment::from_iter([("DEBUG_NO_GPU_MODE", text), ("EXECUTOR_ON_HOST", text)]);
+            let settings = load(&Sources {
+                scope: Scope::Executor,
+                ..sources(&environment)
+            })
+            .unwrap();
+            assert_eq!(settings.bool("executor.no_gpu").unwrap(), truth, "{text}");
+            assert_eq!(settings.bool("executor.on_host").unwrap(), truth, "{text}");
+        }
     }
 
     #[test]

@@ -311,6 +311,13 @@ pub const SETTINGS: &[Setting] = &[
         "networks besides the public internet that volumes and uploads may reach",
     ),
     setting(
+        "executor.on_host",
+        Kind::Bool,
+        "false",
+        "take its own paths for those of the engine's host, without looking whether it is in a container",
+    )
+    .alias("EXECUTOR_ON_HOST"),
+    setting(
         "executor.accept",
         Kind::List,
         "",

@@ -23,6 +23,7 @@ use tokio_util::io::ReaderStream;
 
 use super::info::{EngineInfo, EngineVersion};
 use super::limits::{ContainerSpec, container_body};
+use super::place::HostMount;
 use super::reference::ImageReference;
 use super::{
     ContainerId, ContainerState, Engine, EngineError, FoundContainer, ImageFacts, ImageId, LABEL_JOB, Label,
@@ -362,6 +363,27 @@ impl Engine for Bollard {
             is_out_of_memory: found.oom_killed.unwrap_or_default(),
             error: found.error.unwrap_or_default(),
         }))
+    }
+
+    async fn host_mounts(&self, container: &ContainerId) -> Result<Option<Vec<HostMount>>, EngineError> {
+        let options = None::<InspectContainerOptions>;
+        let mounts = match self
+            .client()
+            .await?
+            .inspect_container(container.as_str(), options)
+            .await
+        {
+            Ok(found) => found.mounts.unwrap_or_default(),
+            Err(ClientError::DockerResponseServerError { status_code: 404, .. }) => return Ok(None),
+            Err(error) => return Err(self.explain("look at the container", error)),
+        };
+        let described = mounts.into_iter().filter_map(|mount| {
+            Some(HostMount {
+                source: mount.source.filter(|source| !source.is_empty())?.into(),
+                target: mount.destination?.into(),
+            })
+        });
+        Ok(Some(described.collect()))
     }
 
     async fn written_bytes(&self, container: &ContainerId) -> Result<u64, EngineError> {

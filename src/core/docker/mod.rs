@@ -2,9 +2,9 @@
 //!
 //! [`Engine`] is the port, [`engine::Bollard`] speaks to a real engine over its Unix socket, [`info`] is what an
 //! engine says of itself, [`limits`] turns a job into the container that it may have, [`image`] makes the
-//! executor's own image from the running binary, and [`own`] keeps one of this very binary for helpers. Everything
-//! made here carries our labels ([`Label`]), and only what carries them is ever removed: other people's containers
-//! on the same engine are none of our business.
+//! executor's own image from the running binary, [`own`] keeps one of this very binary for helpers, and [`place`]
+//! tells whether this process is in a container itself. Everything made here carries our labels ([`Label`]), and only
+//! what carries them is ever removed: other people's containers on the same engine are none of our business.
 
 pub mod cgroup;
 pub mod engine;
@@ -12,6 +12,7 @@ pub mod image;
 pub mod info;
 pub mod limits;
 pub mod own;
+pub mod place;
 pub mod profile;
 pub mod reference;
 pub mod removal;
@@ -27,6 +28,7 @@ use tokio::time::sleep;
 
 use info::{EngineInfo, EngineVersion};
 use limits::ContainerSpec;
+use place::HostMount;
 use reference::ImageReference;
 
 /// Names the miner (or the person) on whose behalf a container runs.
@@ -276,6 +278,9 @@ pub trait Engine: Send + Sync + fmt::Debug {
 
     /// Returns what a container is about, or `None` when there is none (any more).
     async fn inspect(&self, container: &ContainerId) -> Result<Option<ContainerState>, EngineError>;
+
+    /// Returns what a container sees of the host, or `None` when there is no such container.
+    async fn host_mounts(&self, container: &ContainerId) -> Result<Option<Vec<HostMount>>, EngineError>;
 
     /// Returns how many bytes a container has written to its root. Takes as long as it takes to look at every file.
     async fn written_bytes(&self, container: &ContainerId) -> Result<u64, EngineError>;

@@ -85,7 +85,10 @@ pub(super) fn plan(
     sandbox: &Sandbox,
 ) -> Result<ContainerSpec, Fault> {
     let mount = |source, target: &str| match ContainerPath::parse(target) {
-        Ok(target) => Ok(BindMount { source, target }),
+        Ok(target) => Ok(BindMount {
+            source: workspace.on_host(source),
+            target,
+        }),
         Err(error) => Err(Fault::Refused(format!("artifacts_dir was refused: {error}"))),
     };
     let mut mounts = vec![

@@ -12,6 +12,7 @@ use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use crate::core::docker::Engine;
+use crate::core::docker::place::Place;
 use crate::core::docker::removal::REMOVAL_PATIENCE;
 use crate::core::docker::sandbox::Sandbox;
 use crate::core::model::sandbox::SandboxWishes;
@@ -28,7 +29,7 @@ use crate::core::transfer::path::RelativePath;
 use crate::core::transfer::upload::Uploader;
 
 use super::container::{
-    ContainerNews, Identity, JobContainer, LocalImage, Plan, STREAM_FILES, Told, disk, obtain_image,
+    ContainerNews, Identity, JobContainer, LocalImage, Plan, STREAM_FILES, Told, disk, obtain_image, ours,
 };
 use super::guard::Guard;
 use super::live::Live;
@@ -69,6 +70,8 @@ pub(super) struct Ports {
     pub(super) engine: Arc<dyn Engine>,
     /// Knows the machine, and who may run on it.
     pub(super) guard: Arc<Guard>,
+    /// Where this process is, when the operator says so.
+    pub(super) place: Option<Place>,
     /// Fetches volumes.
     pub(super) downloader: Arc<Downloader>,
     /// Sends outputs.
@@ -278,10 +281,14 @@ impl Driver {
         let (wishes, guard) = (Arc::clone(&self.wishes), Arc::clone(&self.ports.guard));
         let gpus = gpus && !self.identity.no_gpu;
         let token = self.identity.token.clone();
+        let (place, workspace) = (self.ports.place.clone(), self.workspace.clone());
         self.spawn("prepare", async move {
             let result = async {
                 made.map_err(disk)?;
                 guard.admit(gpus).await?;
+                if let Some(workspace) = workspace {
+                    settle(&*engine, place, &workspace).await?;
+                }
                 let sandbox = Sandbox::fit(&wishes, guard.engine().await?, &token)
                     .map_err(|error| Fault::Refused(error.to_string()))?;
                 let image = match image {
@@ -381,6 +388,19 @@ impl Driver {
 async fn tell(news: &mpsc::Sender<News>, piece: News) {
     // The driver has ended: nobody needs to know.
     drop(news.send(piece).await);
+}
+
+/// Finds out where the engine's host has a workspace.
+async fn settle(engine: &dyn Engine, place: Option<Place>, workspace: &Workspace) -> Result<(), Fault> {
+    let place = match place {
+        Some(place) => place,
+        None => Place::find(engine).await.map_err(ours)?,
+    };
+    let root = place
+        .on_host(workspace.root())
+        .map_err(|error| Fault::Refused(error.to_string()))?;
+    workspace.settle(root);
+    Ok(())
 }
 
 async fn fetch(downloader: &Downloader, volume: Volume, workspace: &Workspace) -> Result<(), Fault> {

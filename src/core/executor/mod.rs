@@ -19,6 +19,7 @@ use tokio::time::Instant;
 
 use crate::core::config::ExecutorConfig;
 use crate::core::docker::Engine;
+use crate::core::docker::place::Place;
 use crate::core::host::facts::Host;
 use crate::core::host::floors::{Floors, TableError};
 use crate::core::host::gpu::NvmlGpus;
@@ -87,6 +88,7 @@ pub async fn run(config: ExecutorConfig, engine: Arc<dyn Engine>, tasks: Tasks) 
     let host = Host::new(Arc::clone(&engine), Arc::new(NvmlGpus::new()));
     let ports = Ports {
         engine,
+        place: config.on_host.then_some(Place::Host),
         guard: Arc::new(Guard::new(host, Floors::built_in()?, config.accept)),
         downloader: Arc::new(Downloader::new(config.volume_bytes_max, Arc::clone(&policy))),
         uploader: Arc::new(Uploader::new(config.upload_bytes_max, policy)),

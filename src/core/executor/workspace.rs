@@ -8,6 +8,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use rustix::fs::{FlockOperation, Mode, OFlags, flock};
 
@@ -31,6 +32,8 @@ const UNLOCKED: &str = "lock.new";
 #[derive(Debug)]
 pub(super) struct Workspace {
     root: PathBuf,
+    /// The root as the engine's host has it, once that is known to differ.
+    host_root: OnceLock<PathBuf>,
     _lock: OwnedFd,
     is_removed: bool,
 }
@@ -49,6 +52,7 @@ impl Workspace {
         fs::rename(root.join(UNLOCKED), root.join(LOCK))?;
         let workspace = Self {
             root,
+            host_root: OnceLock::new(),
             _lock: lock,
             is_removed: false,
         };
@@ -92,6 +96,24 @@ impl Workspace {
             }
         }
         Ok(count)
+    }
+
+    /// The folder that holds all others.
+    pub(super) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Notes where the engine's host has the root; the first word counts.
+    pub(super) fn settle(&self, host_root: PathBuf) {
+        self.host_root.get_or_init(|| host_root);
+    }
+
+    /// Returns a path of the workspace as the engine's host has it.
+    pub(super) fn on_host(&self, path: PathBuf) -> PathBuf {
+        match (self.host_root.get(), path.strip_prefix(&self.root)) {
+            (Some(host_root), Ok(rest)) => host_root.join(rest),
+            (None, _) | (_, Err(_)) => path,
+        }
     }
 
     /// The folder mounted at `/volume/`.
@@ -180,6 +202,19 @@ mod tests {
         assert_eq!(fs::read_dir(outside.path()).unwrap().count(), 0);
         drop(Workspace::create(outside.path()).unwrap());
         assert_eq!(fs::read_dir(outside.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn the_engine_is_told_the_paths_of_its_own_host() {
+        let outside = tempfile::tempdir().unwrap();
+        let workspace = Workspace::create(outside.path()).unwrap();
+        assert_eq!(workspace.on_host(workspace.volume()), workspace.volume());
+        workspace.settle("/srv/jobs/x".into());
+        assert_eq!(
+            workspace.on_host(workspace.volume()),
+            Path::new("/srv/jobs/x/volume")
+        );
+        assert_eq!(workspace.on_host("/elsewhere".into()), Path::new("/elsewhere"));
     }
 
     #[test]
