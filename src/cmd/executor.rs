@@ -1,5 +1,6 @@
 //! `horde executor`: run one job for a miner.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::{Args, Subcommand};
@@ -29,6 +30,9 @@ pub enum ExecutorCommand {
     /// Try to get out of the container that this runs in
     #[command(hide = true)]
     AttackInside(InsideArgs),
+    /// Be a helper of a streaming job, in a container that an executor made
+    #[command(hide = true)]
+    Helper(HelperArgs),
 }
 
 /// `horde executor run …`
@@ -81,6 +85,14 @@ pub struct ImageArgs {
     tag: String,
 }
 
+/// `horde executor helper …`
+#[derive(Args, Debug)]
+pub struct HelperArgs {
+    /// The folder of the socket over which the executor says what to do
+    #[arg(long, value_name = "DIRECTORY")]
+    folder: PathBuf,
+}
+
 impl ExecutorCommand {
     /// Runs the command.
     pub async fn run(self, context: &Context) -> Result<(), CmdError> {
@@ -90,6 +102,7 @@ impl ExecutorCommand {
             Self::Check(args) => args.run(context).await,
             Self::Specs(args) => args.run(context).await,
             Self::AttackInside(args) => args.run(),
+            Self::Helper(args) => args.run(context).await,
         }
     }
 }
@@ -150,6 +163,17 @@ impl ImageArgs {
         } else {
             context.line(format_args!("{image} {}", id.as_str()))
         }
+    }
+}
+
+impl HelperArgs {
+    async fn run(self, context: &Context) -> Result<(), CmdError> {
+        context.role_settings(Scope::Executor, Vec::new())?;
+        context
+            .serve("helper", |tasks| async move {
+                executor::streaming::help(&self.folder, tasks).await
+            })
+            .await
     }
 }
 

@@ -67,6 +67,7 @@ const HEAVY: &[(&str, &[&str])] = &[
     ("toml", &["config", "host"]),
     ("nvml_wrapper", &["host"]),
     ("sysinfo", &["host"]),
+    ("rcgen", &["executor"]),
 ];
 
 /// One source file without its unit tests and comments.

@@ -149,7 +149,7 @@ pub(crate) struct Miner {
 }
 
 impl Miner {
-    async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         Self::start_on("127.0.0.1").await
     }
 
@@ -182,7 +182,7 @@ impl Miner {
         }
     }
 
-    fn url(&self, path: &str) -> String {
+    pub(crate) fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.address)
     }
 }
@@ -248,16 +248,16 @@ pub(crate) fn base64_of(bytes: &[u8]) -> String {
 }
 
 /// A running executor and its link.
-struct Session {
-    home: Home,
-    token: String,
-    child: Child,
+pub(crate) struct Session {
+    pub(crate) home: Home,
+    pub(crate) token: String,
+    pub(crate) child: Child,
     link: Link,
 }
 
 impl Session {
     /// Starts the real binary and waits until it is connected.
-    async fn start(miner: &mut Miner, extra: &[(&str, &str)]) -> Self {
+    pub(crate) async fn start(miner: &mut Miner, extra: &[(&str, &str)]) -> Self {
         let home = Home::new();
         fs::create_dir(home.path().join("work")).unwrap();
         let token = format!("horde-test-{}", uuid::Uuid::new_v4());
@@ -282,13 +282,13 @@ impl Session {
         }
     }
 
-    async fn send(&self, message: &Value) {
+    pub(crate) async fn send(&self, message: &Value) {
         // The executor may have ended already, as in the recording without timing.
         drop(self.link.send(message.to_string()).await);
     }
 
     /// Returns the next message; none when the executor said goodbye.
-    async fn next(&mut self) -> Option<Value> {
+    pub(crate) async fn next(&mut self) -> Option<Value> {
         match timeout(PATIENCE, self.link.recv())
             .await
             .expect("the executor answers in time")
@@ -303,7 +303,7 @@ impl Session {
     }
 
     /// Returns everything that is still said.
-    async fn rest(&mut self) -> Vec<Value> {
+    pub(crate) async fn rest(&mut self) -> Vec<Value> {
         let mut messages = Vec::new();
         while let Some(message) = self.next().await {
             messages.push(message);
@@ -312,7 +312,7 @@ impl Session {
     }
 
     /// Waits for the end of the process; asserts that it left nothing behind.
-    async fn end(mut self, engine: &dyn Engine) -> ExitStatus {
+    pub(crate) async fn end(mut self, engine: &dyn Engine) -> ExitStatus {
         let status = timeout(PATIENCE, self.child.wait())
             .await
             .expect("the executor exits in time")
@@ -352,7 +352,7 @@ pub(crate) fn job(initial: &Value, command: &[&str]) -> Value {
     })
 }
 
-fn golden(name: &str) -> std::path::PathBuf {
+pub(crate) fn golden(name: &str) -> std::path::PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("tests/golden/traces")
         .join(name)
@@ -571,7 +571,7 @@ async fn every_recorded_session_goes_as_it_went_but_for_the_table_above() {
 
 // --- inputs -----------------------------------------------------------------------------------------------------
 
-fn kind_of(message: &Value) -> &str {
+pub(crate) fn kind_of(message: &Value) -> &str {
     message["message_type"].as_str().unwrap()
 }
 

@@ -18,6 +18,7 @@ mod key;
 mod miner;
 mod published;
 mod signatures;
+mod streaming;
 mod support;
 mod traces;
 mod up;

@@ -34,6 +34,8 @@ pub struct ExecutorConfig {
     pub on_host: bool,
     /// Failed checks whose risk the operator takes.
     pub accept: Vec<String>,
+    /// Where the client of a streaming job connects.
+    pub streaming_port: u16,
     /// Whether no GPU is asked for, whatever the class.
     pub no_gpu: bool,
     /// What jobs may have.
@@ -55,6 +57,7 @@ impl ExecutorConfig {
             allow_addresses: settings.networks("executor.allow_addresses")?.to_owned(),
             on_host: settings.bool("executor.on_host")?,
             accept: settings.list("executor.accept")?.to_owned(),
+            streaming_port: settings.integer("executor.streaming_port")?,
             no_gpu: settings.bool("executor.no_gpu")?,
             sandbox: sandbox(settings)?,
         })

@@ -324,6 +324,13 @@ pub const SETTINGS: &[Setting] = &[
         "failed checks of `horde executor check` whose risk is taken, such as CVE-2025-31133",
     ),
     setting(
+        "executor.streaming_port",
+        Kind::Integer { min: 1, max: 65_535 },
+        "6006",
+        "port at which the client of a streaming job connects",
+    )
+    .alias("NGINX_PORT"),
+    setting(
         "executor.no_gpu",
         Kind::Bool,
         "false",

@@ -5,10 +5,11 @@
 //! is the operator's and the engine's word alone.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use bollard::models::{
-    ContainerCreateBody, DeviceRequest, HostConfig, HostConfigLogConfig, Mount, MountType,
+    ContainerCreateBody, DeviceRequest, HostConfig, HostConfigLogConfig, Mount, MountType, PortBinding,
 };
 
 use super::sandbox::Sandbox;
@@ -45,6 +46,9 @@ pub enum Network {
     None,
     /// Through the engine's default bridge: executors and helpers, never jobs.
     Bridge,
+    /// Through the engine's default bridge, and the port at this address of the host leads to the same port in the
+    /// container: helpers, never jobs.
+    Published(SocketAddr),
     /// As another container does, whose interfaces and sockets it shares: helpers, never jobs.
     Container(ContainerId),
 }
@@ -200,8 +204,25 @@ pub(super) fn container_body(spec: &ContainerSpec) -> ContainerCreateBody {
             // Its image says who runs in it.
             Role::Executor => None,
         },
+        exposed_ports: match spec.network {
+            Network::Published(address) => Some(vec![port_name(address)]),
+            Network::None | Network::Bridge | Network::Container(_) => None,
+        },
         host_config: Some(host_config(spec)),
         ..ContainerCreateBody::default()
+    }
+}
+
+fn port_name(address: SocketAddr) -> String {
+    format!("{}/tcp", address.port())
+}
+
+fn binding(address: SocketAddr) -> PortBinding {
+    let ip = address.ip();
+    PortBinding {
+        // None means all addresses of both families.
+        host_ip: (!ip.is_unspecified()).then(|| ip.to_string()),
+        host_port: Some(address.port().to_string()),
     }
 }
 
@@ -217,9 +238,16 @@ fn host_config(spec: &ContainerSpec) -> HostConfig {
         mounts: Some(mounts.collect()),
         network_mode: Some(match &spec.network {
             Network::None => "none".to_owned(),
-            Network::Bridge => "bridge".to_owned(),
+            Network::Bridge | Network::Published(_) => "bridge".to_owned(),
             Network::Container(other) => format!("container:{other}"),
         }),
+        port_bindings: match spec.network {
+            Network::Published(address) => Some(HashMap::from([(
+                port_name(address),
+                Some(vec![binding(address)]),
+            )])),
+            Network::None | Network::Bridge | Network::Container(_) => None,
+        },
         // Said aloud, so that an engine configured with other defaults cannot weaken it.
         privileged: Some(false),
         publish_all_ports: Some(false),
@@ -338,6 +366,21 @@ mod tests {
             (Some(HELPER_MEMORY_BYTES), Some(HELPER_MEMORY_BYTES))
         );
         assert_eq!((host.privileged, host.runtime), (Some(false), None));
+    }
+
+    #[test]
+    fn a_port_is_published_at_one_address_or_at_all() {
+        let mut spec = job(Preset::None);
+        for (address, ip) in [("127.0.0.1:6006", Some("127.0.0.1")), ("[::]:6006", None)] {
+            spec.network = Network::Published(address.parse().unwrap());
+            let body = container_body(&spec);
+            assert_eq!(body.exposed_ports, Some(vec!["6006/tcp".to_owned()]));
+            let host = body.host_config.unwrap();
+            assert_eq!(host.network_mode.as_deref(), Some("bridge"));
+            let bindings = host.port_bindings.unwrap().remove("6006/tcp").unwrap().unwrap();
+            assert_eq!(bindings[0].host_ip.as_deref(), ip);
+            assert_eq!(bindings[0].host_port.as_deref(), Some("6006"));
+        }
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::core::docker::cgroup::Cgroup;
@@ -45,6 +45,8 @@ pub(super) struct Identity {
     pub(super) token: String,
     /// Whether no GPU is asked for, whatever the order says.
     pub(super) no_gpu: bool,
+    /// Where the client of a streaming job connects.
+    pub(super) streaming_port: u16,
 }
 
 /// An image that is at hand.
@@ -178,6 +180,7 @@ pub(super) struct JobContainer {
     go: Option<oneshot::Sender<()>>,
     signals: mpsc::Sender<Signal>,
     release: CancellationToken,
+    running: watch::Receiver<Option<ContainerId>>,
 }
 
 /// The orders as the task sees them.
@@ -185,6 +188,7 @@ struct Orders {
     go: oneshot::Receiver<()>,
     signals: mpsc::Receiver<Signal>,
     release: CancellationToken,
+    running: watch::Sender<Option<ContainerId>>,
 }
 
 impl JobContainer {
@@ -193,17 +197,25 @@ impl JobContainer {
         let (go, go_received) = oneshot::channel();
         let (signals, signals_received) = mpsc::channel(SIGNALS_MAX);
         let release = CancellationToken::new();
+        let (running_sender, running) = watch::channel(None);
         let orders = Orders {
             go: go_received,
             signals: signals_received,
             release: release.clone(),
+            running: running_sender,
         };
         tasks.spawn("job container", live(plan, orders, told));
         Self {
             go: Some(go),
             signals,
             release,
+            running,
         }
+    }
+
+    /// Returns where to learn which container it is, once that runs.
+    pub(super) fn running(&self) -> watch::Receiver<Option<ContainerId>> {
+        self.running.clone()
     }
 
     /// Lets the container start.
@@ -249,6 +261,7 @@ async fn live(plan: Plan, mut orders: Orders, told: Told) {
                 container: &container,
                 cgroup: &mut cgroup,
                 live: plan.live.as_ref(),
+                told: &orders.running,
             };
             let ended = tokio::select! {
                 biased;
@@ -340,6 +353,8 @@ struct Running<'a> {
     /// Where its processes can be seen, once it runs.
     cgroup: &'a mut Option<Cgroup>,
     live: Option<&'a Live>,
+    /// Who is told that it runs.
+    told: &'a watch::Sender<Option<ContainerId>>,
 }
 
 /// Starts the container and follows it to its end.
@@ -354,12 +369,14 @@ async fn execute(
         container,
         cgroup,
         live,
+        told,
     } = running;
     let scratch = workspace.scratch();
     let [stdout, stderr] = STREAM_FILES;
     let mut stdout = open_stream(&scratch, stdout).map_err(disk)?;
     let mut stderr = open_stream(&scratch, stderr).map_err(disk)?;
     engine.start(container).await.map_err(ours)?;
+    told.send_replace(Some(container.clone()));
     let mut exit = pin!(engine.wait(container));
     let mut look = pin!(engine.inspect(container));
     let (mut exit_code, mut has_ended, mut is_seen) = (None, false, false);

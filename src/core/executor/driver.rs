@@ -11,7 +11,9 @@ use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
+use crate::core::clock::Clock;
 use crate::core::docker::Engine;
+use crate::core::docker::limits::Labels;
 use crate::core::docker::place::Place;
 use crate::core::docker::removal::REMOVAL_PATIENCE;
 use crate::core::docker::sandbox::Sandbox;
@@ -34,9 +36,11 @@ use super::container::{
 use super::guard::Guard;
 use super::live::Live;
 use super::machine::{Effect, Event, Fault, Machine, Outcome, Results};
+use super::streaming::{self, ClientCertificate, StreamFault, StreamServer, Streaming};
 use super::workspace::Workspace;
 
-/// How many pieces of news may wait for the machine. Each piece of work sends one and there are four kinds.
+/// How many pieces of news may wait for the machine. Each piece of work sends two at most and there are
+/// five kinds, of which two have ended before the others begin.
 const NEWS_MAX: usize = 8;
 
 /// The longest that the miner may take to take the report and to answer the close.
@@ -51,6 +55,7 @@ enum News {
     Prepared(Result<Box<Prepared>, Fault>),
     Fetched(Result<(), Fault>),
     Container(ContainerNews),
+    Streaming(Result<StreamServer, StreamFault>),
     Uploaded(Result<Results, Fault>),
 }
 
@@ -76,6 +81,8 @@ pub(super) struct Ports {
     pub(super) downloader: Arc<Downloader>,
     /// Sends outputs.
     pub(super) uploader: Arc<Uploader>,
+    /// Wall time, for certificates.
+    pub(super) clock: Clock,
     /// Where new work is spawned.
     pub(super) tasks: Tasks,
 }
@@ -94,6 +101,7 @@ pub(super) struct Driver {
     workspace: Option<Arc<Workspace>>,
     prepared: Option<Box<Prepared>>,
     container: Option<JobContainer>,
+    streaming: Option<Streaming>,
     is_stopping: bool,
     work: Vec<AbortHandle>,
 }
@@ -120,6 +128,7 @@ impl Driver {
             workspace: None,
             prepared: None,
             container: None,
+            streaming: None,
             is_stopping: false,
             work: Vec::new(),
         }
@@ -181,6 +190,7 @@ impl Driver {
                     self.container = None;
                     Event::Gone(result.map_err(|error| chain(&error)))
                 }
+                Some(News::Streaming(result)) => Event::Streaming(result),
                 Some(News::Uploaded(result)) => Event::Uploaded(result),
                 // Cannot happen: a sender is kept here.
                 None => Event::LinkLost,
@@ -215,6 +225,7 @@ impl Driver {
                 }
             }
             Effect::Prepare { image, gpus } => self.prepare(image, gpus),
+            Effect::OpenStream { client, address } => self.open_stream(client, address),
             Effect::Create(job) => self.create(job),
             Effect::Fetch(volume) => self.fetch(volume),
             Effect::Start => {
@@ -227,11 +238,16 @@ impl Driver {
                     container.signal(signal);
                 }
             }
-            Effect::Remove => match &self.container {
-                Some(container) => container.remove(),
-                // Without folders there was nothing to make it for.
-                None => tell(&self.news_sender, News::Container(ContainerNews::Gone(Ok(())))).await,
-            },
+            Effect::Remove => {
+                if let Some(streaming) = &self.streaming {
+                    streaming.close();
+                }
+                match &self.container {
+                    Some(container) => container.remove(),
+                    // Without folders there was nothing to make it for.
+                    None => tell(&self.news_sender, News::Container(ContainerNews::Gone(Ok(())))).await,
+                }
+            }
             Effect::Upload {
                 upload,
                 artifacts_dir,
@@ -267,7 +283,11 @@ impl Driver {
             let news = news.clone();
             async move { tell(&news, News::Container(piece)).await }.boxed()
         });
-        self.container = Some(JobContainer::begin(plan, &self.ports.tasks, told));
+        let container = JobContainer::begin(plan, &self.ports.tasks, told);
+        if let Some(streaming) = &mut self.streaming {
+            streaming.lead_to(container.running());
+        }
+        self.container = Some(container);
         if let Some(passing) = passing {
             self.spawn("pass output on", passing);
         }
@@ -299,6 +319,43 @@ impl Driver {
             };
             tell(&news, News::Prepared(result.await)).await;
         });
+    }
+
+    fn open_stream(&mut self, client: ClientCertificate, address: Option<String>) {
+        // Without folders the preparation has failed, and says so.
+        let Some(workspace) = self.workspace.clone() else {
+            return;
+        };
+        let folders = match workspace.helper_folders() {
+            Ok(folders) => folders,
+            Err(error) => {
+                let (news, fault) = (self.news_sender.clone(), StreamFault::Setup(error.to_string()));
+                self.spawn("fail the stream", async move {
+                    tell(&news, News::Streaming(Err(fault))).await;
+                });
+                return;
+            }
+        };
+        let terms = streaming::Terms {
+            engine: Arc::clone(&self.ports.engine),
+            labels: Labels {
+                owner: self.identity.owner.clone(),
+                token: self.identity.token.clone(),
+                job: self.machine.job_uuid().map(ToString::to_string),
+            },
+            client,
+            address,
+            port: self.identity.streaming_port,
+            place: self.ports.place.clone(),
+            folders,
+            now: self.ports.clock.now(),
+        };
+        let news = self.news_sender.clone();
+        let told = move |outcome| {
+            let news = news.clone();
+            async move { tell(&news, News::Streaming(outcome)).await }.boxed()
+        };
+        self.streaming = Some(Streaming::begin(terms, &self.ports.tasks, Box::new(told)));
     }
 
     fn fetch(&mut self, volume: Option<Volume>) {
@@ -335,7 +392,8 @@ impl Driver {
         for work in self.work.drain(..) {
             work.abort();
         }
-        self.outlive_the_container().await;
+        let streaming = self.streaming.take();
+        tokio::join!(self.outlive_the_container(), outlive(streaming));
         let (workspace, work_dir) = (self.workspace.take(), Arc::clone(&self.work_dir));
         // On a thread that may block; whoever still holds the folders drops them there or here.
         let removal = tokio::task::spawn_blocking(move || {
@@ -382,6 +440,18 @@ impl Driver {
                 tracing::error!(token = %self.identity.token, "nobody knows what became of the job's container");
             }
         }
+    }
+}
+
+/// Waits for the helpers of a streaming job to be gone.
+async fn outlive(streaming: Option<Streaming>) {
+    if let Some(streaming) = streaming
+        && !matches!(
+            tokio::time::timeout(REMOVAL_PATIENCE, streaming.remove()).await,
+            Ok(true)
+        )
+    {
+        tracing::error!("nobody knows what became of the helpers of the streaming job");
     }
 }
 

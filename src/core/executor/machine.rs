@@ -35,9 +35,11 @@ use crate::core::model::upload::OutputUpload;
 use crate::core::model::volume::Volume;
 use crate::core::proto::job::{
     Context, ExecutionDone, ExecutorReady, FullJob, GenericError, HordeFailed, InitialJob, JobFailed,
-    JobFinished, VolumesReady,
+    JobFinished, StreamingReady, VolumesReady,
 };
 use crate::core::proto::miner_executor::{Down, FRAME_BYTES_MAX, Up};
+
+use super::streaming::{ClientCertificate, StreamFault, StreamServer};
 
 /// How long a container may take to end by itself once it was asked to, before it is killed: what the reference
 /// gives (wire-executor-miner §7), and what validators reckon with.
@@ -122,6 +124,8 @@ pub enum Event {
     Fetched(Result<(), Fault>),
     /// The container has ended, or could not be made or started.
     Exited(Result<Ended, Fault>),
+    /// The way into a streaming job is open, or there is none; the second may come after the first.
+    Streaming(Result<StreamServer, StreamFault>),
     /// [`Effect::Upload`] has ended.
     Uploaded(Result<Results, Fault>),
     /// The container is gone with everything that ran in it, or nobody can tell.
@@ -143,6 +147,13 @@ pub enum Effect {
         image: Option<String>,
         /// Whether jobs of the class get GPUs.
         gpus: bool,
+    },
+    /// Begin to open a way into the job, which goes on once the container runs.
+    OpenStream {
+        /// The only client.
+        client: ClientCertificate,
+        /// The executor's address, as that client will know it.
+        address: Option<String>,
     },
     /// Make the container, without starting it; its failure is told when it is to start.
     Create(Box<FullJob>),
@@ -202,6 +213,7 @@ enum State {
     },
     Stopping {
         job_uuid: JobId,
+        why: Why,
         signal: Signal,
     },
     Uploading {
@@ -238,6 +250,29 @@ enum Timing {
     Single,
 }
 
+/// How far the way into a job is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stream {
+    /// The job does not stream.
+    None,
+    /// Not yet.
+    Opening,
+    /// The miner was told.
+    Open,
+}
+
+/// Why a container is ended before its end.
+#[derive(Debug, Clone)]
+enum Why {
+    /// Its time is over.
+    Overrun,
+    /// It did not become healthy, and what it said last.
+    Unhealthy(String),
+}
+
+/// What is said of a streaming job that did not become healthy (wire-executor-miner §9).
+const UNHEALTHY: &str = "Streaming job health check failed";
+
 /// The stage machine of one job.
 #[derive(Debug)]
 pub struct Machine {
@@ -245,6 +280,7 @@ pub struct Machine {
     container: Presence,
     deadline: Instant,
     timing: Timing,
+    stream: Stream,
     miner: String,
 }
 
@@ -256,6 +292,7 @@ impl Machine {
             container: Presence::Absent,
             deadline: later(now, startup),
             timing: Timing::Single,
+            stream: Stream::None,
             miner: miner.into(),
         }
     }
@@ -297,6 +334,7 @@ impl Machine {
             Event::Prepared(result) => self.on_prepared(now, result),
             Event::Fetched(result) => self.on_fetched(result),
             Event::Exited(result) => self.on_exited(result),
+            Event::Streaming(result) => self.on_streaming(now, result),
             Event::Uploaded(result) => self.on_uploaded(result),
             Event::Gone(result) => self.on_gone(result),
             Event::LinkLost => self.end(Outcome::LinkLost),
@@ -342,16 +380,24 @@ impl Machine {
         }
         let (job_uuid, image) = (initial.job_uuid.clone(), initial.docker_image.clone());
         let gpus = initial.executor_class.has_gpu();
-        let is_streaming = initial.streaming_details.is_some();
+        let streaming = initial.streaming_details.clone();
         self.state = State::Preparing {
             initial: Box::new(initial),
             early: None,
         };
-        if is_streaming {
-            let message = "Streaming jobs are not supported by this executor";
-            return self.horde_failed(job_uuid, message, HordeReason::StreamingFailed, []);
+        let mut effects = vec![Effect::Prepare { image, gpus }];
+        if let Some(streaming) = streaming {
+            let address = streaming.executor_ip;
+            match ClientCertificate::parse(&streaming.public_key) {
+                Ok(client) => effects.push(Effect::OpenStream { client, address }),
+                Err(error) => {
+                    let message = format!("Failed to start streaming: {error}");
+                    return self.horde_failed(job_uuid, &message, HordeReason::StreamingFailed, []);
+                }
+            }
+            self.stream = Stream::Opening;
         }
-        vec![Effect::Prepare { image, gpus }]
+        effects
     }
 
     fn on_job(&mut self, now: Instant, job: Box<FullJob>) -> Vec<Effect> {
@@ -462,15 +508,60 @@ impl Machine {
         }
         self.state = State::Running { job: job.clone() };
         self.extend(|timing| timing.execution_time_limit);
+        if self.stream != Stream::None {
+            self.extend(|timing| timing.streaming_start_time_limit);
+        }
         vec![Effect::Send(Up::from(VolumesReady { job_uuid })), Effect::Start]
+    }
+
+    fn on_streaming(&mut self, now: Instant, result: Result<StreamServer, StreamFault>) -> Vec<Effect> {
+        let job_uuid = match &self.state {
+            State::Preparing { initial, .. } | State::AwaitingJob { initial } => initial.job_uuid.clone(),
+            State::Fetching { job } | State::Running { job } => job.job_uuid.clone(),
+            State::AwaitingInitial
+            | State::Stopping { .. }
+            | State::Uploading { .. }
+            | State::Leaving { .. }
+            | State::Ended => {
+                return Vec::new();
+            }
+        };
+        match result {
+            Ok(server) => {
+                self.stream = Stream::Open;
+                vec![Effect::Send(Up::from(StreamingReady {
+                    job_uuid,
+                    executor_token: None,
+                    public_key: server.certificate,
+                    ip: None,
+                    port: server.port.into(),
+                    miner_signature: None,
+                }))]
+            }
+            Err(StreamFault::Setup(detail)) => {
+                let message = format!("Failed to start streaming: {detail}");
+                self.horde_failed(job_uuid, &message, HordeReason::StreamingFailed, [])
+            }
+            // Its streams tell why, so it is ended first.
+            Err(StreamFault::Unhealthy(detail)) => self.stop(
+                later(now, STOP_GRACE),
+                job_uuid,
+                Why::Unhealthy(detail),
+                Signal::Term,
+            ),
+        }
     }
 
     fn on_exited(&mut self, result: Result<Ended, Fault>) -> Vec<Effect> {
         let job = match &self.state {
             State::Running { job } => job,
-            State::Stopping { job_uuid, signal } => {
-                let (job_uuid, signal) = (job_uuid.clone(), *signal);
-                return self.stopped(job_uuid, signal, result.ok());
+            State::Stopping {
+                job_uuid,
+                why,
+                signal,
+            } => {
+                let (job_uuid, why, signal) = (job_uuid.clone(), why.clone(), *signal);
+                return self.stopped(job_uuid, why, signal, result.ok());
             }
             State::AwaitingInitial
             | State::Preparing { .. }
@@ -498,6 +589,13 @@ impl Machine {
                     context: None,
                 };
                 self.leave(failed.into(), Outcome::Failed)
+            }
+            // Nobody was told where to reach it.
+            Ok(ended) if self.stream == Stream::Opening => {
+                let detail = Value::from("the job ended before it was ready");
+                let context = Context::from_iter([("error".to_owned(), detail)]);
+                let exit_code = Some(ended.exit_code);
+                self.timed_out(job_uuid, UNHEALTHY, exit_code, Some(ended.streams), Some(context))
             }
             Ok(ended) => {
                 let upload = Effect::Upload {
@@ -584,18 +682,23 @@ impl Machine {
             }
             State::Running { job } => {
                 let job_uuid = job.job_uuid.clone();
-                self.stop(later(now, STOP_GRACE), job_uuid, Signal::Term)
+                self.stop(later(now, STOP_GRACE), job_uuid, Why::Overrun, Signal::Term)
             }
             State::Stopping {
                 job_uuid,
+                why,
                 signal: Signal::Term,
             } => {
-                let job_uuid = job_uuid.clone();
-                self.stop(later(now, STOP_PATIENCE), job_uuid, Signal::Kill)
+                let (job_uuid, why) = (job_uuid.clone(), why.clone());
+                self.stop(later(now, STOP_PATIENCE), job_uuid, why, Signal::Kill)
             }
-            State::Stopping { job_uuid, signal } => {
-                let (job_uuid, signal) = (job_uuid.clone(), *signal);
-                self.stopped(job_uuid, signal, None)
+            State::Stopping {
+                job_uuid,
+                why,
+                signal,
+            } => {
+                let (job_uuid, why, signal) = (job_uuid.clone(), why.clone(), *signal);
+                self.stopped(job_uuid, why, signal, None)
             }
             State::Uploading { job_uuid, ended } => {
                 let (job_uuid, ended) = (job_uuid.clone(), ended.clone());
@@ -615,20 +718,31 @@ impl Machine {
         }
     }
 
-    fn stop(&mut self, deadline: Instant, job_uuid: JobId, signal: Signal) -> Vec<Effect> {
-        self.state = State::Stopping { job_uuid, signal };
+    fn stop(&mut self, deadline: Instant, job_uuid: JobId, why: Why, signal: Signal) -> Vec<Effect> {
+        self.state = State::Stopping {
+            job_uuid,
+            why,
+            signal,
+        };
         self.deadline = deadline;
         vec![Effect::Stop(signal)]
     }
 
-    /// Reports a container that was ended for its time. The wire's exit status stays empty, as in the recordings.
-    fn stopped(&mut self, job_uuid: JobId, signal: Signal, ended: Option<Ended>) -> Vec<Effect> {
+    /// Reports a container that was ended. The wire's exit status stays empty, as in the recordings.
+    fn stopped(&mut self, job_uuid: JobId, why: Why, signal: Signal, ended: Option<Ended>) -> Vec<Effect> {
         let mut context = Context::from_iter([("stopped_with".to_owned(), Value::from(signal.as_str()))]);
         if let Some(ended) = &ended {
             context.insert("container_exit_status".to_owned(), Value::from(ended.exit_code));
         }
+        let message = match why {
+            Why::Overrun => "Execution time exceeded",
+            Why::Unhealthy(detail) => {
+                context.insert("error".to_owned(), Value::String(detail));
+                UNHEALTHY
+            }
+        };
         let streams = ended.map(|ended| ended.streams);
-        self.timed_out(job_uuid, "Execution time exceeded", None, streams, Some(context))
+        self.timed_out(job_uuid, message, None, streams, Some(context))
     }
 
     /// Reports a fault as the current stage has it.
@@ -784,7 +898,8 @@ impl Machine {
         vec![Effect::End(outcome)]
     }
 
-    fn job_uuid(&self) -> Option<&JobId> {
+    /// Returns the job, once it is known and until it has ended.
+    pub(super) fn job_uuid(&self) -> Option<&JobId> {
         match &self.state {
             State::AwaitingInitial | State::Ended => None,
             State::Preparing { initial, .. } | State::AwaitingJob { initial } => Some(&initial.job_uuid),
@@ -920,6 +1035,7 @@ mod tests {
         let kind = |effect: &Effect| match effect {
             Effect::Send(message) => message.message_type(),
             Effect::Prepare { .. } => "prepare",
+            Effect::OpenStream { .. } => "open stream",
             Effect::Create(_) => "create",
             Effect::Fetch(_) => "fetch",
             Effect::Start => "start",
@@ -1175,13 +1291,121 @@ mod tests {
         }
     }
 
+    fn streaming_initial() -> Event {
+        let golden: Value =
+            serde_json::from_str(include_str!("../../../tests/golden/streaming_tls.json")).unwrap();
+        let pem = golden["certificates"][0]["certificate_pem"].clone();
+        initial(|message| {
+            message["streaming_details"] = json!({ "public_key": pem, "executor_ip": "203.0.113.7" });
+        })
+    }
+
+    fn server() -> Event {
+        Event::Streaming(Ok(StreamServer {
+            certificate: "CERT".to_owned(),
+            port: 6006,
+        }))
+    }
+
+    /// Brings a machine with a streaming job to where its container runs.
+    fn streaming(now: Instant) -> Machine {
+        let mut machine = machine(now);
+        for event in [
+            streaming_initial(),
+            Event::Prepared(Ok(())),
+            full(|_| {}),
+            Event::Fetched(Ok(())),
+        ] {
+            machine.on(now, event);
+        }
+        machine
+    }
+
+    /// Returns what a streaming job's executor reports in the end, after an event of its own.
+    fn report_after(machine: &mut Machine, now: Instant, event: Event) -> Value {
+        machine.on(now, event);
+        report(&machine.on(now, Event::Gone(Ok(()))))
+    }
+
     #[test]
-    fn a_streaming_job_is_refused_in_words() {
+    fn a_streaming_job_is_announced_and_has_the_time_for_its_start_besides() {
+        let now = Instant::now();
+        let effects = machine(now).on(now, streaming_initial());
+        assert_eq!(kinds(&effects), ["prepare", "open stream"]);
+        let mut machine = streaming(now);
+        assert_eq!(machine.deadline(), Some(now + Duration::from_secs(2 + 3 + 4 + 6)));
+        let effects = machine.on(now, server());
+        assert_eq!(
+            report(&effects),
+            json!({
+                "message_type": "V0StreamingJobReadyRequest", "job_uuid": "e4227db4-f18c-4ed9-8c9b-a74762c585f6",
+                "executor_token": null, "public_key": "CERT", "ip": null, "port": 6006, "miner_signature": null,
+            })
+        );
+        assert_eq!(
+            kinds(&machine.on(now, ended(0))),
+            ["V0ExecutionDoneRequest", "upload", "remove"]
+        );
+    }
+
+    #[test]
+    fn a_clients_certificate_that_is_none_fails_the_stream_at_once() {
         let now = Instant::now();
         let event = initial(|message| message["streaming_details"] = json!({ "public_key": "PEM" }));
         let effects = machine(now).on(now, event);
-        assert_eq!(report(&effects)["reason"], "streaming_failed");
+        let report = report(&effects);
+        assert_eq!(report["reason"], "streaming_failed");
+        assert_eq!(
+            report["message"],
+            "Failed to start streaming: the client's certificate is not PEM"
+        );
+        assert_eq!(report["context"]["stage"], "executor_startup");
         assert_eq!(kinds(&effects), ["V0HordeFailedRequest", "end"]);
+    }
+
+    #[test]
+    fn a_job_that_does_not_become_healthy_is_killed_and_reported_with_its_streams() {
+        let now = Instant::now();
+        let mut machine = streaming(now);
+        let unhealthy = StreamFault::Unhealthy("nothing listens".to_owned());
+        assert_eq!(
+            kinds(&machine.on(now, Event::Streaming(Err(unhealthy)))),
+            ["term"]
+        );
+        let report = report_after(&mut machine, now, ended(137));
+        assert_eq!(report["reason"], "timeout");
+        assert_eq!(report["message"], "Streaming job health check failed");
+        assert_eq!(report["context"]["error"], "nothing listens");
+        assert_eq!(report["docker_process_stdout"], "out");
+    }
+
+    #[test]
+    fn a_streaming_job_that_ends_before_it_was_ready_has_failed() {
+        let now = Instant::now();
+        let report_of = |exit_code| report_after(&mut streaming(now), now, ended(exit_code));
+        let early = report_of(0);
+        assert_eq!(early["message"], "Streaming job health check failed");
+        assert_eq!(
+            (&early["reason"], &early["docker_process_exit_status"]),
+            (&json!("timeout"), &json!(0))
+        );
+        assert_eq!(report_of(3)["reason"], "nonzero_return_code");
+    }
+
+    #[test]
+    fn a_way_in_that_breaks_fails_the_job_in_every_stage_before_its_end() {
+        let fault = || Event::Streaming(Err(StreamFault::Setup("why".to_owned())));
+        let now = Instant::now();
+        let mut broken = streaming(now);
+        broken.on(now, server());
+        let report = report_after(&mut broken, now, fault());
+        assert_eq!(report["reason"], "streaming_failed");
+        assert_eq!(report["message"], "Failed to start streaming: why");
+        assert_eq!(report["context"]["stage"], "execution");
+        let mut done = streaming(now);
+        done.on(now, server());
+        done.on(now, ended(0));
+        assert_eq!(kinds(&done.on(now, fault())), [""; 0]);
     }
 
     #[test]
@@ -1271,7 +1495,7 @@ mod tests {
                     kind: "OSError",
                     detail: String::new(),
                 };
-                let event = match random.random_range(0..17) {
+                let event = match random.random_range(0..20) {
                     0 => initial(|_| {}),
                     1 | 2 => full(|_| {}),
                     3 | 4 => Event::Prepared(Ok(())),
@@ -1287,6 +1511,9 @@ mod tests {
                     },
                     13 => Event::Gone(Err("busy".to_owned())),
                     14 | 15 => Event::Gone(Ok(())),
+                    16 => streaming_initial(),
+                    17 => server(),
+                    18 => Event::Streaming(Err(StreamFault::Unhealthy(String::new()))),
                     _ => Event::Tick,
                 };
                 let event = if turn == 59 { Event::LinkLost } else { event };

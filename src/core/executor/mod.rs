@@ -11,12 +11,14 @@ mod driver;
 mod guard;
 mod live;
 pub mod machine;
+pub mod streaming;
 mod workspace;
 
 use std::sync::Arc;
 
 use tokio::time::Instant;
 
+use crate::core::clock::Clock;
 use crate::core::config::ExecutorConfig;
 use crate::core::docker::Engine;
 use crate::core::docker::place::Place;
@@ -92,12 +94,14 @@ pub async fn run(config: ExecutorConfig, engine: Arc<dyn Engine>, tasks: Tasks) 
         guard: Arc::new(Guard::new(host, Floors::built_in()?, config.accept)),
         downloader: Arc::new(Downloader::new(config.volume_bytes_max, Arc::clone(&policy))),
         uploader: Arc::new(Uploader::new(config.upload_bytes_max, policy)),
+        clock: Clock::system(),
         tasks,
     };
     let identity = Identity {
         owner: config.owner.clone(),
         token,
         no_gpu: config.no_gpu,
+        streaming_port: config.streaming_port,
     };
     let machine = Machine::new(Instant::now(), config.startup, miner);
     let outcome = Driver::new(machine, link, ports, identity, config.sandbox, &config.work_dir)

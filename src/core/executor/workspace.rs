@@ -14,6 +14,8 @@ use rustix::fs::{FlockOperation, Mode, OFlags, flock};
 
 use crate::core::transfer::folder;
 
+use super::streaming::Folders;
+
 /// How often the removal of a folder is tried again when something was still being written into it.
 const REMOVALS_MAX: usize = 5;
 
@@ -63,9 +65,7 @@ impl Workspace {
             (workspace.specs(), 0o755),
             (workspace.scratch(), 0o700),
         ] {
-            fs::DirBuilder::new().mode(mode).create(&folder)?;
-            // Again, since the process's mask applies to new folders.
-            fs::set_permissions(&folder, fs::Permissions::from_mode(mode))?;
+            open_folder(&folder, mode)?;
         }
         Ok(workspace)
     }
@@ -141,6 +141,18 @@ impl Workspace {
         self.root.join("scratch")
     }
 
+    /// Makes the folders for the sockets of a streaming job's helpers, which no job sees.
+    ///
+    /// Open to all, since on an engine that maps users a helper is somebody else; the folder around them is not.
+    pub(super) fn helper_folders(&self) -> io::Result<Folders> {
+        let folders = ["relay", "front"].map(|name| self.root.join(name));
+        for folder in &folders {
+            open_folder(folder, 0o777)?;
+        }
+        let [relay, front] = folders;
+        Ok(Folders { relay, front })
+    }
+
     /// The file mounted at `/script.py`.
     pub(super) fn script(&self) -> PathBuf {
         self.root.join("script.py")
@@ -183,6 +195,12 @@ impl Drop for Workspace {
             tracing::warn!(folder = %self.root.display(), %error, "could not remove a job's folder");
         }
     }
+}
+
+fn open_folder(folder: &Path, mode: u32) -> io::Result<()> {
+    fs::DirBuilder::new().mode(mode).create(folder)?;
+    // Again, since the process's mask applies to new folders.
+    fs::set_permissions(folder, fs::Permissions::from_mode(mode))
 }
 
 #[cfg(test)]
