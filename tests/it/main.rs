@@ -7,6 +7,7 @@
 )]
 
 mod architecture;
+mod attack;
 mod check;
 mod cli;
 mod dropin;

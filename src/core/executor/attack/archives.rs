@@ -3,12 +3,12 @@
 use std::io::{Cursor, Write};
 
 use zip::write::SimpleFileOptions;
-use zip::{CompressionMethod, ZipWriter};
+use zip::{CompressionMethod, ZipArchive, ZipWriter};
 
 /// What the bomb unpacks to, in bytes: more than an attacking job's volume may.
 const BOMB_BYTES: usize = 16 << 20;
 
-/// How much of it is written at a time, in bytes.
+/// The size of the pieces that it is made of, in bytes.
 const PIECE_BYTES: usize = 1 << 20;
 
 /// A name that is overwritten afterwards, since no writer makes two entries of one name.
@@ -31,11 +31,18 @@ pub(super) fn make(attack: &str, stray: &str) -> Option<Vec<u8>> {
             &[("gate/horde-attack-through", b"out")]
         }
         "zip-bomb" => {
-            zip.start_file("bomb", SimpleFileOptions::default()).ok()?;
-            let piece = vec![0; PIECE_BYTES];
-            for _ in 0..BOMB_BYTES / PIECE_BYTES {
-                zip.write_all(&piece).ok()?;
+            // One piece is packed and copied as it is: the pieces of a bomb need not differ.
+            let piece = make("piece", stray)?;
+            for number in 0..BOMB_BYTES / PIECE_BYTES {
+                let mut piece = ZipArchive::new(Cursor::new(&piece)).ok()?;
+                let piece = piece.by_index_raw(0).ok()?;
+                zip.raw_copy_file_rename(piece, format!("piece-{number}")).ok()?;
             }
+            &[]
+        }
+        "piece" => {
+            zip.start_file("piece", SimpleFileOptions::default()).ok()?;
+            zip.write_all(&vec![0; PIECE_BYTES]).ok()?;
             &[]
         }
         _ => return None,

@@ -27,9 +27,12 @@ mod witness;
 
 use std::collections::BTreeMap;
 use std::io;
+use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::Serialize;
+use tokio::time::timeout;
 
 use crate::core::config::ExecutorConfig;
 use crate::core::docker::image::ImageError;
@@ -43,6 +46,9 @@ pub use judge::{Finding, Verdict};
 
 use judge::{Scene, Seen, judge};
 use trial::Trial;
+
+/// How long executors may take to clear up when the attack is interrupted.
+const GRACE: Duration = Duration::from_secs(30);
 
 /// What is to be tried.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -111,10 +117,17 @@ pub async fn run(
     let own = tasks.child();
     let trial = Trial::prepare(config, engine, options.profile, &own).await?;
     let chosen = |name: &str| options.only.is_empty() || options.only.contains(&name);
-    let outcome = tokio::select! {
-        biased;
-        () = tasks.stopped() => None,
-        outcome = trial.run(&chosen, tell) => Some(outcome),
+    let outcome = {
+        let mut running = pin!(trial.run(&chosen, tell));
+        tokio::select! {
+            biased;
+            () = tasks.stopped() => {
+                // Executors that are told to stop clear up after themselves.
+                drop(timeout(GRACE, running).await);
+                None
+            }
+            outcome = &mut running => Some(outcome),
+        }
     };
     let swept = trial.clear_away().await;
     // The stage and the canaries, and executors that were cut short.

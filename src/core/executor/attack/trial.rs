@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use tempfile::TempDir;
-use tokio::sync::oneshot;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
@@ -99,7 +98,7 @@ impl Trial {
         engine.version().await?;
         let run = uuid::Uuid::new_v4().simple().to_string();
         let folder = tempfile::Builder::new()
-            .prefix(PREFIX)
+            .prefix(&format!("{PREFIX}{run}-"))
             .tempdir_in(&config.work_dir)
             .map_err(AttackError::Stage)?;
         let secret = format!("horde-secret-{}", uuid::Uuid::new_v4());
@@ -167,6 +166,9 @@ impl Trial {
     ) -> BTreeMap<&'static str, Arc<Seen>> {
         let mut all = BTreeMap::new();
         for order in orders {
+            if self.tasks.is_stopping() {
+                break;
+            }
             let seen = Arc::new(self.play(order, tell).await);
             all.extend(order.attacks.iter().map(|attack| (*attack, Arc::clone(&seen))));
         }
@@ -188,16 +190,26 @@ impl Trial {
             work_dir: work_dir.clone(),
             ..self.config.clone()
         };
-        let stop = CancellationToken::new();
+        let (stop, ended) = (CancellationToken::new(), CancellationToken::new());
         let link = self.stage.expect(&token);
         let executor = async {
-            let ended = super::super::run(config, Arc::clone(&self.engine), self.tasks.child()).await;
-            if let Err(error) = &ended {
+            let outcome = super::super::run(config, Arc::clone(&self.engine), self.tasks.child()).await;
+            if let Err(error) = outcome {
                 tracing::debug!(job = order.name, %error, "an executor under attack ended");
             }
+            ended.cancel();
         };
         let miner = async {
-            let told = self.converse(order, &token, link).await;
+            let link = tokio::select! {
+                biased;
+                link = link => link.ok(),
+                // One that ended without having come never will.
+                () = ended.cancelled() => None,
+            };
+            let told = match link {
+                Some(link) => self.converse(order, &token, link).await,
+                None => Told::default(),
+            };
             stop.cancel();
             told
         };
@@ -217,11 +229,8 @@ impl Trial {
     }
 
     /// Speaks with the executor until it has reported.
-    async fn converse(&self, order: &Order, token: &str, link: oneshot::Receiver<Link>) -> Told {
+    async fn converse(&self, order: &Order, token: &str, mut link: Link) -> Told {
         let mut told = Told::default();
-        let Ok(Ok(mut link)) = timeout(JOB_PATIENCE, link).await else {
-            return told;
-        };
         let job_uuid = uuid::Uuid::new_v4().to_string();
         let image = self.image.as_str();
         // A link that has ended says so in what it receives.

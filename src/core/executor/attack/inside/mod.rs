@@ -12,17 +12,22 @@ mod plant;
 mod syscall;
 
 use std::io::{self, Write};
+use std::path::Path;
 use std::time::Duration;
 
 use rustix::io::Errno;
 
 pub(super) use files::namespaces;
 
+use super::elf;
 use super::probe::{Got, Orders, Probe, Step};
 
 /// Why the attacker gave up.
 #[derive(Debug, thiserror::Error)]
 pub enum InsideError {
+    /// This is not the container of an attack: elsewhere, what it tries might work.
+    #[error("this runs in the containers of `horde executor check --attack` only")]
+    WrongPlace,
     /// The orders are not ours.
     #[error("the orders cannot be read")]
     BadOrders(#[from] serde_json::Error),
@@ -36,6 +41,10 @@ pub enum InsideError {
 
 /// Tries what `orders` (JSON) ask for, one attack after another, and writes a line about each to `out`. Blocks.
 pub fn run(orders: &str, out: &mut dyn Write) -> Result<(), InsideError> {
+    // Only the attack's image has this file.
+    if !Path::new(elf::SETUID_PATH).exists() {
+        return Err(InsideError::WrongPlace);
+    }
     let orders: Orders = serde_json::from_str(orders)?;
     for name in &orders.attacks {
         let steps = attempt(name, &orders, out)?;
@@ -169,9 +178,9 @@ mod tests {
     }
 
     #[test]
-    fn orders_that_are_not_ours_are_refused() {
+    fn nothing_is_tried_outside_of_the_attacks_image() {
         let mut out = Vec::new();
-        assert!(matches!(run("{}", &mut out), Err(InsideError::BadOrders(_))));
+        assert!(matches!(run("{}", &mut out), Err(InsideError::WrongPlace)));
         assert!(out.is_empty());
     }
 }
