@@ -127,6 +127,12 @@ fn row_json(row: &Row) -> Json {
                 .map(|(class, count)| (class.clone(), json!(count)))
                 .collect(),
         ),
+        Some(Value::WordPerClass(words)) => Json::Object(
+            words
+                .iter()
+                .map(|(class, word)| (class.clone(), json!(word)))
+                .collect(),
+        ),
         Some(other @ (Value::Text(_) | Value::Path(_))) => json!(other.to_string()),
     };
     let origin = row.origin.as_ref().map(ToString::to_string);

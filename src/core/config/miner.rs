@@ -1,12 +1,14 @@
 //! Settings of the miner.
 
+use std::convert::Infallible;
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use super::common::{ChainConfig, WalletConfig};
 use super::settings::{ConfigError, Settings};
-use crate::core::model::ExecutorClass;
+use crate::core::model::{ExecutorClass, Profile};
 
 /// How executors are started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +40,8 @@ pub struct MinerConfig {
     pub backend: Backend,
     /// How many executors of which class, in the order given.
     pub executors: Vec<(ExecutorClass, u32)>,
+    /// Which rights jobs of a class have; other classes have what their executor is set to.
+    pub profiles: Vec<(ExecutorClass, Profile)>,
     /// Image of executors, docker backend.
     pub executor_image: String,
     /// The Docker engine that runs executors.
@@ -75,6 +79,7 @@ impl MinerConfig {
             executor_address,
             backend,
             executors: executors(settings)?,
+            profiles: profiles(settings)?,
             executor_image: settings.text("miner.executor_image")?.to_owned(),
             docker_host: settings.text("miner.docker_host")?.to_owned(),
             executor_startup: settings.duration("miner.executor_startup_seconds")?,
@@ -86,19 +91,37 @@ impl MinerConfig {
 
 fn executors(settings: &Settings) -> Result<Vec<(ExecutorClass, u32)>, ConfigError> {
     const KEY: &str = "miner.executors";
-    let mut executors: Vec<(ExecutorClass, u32)> = Vec::new();
-    for (name, count) in settings.executors(KEY)? {
+    by_class(settings, KEY, settings.executors(KEY)?, |count| {
+        Ok::<_, Infallible>(*count)
+    })
+}
+
+fn profiles(settings: &Settings) -> Result<Vec<(ExecutorClass, Profile)>, ConfigError> {
+    const KEY: &str = "miner.profiles";
+    by_class(settings, KEY, settings.word_per_class(KEY)?, |word| word.parse())
+}
+
+/// Reads the classes of pairs; each may be there once.
+fn by_class<W, V, E: fmt::Display>(
+    settings: &Settings,
+    key: &'static str,
+    pairs: &[(String, W)],
+    read: impl Fn(&W) -> Result<V, E>,
+) -> Result<Vec<(ExecutorClass, V)>, ConfigError> {
+    let mut known: Vec<(ExecutorClass, V)> = Vec::new();
+    for (name, value) in pairs {
         let class = name
             .parse::<ExecutorClass>()
-            .map_err(|error| ConfigError::refused(settings, KEY, error))?;
-        if executors.iter().any(|(known, _)| *known == class) {
+            .map_err(|error| ConfigError::refused(settings, key, error))?;
+        if known.iter().any(|(other, _)| *other == class) {
             return Err(ConfigError::refused(
                 settings,
-                KEY,
+                key,
                 format!("class {name} is there twice"),
             ));
         }
-        executors.push((class, *count));
+        let value = read(value).map_err(|error| ConfigError::refused(settings, key, error))?;
+        known.push((class, value));
     }
-    Ok(executors)
+    Ok(known)
 }

@@ -317,6 +317,14 @@ impl Settings {
         }
     }
 
+    /// Returns a word by class.
+    pub fn word_per_class(&self, key: &'static str) -> Result<&[(String, String)], ConfigError> {
+        match self.required(key)? {
+            Value::WordPerClass(words) => Ok(words),
+            _ => Err(ConfigError::Undeclared { key }),
+        }
+    }
+
     /// Fills in what follows from other settings, so that it is shown like everything else.
     pub(super) fn derive(&mut self, environment: &Environment) {
         if let Some(dir) = self.dir.clone() {

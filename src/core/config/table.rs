@@ -262,6 +262,12 @@ pub const SETTINGS: &[Setting] = &[
         "false",
         "start executors that ask for no GPU: for development",
     ),
+    setting(
+        "miner.profiles",
+        Kind::WordPerClass(Profile::WORDS),
+        "",
+        "rights of jobs by class, as CLASS=PROFILE,…; of other classes: executor.profile",
+    ),
     unset(
         "executor.miner_address",
         Kind::Text,

@@ -45,6 +45,8 @@ pub enum Kind {
     List,
     /// How many executors of which class, as `CLASS=N,…`, or as a TOML table.
     Executors,
+    /// One of these words per class, as `CLASS=WORD,…`, or as a TOML table.
+    WordPerClass(&'static [&'static str]),
 }
 
 /// A value that was checked against its kind.
@@ -66,6 +68,8 @@ pub enum Value {
     Networks(Vec<IpNet>),
     /// Classes and counts, in the order given.
     Executors(Vec<(String, u32)>),
+    /// Classes and words, in the order given.
+    WordPerClass(Vec<(String, String)>),
 }
 
 impl fmt::Display for Value {
@@ -87,6 +91,13 @@ impl fmt::Display for Value {
                     .map(|(class, count)| format!("{class}={count}"))
                     .collect();
                 f.write_str(&counts.join(","))
+            }
+            Self::WordPerClass(words) => {
+                let words: Vec<_> = words
+                    .iter()
+                    .map(|(class, word)| format!("{class}={word}"))
+                    .collect();
+                f.write_str(&words.join(","))
             }
         }
     }
@@ -122,6 +133,13 @@ impl Kind {
             Self::Url(schemes) => format!("an address that begins with {}://", schemes.join(":// or ")),
             Self::List => "a list of texts".to_owned(),
             Self::Executors => format!("counts such as always_on.test=1, each up to {EXECUTORS_MAX}"),
+            Self::WordPerClass(words) => {
+                let example = words.first().unwrap_or(&"");
+                format!(
+                    "words such as always_on.test={example}, each one of {}",
+                    words.join(", ")
+                )
+            }
         }
     }
 
@@ -160,6 +178,11 @@ impl Kind {
                 .map(|(class, count)| Some((class.clone(), count_of(&count.as_integer()?.to_string())?)))
                 .collect::<Option<_>>()
                 .map(Value::Executors),
+            (Self::WordPerClass(known), toml::Value::Table(words)) => words
+                .iter()
+                .map(|(class, word)| Some((class.clone(), word_of(known, word.as_str()?)?)))
+                .collect::<Option<_>>()
+                .map(Value::WordPerClass),
             _ => None,
         };
         taken.ok_or_else(|| KindError {
@@ -219,6 +242,14 @@ impl Kind {
                 });
                 counts.collect::<Option<_>>().map(Value::Executors)
             }
+            Self::WordPerClass(known) => {
+                let pairs = text.split(',').map(str::trim).filter(|pair| !pair.is_empty());
+                let words = pairs.map(|pair| {
+                    let (class, word) = pair.split_once('=')?;
+                    (!class.is_empty()).then_some((class.to_owned(), word_of(known, word)?))
+                });
+                words.collect::<Option<_>>().map(Value::WordPerClass)
+            }
         }
     }
 }
@@ -238,6 +269,10 @@ fn network_of(text: &str) -> Option<IpNet> {
 
 fn count_of(text: &str) -> Option<u32> {
     text.parse().ok().filter(|count| *count <= EXECUTORS_MAX)
+}
+
+fn word_of(known: &[&str], word: &str) -> Option<String> {
+    known.contains(&word).then(|| word.to_owned())
 }
 
 /// The words that the reference's `env.bool` understands.
@@ -264,6 +299,7 @@ mod tests {
         let integer = Kind::Integer { min: 1, max: 9 };
         let seconds = Kind::Seconds { max: 60 };
         let url = Kind::Url(&["ws", "wss"]);
+        let words = Kind::WordPerClass(&["x", "y"]);
         for (kind, good, bad) in [
             (Kind::Text, "a", ""),
             (Kind::Choice(&["x", "y"]), "y", "z"),
@@ -284,6 +320,8 @@ mod tests {
             (url, "wss://x", "ws://"),
             (Kind::Executors, "a.b=1,c=0", "a.b"),
             (Kind::Executors, "a=10000", "a=10001"),
+            (words, "a.b=x,c=y", "a.b=z"),
+            (words, "", "x"),
         ] {
             assert_eq!(parse(kind, good).as_deref(), Some(good), "{kind:?}");
             assert_eq!(parse(kind, bad), None, "{kind:?} {bad}");
@@ -302,13 +340,15 @@ mod tests {
     #[test]
     fn a_file_may_use_tables_arrays_and_numbers() {
         let file: toml::Table =
-            toml::from_str("executors = { \"always_on.test\" = 2 }\nusers = [\"a\", \"b\"]\nwait = 1.5\nnets = ['10.9.0.0/8', '1.2.3.4']")
+            toml::from_str("executors = { \"always_on.test\" = 2 }\nwords = { a = \"x\" }\nusers = [\"a\", \"b\"]\nwait = 1.5\nnets = ['10.9.0.0/8', '1.2.3.4']")
                 .unwrap();
         let take = |kind: Kind, key: &str| kind.take(&file[key], &Environment::default());
         assert_eq!(
             take(Kind::Executors, "executors").unwrap().to_string(),
             "always_on.test=2"
         );
+        let words = Kind::WordPerClass(&["x"]);
+        assert_eq!(take(words, "words").unwrap().to_string(), "a=x");
         assert_eq!(take(Kind::List, "users").unwrap().to_string(), "a,b");
         assert_eq!(
             take(Kind::Networks, "nets").unwrap().to_string(),

@@ -39,6 +39,12 @@ fn toml_of(value: &Value) -> Toml {
                 .map(|(class, count)| (class.clone(), Toml::from(*count)))
                 .collect(),
         ),
+        Value::WordPerClass(words) => Toml::Table(
+            words
+                .iter()
+                .map(|(class, word)| (class.clone(), Toml::from(word.clone())))
+                .collect(),
+        ),
     }
 }
 
@@ -53,6 +59,10 @@ mod tests {
             (
                 "miner.executors",
                 Value::Executors(vec![("always_on.test".to_owned(), 2)]),
+            ),
+            (
+                "miner.profiles",
+                Value::WordPerClass(vec![("always_on.test".to_owned(), "strict".to_owned())]),
             ),
             (
                 "miner.executor_image",

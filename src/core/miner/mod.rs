@@ -235,6 +235,7 @@ fn make_backend(
         startup_seconds: config.executor_startup.as_secs(),
         owner,
         no_gpu: config.no_gpu,
+        profiles: config.profiles.clone(),
     };
     Ok(match config.backend {
         BackendKind::Process => Arc::new(ProcessBackend::new(

@@ -85,7 +85,7 @@ impl Backend for ContainerBackend {
             name: order.token.clone(),
             image,
             command: self.terms.arguments().into(),
-            env: [self.variables.clone(), self.terms.environment(&order.token)].concat(),
+            env: [self.variables.clone(), self.terms.environment(order)].concat(),
             labels: Labels {
                 owner: self.terms.owner.clone(),
                 token: order.token.clone(),
@@ -171,6 +171,7 @@ mod tests {
             startup_seconds: 5,
             owner: "o".to_owned(),
             no_gpu: false,
+            profiles: Vec::new(),
         };
         let engine = Arc::new(crate::core::docker::engine::Bollard::new("/run/no.sock").unwrap());
         let image = ImageReference::parse("horde-executor:latest").unwrap();

@@ -13,7 +13,7 @@ use async_trait::async_trait;
 
 use crate::core::config::Environment;
 use crate::core::docker::EngineError;
-use crate::core::model::{ExecutorClass, JobId};
+use crate::core::model::{ExecutorClass, JobId, Profile};
 
 /// Time that an executor has to end by itself once it was asked to, before it is killed: 5 s
 /// (wire-executor-miner §3).
@@ -41,18 +41,23 @@ pub struct Terms {
     pub owner: String,
     /// Whether they ask for no GPU.
     pub no_gpu: bool,
+    /// Which rights their jobs have, by class; a class that is not there leaves it to the executor's own setting.
+    pub profiles: Vec<(ExecutorClass, Profile)>,
 }
 
 impl Terms {
     /// Returns the environment of an executor.
-    fn environment(&self, token: &str) -> Vec<(String, String)> {
+    fn environment(&self, order: &ExecutorOrder) -> Vec<(String, String)> {
         let mut variables = vec![
             ("MINER_ADDRESS", self.miner_address.clone()),
-            ("EXECUTOR_TOKEN", token.to_owned()),
+            ("EXECUTOR_TOKEN", order.token.clone()),
             ("HORDE_EXECUTOR_OWNER", self.owner.clone()),
         ];
         if self.no_gpu {
             variables.push(("DEBUG_NO_GPU_MODE", "1".to_owned()));
+        }
+        if let Some((_, profile)) = self.profiles.iter().find(|(class, _)| *class == order.class) {
+            variables.push(("HORDE_EXECUTOR_PROFILE", profile.as_str().to_owned()));
         }
         variables
             .into_iter()
@@ -149,4 +154,34 @@ pub trait Running: fmt::Debug + Send + Sync {
     /// Ends it, if need be by force, and waits for its end; takes at most a few seconds longer than
     /// [`STOP_SECONDS`].
     async fn kill(&mut self);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_executor_is_told_the_profile_of_its_class_and_of_no_other() {
+        let terms = Terms {
+            miner_address: "ws://127.0.0.1:8000".to_owned(),
+            startup_seconds: 5,
+            owner: "o".to_owned(),
+            no_gpu: false,
+            profiles: vec![(ExecutorClass::AlwaysOnTest, Profile::Strict)],
+        };
+        let told = |class| {
+            let order = ExecutorOrder {
+                job: JobId::new("j"),
+                class,
+                token: "t".to_owned(),
+            };
+            let variables = terms.environment(&order);
+            let found = variables
+                .into_iter()
+                .find(|(name, _)| name == "HORDE_EXECUTOR_PROFILE");
+            found.map(|(_, value)| value)
+        };
+        assert_eq!(told(ExecutorClass::AlwaysOnTest).as_deref(), Some("strict"));
+        assert_eq!(told(ExecutorClass::AlwaysOnCpu8C16Gb), None);
+    }
 }

@@ -84,7 +84,7 @@ impl Backend for ProcessBackend {
             .args(self.terms.arguments())
             .env_clear()
             .envs(self.variables.iter().cloned())
-            .envs(self.terms.environment(&order.token))
+            .envs(self.terms.environment(order))
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             // Its log lines are the miner's.
@@ -276,6 +276,7 @@ mod tests {
             startup_seconds: 5,
             owner: "o".to_owned(),
             no_gpu: false,
+            profiles: Vec::new(),
         };
         let engine = Arc::new(crate::core::docker::engine::Bollard::new("/run/no.sock").unwrap());
         let backend = ProcessBackend::new(terms, &environment, "unix:///run/no.sock", engine);
