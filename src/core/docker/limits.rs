@@ -173,7 +173,7 @@ pub struct ContainerSpec {
 }
 
 /// Writes the engine's request for a container.
-pub(super) fn container_body(spec: &ContainerSpec) -> ContainerCreateBody {
+pub(crate) fn container_body(spec: &ContainerSpec) -> ContainerCreateBody {
     let mut labels = HashMap::from([
         (LABEL_OWNER.to_owned(), spec.labels.owner.clone()),
         (LABEL_TOKEN.to_owned(), spec.labels.token.clone()),

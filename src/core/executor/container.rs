@@ -98,6 +98,13 @@ pub(super) fn plan(
         mount(workspace.output(), "/output")?,
         mount(workspace.specs(), "/specs")?,
     ];
+    let mut command = job.docker_run_cmd.clone();
+    if job.raw_script.is_some() {
+        mounts.push(mount(workspace.script(), "/script.py")?);
+        if command.is_empty() {
+            command = vec!["python".to_owned(), "/script.py".to_owned()];
+        }
+    }
     if let Some(folder) = &job.artifacts_dir {
         let artifacts = mount(workspace.artifacts(), folder)?;
         if mounts.iter().any(|mount| mount.target == artifacts.target) {
@@ -106,13 +113,6 @@ pub(super) fn plan(
             )));
         }
         mounts.push(artifacts);
-    }
-    let mut command = job.docker_run_cmd.clone();
-    if job.raw_script.is_some() {
-        mounts.push(mount(workspace.script(), "/script.py")?);
-        if command.is_empty() {
-            command = vec!["python".to_owned(), "/script.py".to_owned()];
-        }
     }
     let preset = match job.docker_run_options_preset {
         RunPreset::NvidiaAll if !identity.no_gpu => Preset::NvidiaAll,
@@ -464,3 +464,6 @@ pub(super) fn disk(error: io::Error) -> Fault {
         detail: error.to_string(),
     }
 }
+
+#[cfg(test)]
+mod tests;
