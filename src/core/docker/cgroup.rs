@@ -42,6 +42,17 @@ impl Cgroup {
         of_process.or_else(|| by_name(groups, container))
     }
 
+    /// Returns how many processes the kernel refused the container since it began, for its bound on them; 0 also
+    /// when nobody can tell.
+    pub fn refused_processes(&self) -> u64 {
+        let count = |folder: &PathBuf| {
+            let events = read(&folder.join("pids.events")).ok()?;
+            let count = events.lines().find_map(|line| line.strip_prefix("max "))?;
+            count.trim().parse::<u64>().ok()
+        };
+        self.folders.iter().filter_map(count).max().unwrap_or(0)
+    }
+
     /// Returns the processes that are left, in the first group that has any; none when all are empty or gone.
     pub fn left(&self) -> io::Result<Option<Left>> {
         for folder in &self.folders {
@@ -237,6 +248,17 @@ mod tests {
                 .folders
                 .contains(&tree.path().join(folder))
         );
+    }
+
+    #[test]
+    fn refused_processes_are_counted_where_the_kernel_counts_them() {
+        let tree = tree(&[
+            ("groups/pids/docker/0a1b2c/pids.events", "max 17\n"),
+            ("groups/memory/docker/0a1b2c/cgroup.procs", ""),
+        ]);
+        assert_eq!(find(&tree, None).unwrap().refused_processes(), 17);
+        fs::remove_dir_all(tree.path().join("groups/pids/docker/0a1b2c")).unwrap();
+        assert_eq!(find(&tree, None).unwrap().refused_processes(), 0);
     }
 
     #[test]

@@ -2,13 +2,15 @@
 
 use std::fs::File;
 use std::io::{self, BufWriter};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use crate::core::docker::cgroup::Cgroup;
@@ -16,7 +18,9 @@ use crate::core::docker::limits::{BindMount, ContainerPath, ContainerSpec, Label
 use crate::core::docker::reference::ImageReference;
 use crate::core::docker::removal::{self, REMOVAL_PATIENCE, RemovalError};
 use crate::core::docker::sandbox::Sandbox;
-use crate::core::docker::{ContainerId, Engine, EngineError, ImageId, OutputStream, Signal, StreamName};
+use crate::core::docker::{
+    ContainerId, Engine, EngineError, ImageId, OutputChunk, OutputStream, Signal, StreamName,
+};
 use crate::core::model::job::RunPreset;
 use crate::core::proto::job::FullJob;
 use crate::core::tasks::Tasks;
@@ -25,6 +29,8 @@ use super::capture::{Capture, FILE_BYTES_MAX};
 use super::guard::Guard;
 use super::live::Live;
 use super::machine::{Ended, Fault, Streams};
+use super::shortfall::{Observed, Shortfall};
+use super::usage::{Excess, Watched};
 use super::workspace::Workspace;
 
 /// The names of the files that hold a container's streams, in scratch and later in the output.
@@ -32,6 +38,9 @@ pub(super) const STREAM_FILES: [&str; 2] = ["stdout.txt", "stderr.txt"];
 
 /// Signals that may wait for a container to run: one to ask it, one to kill it.
 const SIGNALS_MAX: usize = 2;
+
+/// Time between two looks at how many processes a job was refused.
+const REFUSALS_EVERY: Duration = Duration::from_millis(250);
 
 /// How much of a stream is gathered before it is written to its file, in bytes.
 const FILE_BUFFER_BYTES: usize = 128 * 1024;
@@ -114,10 +123,6 @@ pub(super) fn plan(
         }
         mounts.push(artifacts);
     }
-    let preset = match job.docker_run_options_preset {
-        RunPreset::NvidiaAll if !identity.no_gpu => Preset::NvidiaAll,
-        RunPreset::NvidiaAll | RunPreset::None => Preset::None,
-    };
     Ok(ContainerSpec {
         name: format!("ch-{}-job", identity.token),
         image,
@@ -135,10 +140,17 @@ pub(super) fn plan(
         mounts,
         network: Network::None,
         role: Role::Job {
-            preset,
+            preset: preset(job, identity),
             sandbox: sandbox.clone(),
         },
     })
+}
+
+fn preset(job: &FullJob, identity: &Identity) -> Preset {
+    match job.docker_run_options_preset {
+        RunPreset::NvidiaAll if !identity.no_gpu => Preset::NvidiaAll,
+        RunPreset::NvidiaAll | RunPreset::None => Preset::None,
+    }
 }
 
 /// What a container's task works with.
@@ -160,6 +172,8 @@ pub(super) struct Plan {
     pub(super) sandbox: Sandbox,
     /// Where its streams go besides, when the miner wants them while it runs.
     pub(super) live: Option<Live>,
+    /// A folder on the file system where the engine keeps the roots of containers.
+    pub(super) engine_root: PathBuf,
 }
 
 /// What is told of a container, in this order.
@@ -257,16 +271,15 @@ async fn live(plan: Plan, mut orders: Orders, told: Told) {
     let (container, ended) = match made {
         Ok((container, output)) if is_to_start => {
             let running = Running {
-                engine: &*engine,
+                plan: &plan,
                 container: &container,
                 cgroup: &mut cgroup,
-                live: plan.live.as_ref(),
                 told: &orders.running,
             };
             let ended = tokio::select! {
                 biased;
                 () = release.cancelled() => None,
-                ended = execute(running, output, &plan.workspace, &mut orders.signals) => Some(ended),
+                ended = execute(running, output, &mut orders.signals) => Some(ended),
             };
             (Some(container), ended)
         }
@@ -336,7 +349,7 @@ async fn make(plan: &Plan, release: &CancellationToken) -> Result<(ContainerId, 
         // Also for a job of a class without GPUs that asks for some all the same.
         plan.guard.admit(true).await?;
     }
-    let container = engine.create(&spec).await.map_err(ours)?;
+    let container = engine.create(&spec).await.map_err(|error| refused(error, plan))?;
     match engine.attach(&container).await {
         Ok(output) => Ok((container, output)),
         Err(error) => Err(Unmade {
@@ -348,38 +361,41 @@ async fn make(plan: &Plan, release: &CancellationToken) -> Result<(ContainerId, 
 
 /// A container that is to run.
 struct Running<'a> {
-    engine: &'a dyn Engine,
+    plan: &'a Plan,
     container: &'a ContainerId,
     /// Where its processes can be seen, once it runs.
     cgroup: &'a mut Option<Cgroup>,
-    live: Option<&'a Live>,
     /// Who is told that it runs.
     told: &'a watch::Sender<Option<ContainerId>>,
 }
 
-/// Starts the container and follows it to its end.
+/// Starts the container and follows it to its end; one that goes over what it may write is killed.
 async fn execute(
     running: Running<'_>,
     mut output: OutputStream,
-    workspace: &Workspace,
     signals: &mut mpsc::Receiver<Signal>,
 ) -> Result<Ended, Fault> {
     let Running {
-        engine,
+        plan,
         container,
         cgroup,
-        live,
         told,
     } = running;
-    let scratch = workspace.scratch();
-    let [stdout, stderr] = STREAM_FILES;
-    let mut stdout = open_stream(&scratch, stdout).map_err(disk)?;
-    let mut stderr = open_stream(&scratch, stderr).map_err(disk)?;
-    engine.start(container).await.map_err(ours)?;
+    let engine = &*plan.engine;
+    let mut files = StreamFiles::open(&plan.workspace.scratch()).map_err(disk)?;
+    engine
+        .start(container)
+        .await
+        .map_err(|error| refused(error, plan))?;
     told.send_replace(Some(container.clone()));
+    let watched = watched(plan, container);
     let mut exit = pin!(engine.wait(container));
     let mut look = pin!(engine.inspect(container));
+    let mut overuse = pin!(watched.excess());
+    let mut ticks = tokio::time::interval(REFUSALS_EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let (mut exit_code, mut has_ended, mut is_seen) = (None, false, false);
+    let (mut excess, mut refused_processes) = (None, 0);
     let exit_code = loop {
         if let (Some(code), true, true) = (exit_code, has_ended, is_seen) {
             break code;
@@ -399,15 +415,20 @@ async fn execute(
                 }
             }
             code = &mut exit, if exit_code.is_none() => exit_code = Some(code.map_err(ours)?),
+            found = &mut overuse, if excess.is_none() && exit_code.is_none() => {
+                tracing::warn!(%container, excess = ?found, "the job is over what it may write and is killed");
+                excess = Some(found);
+                engine.kill(container, Signal::Kill).await.map_err(ours)?;
+            }
+            _ = ticks.tick(), if exit_code.is_none() => {
+                let refused = cgroup.as_ref().map_or(0, Cgroup::refused_processes);
+                refused_processes = refused_processes.max(refused);
+            }
             chunk = output.next(), if !has_ended => match chunk {
                 Some(chunk) => {
                     let chunk = chunk.map_err(ours)?;
-                    let stream = match chunk.stream {
-                        StreamName::Stdout => &mut stdout,
-                        StreamName::Stderr => &mut stderr,
-                    };
-                    stream.push(&chunk.bytes).map_err(disk)?;
-                    if let Some(live) = live {
+                    files.push(&chunk).map_err(disk)?;
+                    if let Some(live) = &plan.live {
                         live.push(chunk.stream, &chunk.bytes);
                     }
                 }
@@ -415,13 +436,85 @@ async fn execute(
             },
         }
     };
-    Ok(Ended {
+    let streams = files.finish()?;
+    let observed = Observed {
         exit_code,
-        streams: Streams {
-            stdout: close_stream("stdout", stdout)?,
-            stderr: close_stream("stderr", stderr)?,
-        },
-    })
+        is_out_of_memory: exit_code != 0 && is_out_of_memory(engine, container).await,
+        excess,
+        refused_processes,
+        stderr: &streams.stderr,
+    };
+    let shortfall = Shortfall::of(&observed, &plan.sandbox);
+    match (&observed.excess, &shortfall) {
+        (
+            Some(Excess::HostFull { .. }),
+            Some(Shortfall {
+                certain: Some(words), ..
+            }),
+        ) => Err(Fault::Refused(format!("The job was ended: {words}"))),
+        _ => Ok(Ended {
+            exit_code,
+            streams,
+            shortfall,
+        }),
+    }
+}
+
+fn watched(plan: &Plan, container: &ContainerId) -> Watched {
+    let workspace = &plan.workspace;
+    Watched {
+        engine: Arc::clone(&plan.engine),
+        container: container.clone(),
+        folders: vec![
+            workspace.volume(),
+            workspace.output(),
+            workspace.artifacts(),
+            workspace.specs(),
+        ],
+        file_systems: vec![workspace.volume(), plan.engine_root.clone()],
+        bound: plan.sandbox.disk_bytes(),
+    }
+}
+
+/// Returns whether the kernel killed a process of a container that has ended for lack of memory.
+async fn is_out_of_memory(engine: &dyn Engine, container: &ContainerId) -> bool {
+    match engine.inspect(container).await {
+        Ok(state) => state.is_some_and(|state| state.is_out_of_memory),
+        Err(error) => {
+            tracing::warn!(%container, %error, "cannot tell whether the job ran out of memory");
+            false
+        }
+    }
+}
+
+/// The files and texts of a container's two streams.
+struct StreamFiles {
+    stdout: Capture<BufWriter<File>>,
+    stderr: Capture<BufWriter<File>>,
+}
+
+impl StreamFiles {
+    fn open(scratch: &Path) -> io::Result<Self> {
+        let [stdout, stderr] = STREAM_FILES;
+        Ok(Self {
+            stdout: open_stream(scratch, stdout)?,
+            stderr: open_stream(scratch, stderr)?,
+        })
+    }
+
+    fn push(&mut self, chunk: &OutputChunk) -> io::Result<()> {
+        match chunk.stream {
+            StreamName::Stdout => self.stdout.push(&chunk.bytes),
+            StreamName::Stderr => self.stderr.push(&chunk.bytes),
+        }
+    }
+
+    fn finish(self) -> Result<Streams, Fault> {
+        Ok(Streams {
+            stdout: close_stream("stdout", self.stdout)?,
+            stderr: close_stream("stderr", self.stderr)?,
+        })
+    }
 }
 
 /// Ends a stream; returns its text, and tells the log what of it nobody will see.
@@ -445,6 +538,17 @@ fn open_stream(scratch: &Path, name: &str) -> io::Result<Capture<BufWriter<File>
         BufWriter::with_capacity(FILE_BUFFER_BYTES, file),
         FILE_BYTES_MAX,
     ))
+}
+
+/// Turns an engine's refusal of a container into a fault, with what was missing where that is known.
+fn refused(error: EngineError, plan: &Plan) -> Fault {
+    match Shortfall::of_refusal(&error, preset(&plan.job, &plan.identity), &plan.sandbox) {
+        Some(shortfall) => Fault::Denied {
+            detail: error.to_string(),
+            shortfall: Box::new(shortfall),
+        },
+        None => ours(error),
+    }
 }
 
 /// Turns an engine's error into a fault of ours, under the name that the reference gives it.

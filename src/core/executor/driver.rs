@@ -2,7 +2,7 @@
 
 use std::error::Error;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,6 +13,7 @@ use tokio::time::Instant;
 
 use crate::core::clock::Clock;
 use crate::core::docker::Engine;
+use crate::core::docker::info::EngineInfo;
 use crate::core::docker::limits::Labels;
 use crate::core::docker::place::Place;
 use crate::core::docker::removal::REMOVAL_PATIENCE;
@@ -66,6 +67,8 @@ struct Prepared {
     image: Option<LocalImage>,
     /// What the job may use and do.
     sandbox: Sandbox,
+    /// A folder on the file system where the engine keeps the roots of containers.
+    engine_root: PathBuf,
 }
 
 /// What the driver works with.
@@ -276,6 +279,7 @@ impl Driver {
             identity: self.identity.clone(),
             workspace: Arc::clone(workspace),
             sandbox: prepared.sandbox,
+            engine_root: prepared.engine_root,
             live,
         };
         let news = self.news_sender.clone();
@@ -309,13 +313,18 @@ impl Driver {
                 if let Some(workspace) = workspace {
                     settle(&*engine, place, &workspace).await?;
                 }
-                let sandbox = Sandbox::fit(&wishes, guard.engine().await?, &token)
-                    .map_err(|error| Fault::Refused(error.to_string()))?;
+                let info = guard.engine().await?;
+                let sandbox =
+                    Sandbox::fit(&wishes, info, &token).map_err(|error| Fault::Refused(error.to_string()))?;
                 let image = match image {
                     Some(name) => Some(obtain_image(&*engine, &name).await?),
                     None => None,
                 };
-                Ok(Box::new(Prepared { image, sandbox }))
+                Ok(Box::new(Prepared {
+                    image,
+                    sandbox,
+                    engine_root: engine_root(info),
+                }))
             };
             tell(&news, News::Prepared(result.await)).await;
         });
@@ -471,6 +480,13 @@ async fn settle(engine: &dyn Engine, place: Option<Place>, workspace: &Workspace
         .map_err(|error| Fault::Refused(error.to_string()))?;
     workspace.settle(root);
     Ok(())
+}
+
+/// Returns a folder on the file system of the engine's containers. An executor that runs in one does not see the
+/// engine's own folder, but its own root lies there.
+fn engine_root(info: &EngineInfo) -> PathBuf {
+    let root = PathBuf::from(&info.root_dir);
+    if root.is_dir() { root } else { PathBuf::from("/") }
 }
 
 async fn fetch(downloader: &Downloader, volume: Volume, workspace: &Workspace) -> Result<(), Fault> {

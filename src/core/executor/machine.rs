@@ -39,6 +39,7 @@ use crate::core::proto::job::{
 };
 use crate::core::proto::miner_executor::{Down, FRAME_BYTES_MAX, Up};
 
+use super::shortfall::Shortfall;
 use super::streaming::{ClientCertificate, StreamFault, StreamServer};
 
 /// How long a container may take to end by itself once it was asked to, before it is killed: what the reference
@@ -73,6 +74,8 @@ pub struct Ended {
     pub exit_code: i64,
     /// What it wrote.
     pub streams: Streams,
+    /// What it ran short of, when that is why it failed or may be.
+    pub shortfall: Option<Shortfall>,
 }
 
 /// What a job leaves for its user.
@@ -93,6 +96,13 @@ pub enum Fault {
     Refused(String),
     /// Through the machine: these security checks do not hold, so nothing runs.
     Insecure(Vec<Finding>),
+    /// The engine would not make or start the container, since the job may not have what it needs.
+    Denied {
+        /// The engine's words.
+        detail: String,
+        /// What was missing.
+        shortfall: Box<Shortfall>,
+    },
     /// The image cannot be had.
     NoImage(String),
     /// Through the engine, the disk or a bug of ours.
@@ -575,18 +585,23 @@ impl Machine {
         match result {
             Err(fault) => self.failed_by(job_uuid, fault, None),
             Ok(ended) if ended.exit_code != 0 => {
+                let mut message = format!(
+                    "Job container exited with non-zero exit code: {}",
+                    ended.exit_code
+                );
+                let (certain, context) = ended.shortfall.map(Shortfall::into_parts).unzip();
+                if let Some(words) = certain.flatten() {
+                    message = format!("{message}: {words}");
+                }
                 let failed = JobFailed {
                     job_uuid,
-                    message: format!(
-                        "Job container exited with non-zero exit code: {}",
-                        ended.exit_code
-                    ),
+                    message,
                     reason: FailureReason::NonzeroReturnCode,
                     stage: JobStage::Execution,
                     docker_process_exit_status: Some(ended.exit_code),
                     docker_process_stdout: Some(ended.streams.stdout),
                     docker_process_stderr: Some(ended.streams.stderr),
-                    context: None,
+                    context,
                 };
                 self.leave(failed.into(), Outcome::Failed)
             }
@@ -741,7 +756,10 @@ impl Machine {
                 UNHEALTHY
             }
         };
-        let streams = ended.map(|ended| ended.streams);
+        let streams = ended.map(|ended| {
+            context.extend(ended.shortfall.map(Shortfall::into_parts).unwrap_or_default().1);
+            ended.streams
+        });
         self.timed_out(job_uuid, message, None, streams, Some(context))
     }
 
@@ -783,8 +801,12 @@ impl Machine {
                 [("stdout", text("")), ("stderr", text(&detail))],
             ),
             // At the start of the container the reference does not tell a missing image from other trouble.
-            Fault::NoImage(detail) => self.unhandled(job_uuid, "DockerError", &detail),
-            Fault::Ours { kind, detail } => self.unhandled(job_uuid, kind, &detail),
+            Fault::NoImage(detail) => self.unhandled(job_uuid, "DockerError", &detail, &Context::new()),
+            // Likewise.
+            Fault::Denied { detail, shortfall } => {
+                self.unhandled(job_uuid, "DockerError", &detail, &shortfall.context)
+            }
+            Fault::Ours { kind, detail } => self.unhandled(job_uuid, kind, &detail, &Context::new()),
         }
     }
 
@@ -812,15 +834,17 @@ impl Machine {
         )
     }
 
-    fn unhandled(&mut self, job_uuid: JobId, kind: &str, detail: &str) -> Vec<Effect> {
+    fn unhandled(&mut self, job_uuid: JobId, kind: &str, detail: &str, more: &Context) -> Vec<Effect> {
+        let facts = [
+            ("exception_type", Value::String(kind.to_owned())),
+            ("detail", Value::String(detail.to_owned())),
+        ];
+        let more = more.iter().map(|(key, value)| (key.as_str(), value.clone()));
         self.horde_failed(
             job_uuid,
             "Unhandled exception",
             HordeReason::UnhandledException,
-            [
-                ("exception_type", Value::String(kind.to_owned())),
-                ("detail", Value::String(detail.to_owned())),
-            ],
+            facts.into_iter().chain(more),
         )
     }
 
@@ -846,12 +870,12 @@ impl Machine {
         self.leave(failed.into(), Outcome::Failed)
     }
 
-    fn horde_failed<const N: usize>(
+    fn horde_failed<'a>(
         &mut self,
         job_uuid: JobId,
         message: &str,
         reason: HordeReason,
-        facts: [(&str, Value); N],
+        facts: impl IntoIterator<Item = (&'a str, Value)>,
     ) -> Vec<Effect> {
         let failed = horde_failure(job_uuid, message, reason, self.stage(), facts);
         self.leave(failed, Outcome::HordeFailed)
@@ -929,12 +953,12 @@ impl Machine {
     }
 }
 
-fn horde_failure<const N: usize>(
+fn horde_failure<'a>(
     job_uuid: JobId,
     message: &str,
     reason: HordeReason,
     stage: JobStage,
-    facts: [(&str, Value); N],
+    facts: impl IntoIterator<Item = (&'a str, Value)>,
 ) -> Up {
     let mut context: Context = facts
         .into_iter()
@@ -1024,7 +1048,11 @@ mod tests {
             stdout: "out".to_owned(),
             stderr: "err".to_owned(),
         };
-        Event::Exited(Ok(Ended { exit_code, streams }))
+        Event::Exited(Ok(Ended {
+            exit_code,
+            streams,
+            shortfall: None,
+        }))
     }
 
     fn machine(now: Instant) -> Machine {
@@ -1178,6 +1206,48 @@ mod tests {
             assert_eq!(report["docker_process_stdout"], "out");
             assert_eq!(report["context"]["container_exit_status"], exit_code);
         }
+    }
+
+    #[test]
+    fn a_job_that_ran_short_says_of_what_and_keeps_the_wires_words_first() {
+        let shortfall = |certain: Option<&str>| Shortfall {
+            certain: certain.map(str::to_owned),
+            context: Context::from_iter([("limit".to_owned(), json!("memory"))]),
+        };
+        let now = Instant::now();
+        let ended = |shortfall| {
+            Event::Exited(Ok(Ended {
+                exit_code: 137,
+                streams: Streams::default(),
+                shortfall,
+            }))
+        };
+        for (certain, message) in [
+            (
+                Some("the job ran out of memory"),
+                "Job container exited with non-zero exit code: 137: the job ran out of memory",
+            ),
+            (None, "Job container exited with non-zero exit code: 137"),
+        ] {
+            let mut machine = after(4, now);
+            let mut effects = machine.on(now, ended(Some(shortfall(certain))));
+            effects.extend(machine.on(now, Event::Gone(Ok(()))));
+            let report = report(&effects);
+            assert_eq!(report["message"], message);
+            assert_eq!(report["reason"], "nonzero_return_code");
+            assert_eq!(report["context"], json!({ "limit": "memory" }));
+        }
+        let mut machine = after(4, now);
+        let denied = Fault::Denied {
+            detail: "no".to_owned(),
+            shortfall: Box::new(shortfall(None)),
+        };
+        let mut effects = machine.on(now, Event::Exited(Err(denied)));
+        effects.extend(machine.on(now, Event::Gone(Ok(()))));
+        let report = report(&effects);
+        assert_eq!(report["reason"], "unhandled_exception");
+        assert_eq!(report["context"]["limit"], "memory");
+        assert_eq!(report["context"]["detail"], "no");
     }
 
     #[test]

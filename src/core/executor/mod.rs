@@ -11,7 +11,9 @@ mod driver;
 mod guard;
 mod live;
 pub mod machine;
+pub mod shortfall;
 pub mod streaming;
+pub mod usage;
 mod workspace;
 
 use std::sync::Arc;

@@ -176,7 +176,7 @@ fn initial_job() -> impl Strategy<Value = Value> {
 /// Returns the order as the machine hands it on; none when it is refused.
 fn ordered(initial: &Value, full: &Value) -> Option<Box<FullJob>> {
     let now = Instant::now();
-    let mut machine = Machine::new(now, std::time::Duration::from_secs(5), "ws://m");
+    let mut machine = Machine::new(now, Duration::from_secs(5), "ws://m");
     let told =
         |message: &Value| Down::decode(&message.to_string()).map(|message| Event::Message(Box::new(message)));
     machine.on(now, told(initial).unwrap());
@@ -193,6 +193,7 @@ fn identity() -> Identity {
         owner: "o".to_owned(),
         token: "t".to_owned(),
         no_gpu: false,
+        streaming_port: 6006,
     }
 }
 
