@@ -11,7 +11,8 @@
 //! | upload-failure | context is null | context `error` says why | likewise |
 //! | unknown-message, generic-error | the library's and the class's own words | our words behind the same beginning | the words name Python's classes |
 //! | multi-upload | zips hold folders | zips hold regular files only | as the newer wheel does (vectors/uploads_http_published.json) |
-//! | volume-env-artifacts | `NoNewPrivs: 0` | `NoNewPrivs: 1` | hardening that images do not notice |
+//! | volume-env-artifacts | `NoNewPrivs: 0`, fourteen capabilities | `NoNewPrivs: 1`, seven | hardening that images do not notice |
+//! | exit-3, and every container that fails | context is null | context names a bound that was met, or a right that may be missing | a person must be able to act on it |
 //! | happy-registry-pull | the image is pulled though it is there | the image that is there is used | no registry is needed |
 
 #![expect(

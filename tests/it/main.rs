@@ -18,6 +18,7 @@ mod job;
 mod key;
 mod miner;
 mod published;
+mod sandbox;
 mod signatures;
 mod streaming;
 mod support;

@@ -568,6 +568,3 @@ pub(super) fn disk(error: io::Error) -> Fault {
         detail: error.to_string(),
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -137,27 +137,4 @@ fn is_token(text: &str) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_address_without_a_scheme_is_plain_websocket() {
-        for (address, wanted) in [
-            ("127.0.0.1:8000", "ws://127.0.0.1:8000"),
-            ("ws://172.17.0.1:8000/", "ws://172.17.0.1:8000"),
-            ("wss://m", "wss://m"),
-        ] {
-            assert_eq!(endpoint(address), wanted);
-        }
-    }
-
-    #[test]
-    fn a_token_that_could_name_another_endpoint_is_refused() {
-        assert!(is_token(
-            "1ec5cdf2-a14e-4214-83cd-23df60a49a5b-24b2ddab-c8dc-44e1-9931-1266bb7f78a2"
-        ));
-        for text in ["", "a/b", "a b", "a?b", "é", &"a".repeat(201)] {
-            assert!(!is_token(text), "{text}");
-        }
-    }
-}
+mod tests;

@@ -35,7 +35,7 @@ struct Hint {
 const NO_NETWORK: &str = "jobs have no network: input comes with the volume, output goes with the upload";
 
 /// All hints; the first whose words are found counts.
-const HINTS: [Hint; 8] = [
+const HINTS: [Hint; 9] = [
     Hint {
         words: "Read-only file system",
         right: "write_root",
@@ -71,6 +71,12 @@ const HINTS: [Hint; 8] = [
         words: "Too many open files",
         right: "open_files",
         explanation: "a process may hold so many files open and no more (executor.nofile_max)",
+        profile: None,
+    },
+    Hint {
+        words: "Resource temporarily unavailable",
+        right: "processes",
+        explanation: "a job may have so many processes and threads at once and no more (executor.pids_max)",
         profile: None,
     },
     Hint {
@@ -288,7 +294,7 @@ fn size(bytes: u64) -> String {
     for (unit, shift) in UNITS {
         let whole = bytes >> shift;
         if whole > 0 {
-            let tenths = (bytes & ((1 << shift) - 1)) * 10 >> shift;
+            let tenths = ((bytes & ((1 << shift) - 1)) * 10) >> shift;
             return match tenths {
                 0 => format!("{whole} {unit}"),
                 tenths => format!("{whole}.{tenths} {unit}"),

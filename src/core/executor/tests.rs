@@ -1,16 +1,25 @@
-//! No message of a peer reaches what a container may do to its host: a property over all of them.
+//! The door's own tests; and a property over all messages: none reaches what a container may do to its host.
+
+use std::path::Path;
+use std::time::Duration;
 
 use bollard::models::{ContainerCreateBody, HostConfig, MountType};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::*;
-use crate::core::docker::limits::container_body;
+use super::container::{Identity, plan};
+use super::machine::{Effect, Event, Fault, Machine};
+use super::workspace::Workspace;
+use super::{endpoint, is_token};
+use crate::core::docker::ImageId;
+use crate::core::docker::limits::{Preset, container_body};
 use crate::core::docker::profile::is_the_runtimes;
+use crate::core::docker::sandbox::Sandbox;
 use crate::core::docker::sandbox::tests::{engine, wishes};
-use crate::core::executor::machine::{Effect, Event, Machine};
 use crate::core::model::Profile;
+use crate::core::model::job::RunPreset;
+use crate::core::proto::job::FullJob;
 use crate::core::proto::miner_executor::Down;
 
 const JOB: &str = "e4227db4-f18c-4ed9-8c9b-a74762c585f6";
@@ -389,5 +398,26 @@ fn an_ordinary_order_is_not_refused() {
         let body = body_of(&job, &workspace, &sandbox).unwrap();
         assert!(body.env.unwrap().contains(&"A=b".to_owned()));
         assert_eq!(body.host_config.unwrap().mounts.unwrap().len(), 4);
+    }
+}
+
+#[test]
+fn an_address_without_a_scheme_is_plain_websocket() {
+    for (address, wanted) in [
+        ("127.0.0.1:8000", "ws://127.0.0.1:8000"),
+        ("ws://172.17.0.1:8000/", "ws://172.17.0.1:8000"),
+        ("wss://m", "wss://m"),
+    ] {
+        assert_eq!(endpoint(address), wanted);
+    }
+}
+
+#[test]
+fn a_token_that_could_name_another_endpoint_is_refused() {
+    assert!(is_token(
+        "1ec5cdf2-a14e-4214-83cd-23df60a49a5b-24b2ddab-c8dc-44e1-9931-1266bb7f78a2"
+    ));
+    for text in ["", "a/b", "a b", "a?b", "é", &"a".repeat(201)] {
+        assert!(!is_token(text), "{text}");
     }
 }
