@@ -271,6 +271,7 @@ impl Session {
             .env("HORDE_LOG_LEVEL", "error")
             .env("HORDE_EXECUTOR_ALLOW_ADDRESSES", "127.0.0.0/8")
             .envs([accepted_risks()])
+            .env("HORDE_EXECUTOR_HUB_URL", miner.url("/hub"))
             .env("DEBUG_NO_GPU_MODE", "1");
         command.envs(extra.iter().copied());
         let child = Command::from(command).kill_on_drop(true).spawn().unwrap();
@@ -442,7 +443,7 @@ fn expected(scenario: &str, message: &Value) -> Value {
             "bad-inline-volume" => {
                 "the volume is not a valid zip file: invalid Zip archive: Could not find EOCD"
             }
-            _ => "the volume's server answered 404 Not Found",
+            _ => "the volume could not be fetched: the server answered 404 Not Found",
         };
         return json!({
             "message_type": "V0JobFailedRequest", "job_uuid": message["job_uuid"], "message": text,
@@ -613,7 +614,7 @@ async fn a_volume_that_cannot_be_trusted_is_a_failed_download_with_a_reason() {
         ),
         (
             json!({ "volume_type": "huggingface_volume", "repo_id": "o/n" }),
-            "not supported",
+            "the hub has no repository o/n",
         ),
     ];
     let play = |(volume, reason): (Value, &'static str)| {

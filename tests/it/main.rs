@@ -23,6 +23,7 @@ mod signatures;
 mod streaming;
 mod support;
 mod traces;
+mod transfer;
 mod up;
 mod validator;
 mod wire;

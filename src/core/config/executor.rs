@@ -24,10 +24,14 @@ pub struct ExecutorConfig {
     pub work_dir: PathBuf,
     /// The Docker engine that runs jobs.
     pub docker_host: String,
-    /// Largest unpacked input volume, in bytes.
+    /// Largest download of an input, in bytes; 0 means no limit.
     pub volume_bytes_max: u64,
     /// Largest output upload, in bytes.
     pub upload_bytes_max: u64,
+    /// The hub that snapshots of repositories come from.
+    pub hub_url: String,
+    /// The operator's token for the hub.
+    pub hub_token: Option<Secret>,
     /// Networks that are not public and that volumes and uploads may reach all the same.
     pub allow_addresses: Vec<IpNet>,
     /// Whether its paths are those of the engine's host, whatever it looks like.
@@ -52,8 +56,17 @@ impl ExecutorConfig {
             owner: settings.text("executor.owner")?.to_owned(),
             work_dir: settings.path("executor.work_dir")?.to_owned(),
             docker_host: settings.text("executor.docker_host")?.to_owned(),
-            volume_bytes_max: settings.integer("executor.volume_bytes_max")?,
+            // Zero and less mean none, as in the reference.
+            volume_bytes_max: settings
+                .integer::<i64>("executor.volume_bytes_max")?
+                .max(0)
+                .unsigned_abs(),
             upload_bytes_max: settings.integer("executor.upload_bytes_max")?,
+            hub_url: settings.text("executor.hub_url")?.to_owned(),
+            hub_token: match settings.optional("executor.hub_token")? {
+                Some(_) => Some(Secret::new(settings.text("executor.hub_token")?)),
+                None => None,
+            },
             allow_addresses: settings.networks("executor.allow_addresses")?.to_owned(),
             on_host: settings.bool("executor.on_host")?,
             accept: settings.list("executor.accept")?.to_owned(),

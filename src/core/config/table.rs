@@ -298,9 +298,12 @@ pub const SETTINGS: &[Setting] = &[
     ),
     setting(
         "executor.volume_bytes_max",
-        BYTES,
+        Kind::Integer {
+            min: -(1 << 50),
+            max: 1 << 50,
+        },
         "2147483648",
-        "largest unpacked input volume",
+        "largest download of an input, in bytes, a tenth of what a zip may unpack to; 0 or less: no limit",
     )
     .alias("VOLUME_MAX_SIZE_BYTES"),
     setting(
@@ -310,6 +313,20 @@ pub const SETTINGS: &[Setting] = &[
         "largest output upload",
     )
     .alias("OUTPUT_ZIP_UPLOAD_MAX_SIZE_BYTES"),
+    setting(
+        "executor.hub_url",
+        Kind::Url(&["http", "https"]),
+        "https://huggingface.co",
+        "the Hugging Face hub, or a mirror of it",
+    )
+    .alias("HF_ENDPOINT"),
+    unset(
+        "executor.hub_token",
+        Kind::Text,
+        "token for the hub, used for volumes that bring none and are not part of a multi volume",
+    )
+    .alias("HF_ACCESS_TOKEN")
+    .secret(),
     setting(
         "executor.allow_addresses",
         Kind::Networks,

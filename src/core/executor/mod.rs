@@ -33,6 +33,7 @@ use crate::core::proto::miner_executor::EXTENSIONS;
 use crate::core::tasks::Tasks;
 use crate::core::transfer::address::Policy;
 use crate::core::transfer::download::Downloader;
+use crate::core::transfer::hub::Hub;
 use crate::core::transfer::upload::Uploader;
 
 use container::Identity;
@@ -90,11 +91,15 @@ pub async fn run(config: ExecutorConfig, engine: Arc<dyn Engine>, tasks: Tasks) 
     tracing::info!(%miner, after = ?started.elapsed(), "connected to the miner");
     let policy = Arc::new(Policy::new(config.allow_addresses.clone()));
     let host = Host::new(Arc::clone(&engine), Arc::new(NvmlGpus::new()));
+    let hub_token = config.hub_token.as_ref().map(|token| token.reveal().to_owned());
+    let downloader = Downloader::new(config.volume_bytes_max, Arc::clone(&policy))
+        .within(config.sandbox.disk_bytes)
+        .with_hub(Hub::new(&config.hub_url, hub_token));
     let ports = Ports {
         engine,
         place: config.on_host.then_some(Place::Host),
         guard: Arc::new(Guard::new(host, Floors::built_in()?, config.accept)),
-        downloader: Arc::new(Downloader::new(config.volume_bytes_max, Arc::clone(&policy))),
+        downloader: Arc::new(downloader),
         uploader: Arc::new(Uploader::new(config.upload_bytes_max, policy)),
         clock: Clock::system(),
         tasks,

@@ -1,7 +1,7 @@
 //! Input volumes: fetched, counted, unpacked below the volume's folder.
 
 use std::fs::File;
-use std::io::{self, Cursor, Seek, SeekFrom, Write};
+use std::io::{self, Seek, Write};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,24 +10,17 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::alphabet;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
-use reqwest::StatusCode;
-use reqwest::header::{CONTENT_LENGTH, RANGE};
 
 use crate::core::model::volume::{SimpleVolume, Volume};
 use crate::core::net::http::{ClientOptions, Redirects};
 
 use super::address::Policy;
-use super::describe;
+use super::fetch::{FetchError, Request, fetch};
 use super::folder::Folder;
-use super::guard::{GuardedClient, HopError, hop_error, parse_url};
+use super::guard::{GuardedClient, HopError, parse_url};
+use super::hub::{Hub, HubError, Target};
 use super::path::{PathError, RelativePath};
 use super::unzip::{UnzipBudget, UnzipError, unzip};
-
-/// How often a request is made before its volume has failed (wire-executor-miner §6).
-const ATTEMPTS: usize = 3;
-
-/// The pauses between attempts, in seconds (wire-executor-miner §6, seen in traces/executor-single-file-volume-404).
-const PAUSE_SECONDS: [u64; 2] = [1, 4];
 
 /// The longest that a server may take to accept a connection or to send the next piece (wire-executor-miner §6: the
 /// reference's HTTP library allows 5 s for each).
@@ -36,10 +29,10 @@ const SILENCE: Duration = Duration::from_secs(5);
 /// The most redirects that one request follows. The reference follows 20.
 const REDIRECTS_MAX: usize = 10;
 
-/// The most entries of one zip.
+/// The most files and folders of one input, all its volumes together.
 const ENTRIES_MAX: u64 = 100_000;
 
-/// How much more a volume may unpack to than it may weigh. The reference has no bound at all; compressed text and
+/// How many times more than a zip may weigh it may unpack to. The reference has no bound at all; compressed text and
 /// sparse weights reach tenfold.
 const UNPACKED_FACTOR: u64 = 10;
 
@@ -55,6 +48,15 @@ pub enum DownloadError {
         /// The limit.
         max: u64,
     },
+    /// All volumes together are over what an input may take.
+    #[error("Input volume too large: all its volumes together have more than {max} bytes")]
+    AllTooLarge {
+        /// The limit.
+        max: u64,
+    },
+    /// All volumes together hold too many files.
+    #[error("the input has more than {ENTRIES_MAX} files and folders")]
+    TooManyEntries,
     /// More parts than anyone needs.
     #[error("the input has {got} volumes, more than {PARTS_MAX}")]
     TooManyParts {
@@ -73,24 +75,12 @@ pub enum DownloadError {
     /// The archive was refused.
     #[error(transparent)]
     Archive(UnzipError),
-    /// The address, or one that it was redirected to, is not fetched from.
-    #[error("the volume was not fetched")]
-    Hop(#[from] HopError),
-    /// The server said no.
-    #[error("the volume's server answered {status}")]
-    Status {
-        /// Its status, with its words.
-        status: StatusCode,
-    },
-    /// The server could not be reached, or stopped in the middle.
-    #[error("the volume could not be fetched: {reason}")]
-    Transport {
-        /// What happened.
-        reason: String,
-    },
-    /// The kind of volume is none of ours.
-    #[error("Hugging Face volumes are not supported by this build")]
-    HuggingFaceNotSupported,
+    /// The server could not be reached, is not allowed, said no, or stopped in the middle.
+    #[error("the volume could not be fetched")]
+    Fetch(#[source] FetchError),
+    /// There is no such snapshot.
+    #[error("the Hugging Face volume could not be fetched")]
+    Hub(#[source] HubError),
     /// Our own disk or machine failed: not the job's fault.
     #[error("the volume could not be stored")]
     Local(#[source] io::Error),
@@ -112,15 +102,72 @@ impl From<UnzipError> for DownloadError {
     }
 }
 
-/// Fetches volumes within an operator's limit.
+impl From<FetchError> for DownloadError {
+    fn from(error: FetchError) -> Self {
+        match error {
+            FetchError::TooLarge { max } => Self::TooLarge { max },
+            FetchError::Local(source) => Self::Local(source),
+            other => Self::Fetch(other),
+        }
+    }
+}
+
+impl From<HopError> for DownloadError {
+    fn from(error: HopError) -> Self {
+        Self::Fetch(FetchError::Hop(error))
+    }
+}
+
+impl From<HubError> for DownloadError {
+    fn from(error: HubError) -> Self {
+        match error {
+            HubError::Local(source) => Self::Local(source),
+            other => Self::Hub(other),
+        }
+    }
+}
+
+/// Fetches volumes within an operator's limits.
 #[derive(Debug)]
 pub struct Downloader {
     volume_bytes_max: u64,
+    input_bytes_max: u64,
     client: GuardedClient,
+    hub: Hub,
+}
+
+/// What an input may still cost, all its volumes together.
+#[derive(Debug, Clone, Copy)]
+struct Budget {
+    bytes_max: u64,
+    bytes_left: u64,
+    entries_left: u64,
+}
+
+impl Budget {
+    fn take(&mut self, bytes: u64, entries: u64) -> Result<(), DownloadError> {
+        self.entries_left = self
+            .entries_left
+            .checked_sub(entries)
+            .ok_or(DownloadError::TooManyEntries)?;
+        self.bytes_left = self
+            .bytes_left
+            .checked_sub(bytes)
+            .ok_or(DownloadError::AllTooLarge { max: self.bytes_max })?;
+        Ok(())
+    }
+}
+
+/// Where an input goes.
+#[derive(Debug, Clone, Copy)]
+struct Place<'a> {
+    folder: &'a Folder,
+    scratch: &'a Path,
 }
 
 impl Downloader {
-    /// Makes one; `volume_bytes_max` counts per download and on the compressed zip, and 0 means no limit.
+    /// Makes one that knows the public hub without an account; `volume_bytes_max` counts per download and on the
+    /// compressed zip, and 0 means no limit.
     pub fn new(volume_bytes_max: u64, policy: Arc<Policy>) -> Self {
         let options = ClientOptions {
             connect_timeout: SILENCE,
@@ -135,20 +182,44 @@ impl Downloader {
         };
         Self {
             volume_bytes_max,
+            input_bytes_max: u64::MAX,
             client: GuardedClient::new(options, policy),
+            hub: Hub::default(),
         }
+    }
+
+    /// Bounds what an input takes on the disk, all its volumes together, in bytes.
+    #[must_use]
+    pub fn within(mut self, input_bytes_max: u64) -> Self {
+        self.input_bytes_max = input_bytes_max;
+        self
+    }
+
+    /// Takes snapshots from this hub.
+    #[must_use]
+    pub fn with_hub(mut self, hub: Hub) -> Self {
+        self.hub = hub;
+        self
     }
 
     /// Puts a volume into `folder`, part by part; zips on their way lie in `scratch`.
     ///
     /// Dropping the future ends it; the one file that is being unpacked is then finished or left partial.
     pub async fn fetch(&self, volume: Volume, folder: &Folder, scratch: &Path) -> Result<(), DownloadError> {
+        // The operator's account serves a job's own volume only (wire-executor-miner §6).
+        let is_multi = matches!(volume, Volume::Multi(_));
         let parts = volume.into_parts();
         if parts.len() > PARTS_MAX {
             return Err(DownloadError::TooManyParts { got: parts.len() });
         }
+        let mut budget = Budget {
+            bytes_max: self.input_bytes_max,
+            bytes_left: self.input_bytes_max,
+            entries_left: ENTRIES_MAX,
+        };
         for part in parts {
-            self.fetch_part(part, folder, scratch).await?;
+            self.fetch_part(part, is_multi, Place { folder, scratch }, &mut budget)
+                .await?;
         }
         Ok(())
     }
@@ -156,153 +227,103 @@ impl Downloader {
     async fn fetch_part(
         &self,
         part: SimpleVolume,
-        folder: &Folder,
-        scratch: &Path,
+        is_multi: bool,
+        place: Place<'_>,
+        budget: &mut Budget,
     ) -> Result<(), DownloadError> {
         let base = |path: Option<&str>| RelativePath::parse_folder(path).map_err(DownloadError::BadPath);
         match part {
             SimpleVolume::Inline(inline) => {
                 let base = base(inline.relative_path.as_deref())?;
-                let bytes = decode_leniently(&inline.contents).ok_or(DownloadError::NotBase64)?;
-                if u64::try_from(bytes.len()).unwrap_or(u64::MAX) > self.volume_bytes_max {
-                    return Err(DownloadError::TooLarge {
-                        max: self.volume_bytes_max,
-                    });
-                }
-                self.unpack(Cursor::new(bytes), folder, base).await
+                let archive = self.decode(inline.contents, place.scratch)?;
+                self.unpack(archive, place.folder, base, budget).await
             }
             SimpleVolume::ZipUrl(zip) => {
                 let base = base(zip.relative_path.as_deref())?;
-                let file = tempfile::tempfile_in(scratch).map_err(DownloadError::Local)?;
-                let file = self.download(&zip.contents, file).await?;
-                self.unpack(file, folder, base).await
+                let archive = tempfile::tempfile_in(place.scratch).map_err(DownloadError::Local)?;
+                let (archive, _bytes) = self
+                    .download(&zip.contents, self.volume_bytes_max, archive)
+                    .await?;
+                self.unpack(archive, place.folder, base, budget).await
             }
             SimpleVolume::SingleFile(single) => {
                 let path = RelativePath::parse(&single.relative_path).map_err(DownloadError::BadPath)?;
-                let file = folder.create(&path).map_err(|error| match error.kind() {
+                let file = place.folder.create(&path).map_err(|error| match error.kind() {
                     io::ErrorKind::IsADirectory | io::ErrorKind::NotADirectory => {
                         DownloadError::InTheWay(path)
                     }
                     _ => DownloadError::Local(error),
                 })?;
-                self.download(&single.url, file).await.map(drop)
+                let bytes_max = self.volume_bytes_max.min(budget.bytes_left);
+                let (_file, bytes) = self.download(&single.url, bytes_max, file).await?;
+                budget.take(bytes, 1)
             }
-            SimpleVolume::Huggingface(_) => Err(DownloadError::HuggingFaceNotSupported),
+            SimpleVolume::Huggingface(snapshot) => {
+                let base = base(snapshot.relative_path.as_deref())?;
+                let target = Target {
+                    folder: place.folder,
+                    base: base.as_ref(),
+                    scratch: place.scratch,
+                    files_max: budget.entries_left,
+                    bytes_max: budget.bytes_left,
+                };
+                let taken = self
+                    .hub
+                    .snapshot(&self.client, &snapshot, &target, !is_multi)
+                    .await?;
+                budget.take(taken.bytes, taken.files)
+            }
         }
     }
 
-    async fn unpack<R>(
+    /// Writes what an address holds into `file`; returns it rewound, and its size.
+    async fn download(&self, url: &str, bytes_max: u64, file: File) -> Result<(File, u64), DownloadError> {
+        let url = parse_url(self.client.policy(), url)?;
+        let request = Request::new(url, bytes_max);
+        let fetched = fetch(&self.client, request, file).await?;
+        Ok((fetched.file, fetched.bytes))
+    }
+
+    /// Writes what is inside the message into a file without a name.
+    fn decode(&self, text: String, scratch: &Path) -> Result<File, DownloadError> {
+        let bytes = decode_leniently(&text).ok_or(DownloadError::NotBase64)?;
+        drop(text);
+        if u64::try_from(bytes.len()).unwrap_or(u64::MAX) > self.volume_bytes_max {
+            return Err(DownloadError::TooLarge {
+                max: self.volume_bytes_max,
+            });
+        }
+        let write = || {
+            let mut file = tempfile::tempfile_in(scratch)?;
+            file.write_all(&bytes)?;
+            file.rewind()?;
+            Ok(file)
+        };
+        write().map_err(DownloadError::Local)
+    }
+
+    async fn unpack(
         &self,
-        archive: R,
+        archive: File,
         folder: &Folder,
         base: Option<RelativePath>,
-    ) -> Result<(), DownloadError>
-    where
-        R: io::Read + Seek + Send + 'static,
-    {
-        let budget = UnzipBudget {
-            bytes_max: self.volume_bytes_max.saturating_mul(UNPACKED_FACTOR),
-            entries_max: ENTRIES_MAX,
+        budget: &mut Budget,
+    ) -> Result<(), DownloadError> {
+        let allowed = UnzipBudget {
+            bytes_max: self
+                .volume_bytes_max
+                .saturating_mul(UNPACKED_FACTOR)
+                .min(budget.bytes_left),
+            entries_max: budget.entries_left,
         };
         let folder = folder.try_clone().map_err(DownloadError::Local)?;
         let cancelled = CancelOnDrop(Arc::new(AtomicBool::new(false)));
         let flag = Arc::clone(&cancelled.0);
-        tokio::task::spawn_blocking(move || unzip(archive, &folder, base.as_ref(), budget, &flag))
-            .await
-            .map_err(|error| DownloadError::Local(io::Error::other(error)))?
-            .map_err(DownloadError::from)
-    }
-
-    /// Writes what an address holds into `file`, and returns it rewound.
-    async fn download(&self, url: &str, file: File) -> Result<File, DownloadError> {
-        let url = parse_url(self.client.policy(), url)?;
-        let client = self.client.get().await.map_err(DownloadError::Local)?;
-        let mut download = Download {
-            file,
-            have: 0,
-            max: self.volume_bytes_max,
-        };
-        let mut attempt = 1;
-        loop {
-            let error = match download.attempt(client, url.clone()).await {
-                Ok(()) => {
-                    download
-                        .file
-                        .seek(SeekFrom::Start(0))
-                        .map_err(DownloadError::Local)?;
-                    return Ok(download.file);
-                }
-                Err(error) => error,
-            };
-            let is_passing = matches!(
-                error,
-                DownloadError::Status { .. } | DownloadError::Transport { .. }
-            );
-            let pause = PAUSE_SECONDS.get(attempt - 1);
-            let Some(seconds) = pause.filter(|_| is_passing && attempt < ATTEMPTS) else {
-                return Err(error);
-            };
-            tracing::info!(attempt, %error, "a download failed and is tried again");
-            let jitter: f64 = rand::random_range(1.0..1.1);
-            tokio::time::sleep(Duration::from_secs(*seconds).mul_f64(jitter)).await;
-            attempt += 1;
-        }
-    }
-}
-
-/// A download in progress; what is on disk survives a failed attempt.
-#[derive(Debug)]
-struct Download {
-    file: File,
-    have: u64,
-    max: u64,
-}
-
-impl Download {
-    async fn attempt(&mut self, client: &reqwest::Client, url: reqwest::Url) -> Result<(), DownloadError> {
-        let mut request = client.get(url);
-        if self.have > 0 {
-            request = request.header(RANGE, format!("bytes={}-", self.have));
-        }
-        let transport = |error| match hop_error(&error) {
-            Some(hop) => DownloadError::Hop(hop),
-            None => DownloadError::Transport {
-                reason: describe(error),
-            },
-        };
-        let mut answer = request.send().await.map_err(transport)?;
-        let status = answer.status();
-        if self.have > 0 && status != StatusCode::PARTIAL_CONTENT && status.is_success() {
-            // The server does not resume: this answer starts from the beginning.
-            self.restart().map_err(DownloadError::Local)?;
-        }
-        if !status.is_success() {
-            self.restart().map_err(DownloadError::Local)?;
-            return Err(DownloadError::Status { status });
-        }
-        let announced = answer
-            .headers()
-            .get(CONTENT_LENGTH)
-            .and_then(|length| length.to_str().ok()?.parse().ok());
-        if announced.is_some_and(|length: u64| length > self.max.saturating_sub(self.have)) {
-            return Err(DownloadError::TooLarge { max: self.max });
-        }
-        while let Some(piece) = answer.chunk().await.map_err(transport)? {
-            let length = u64::try_from(piece.len()).unwrap_or(u64::MAX);
-            if length > self.max.saturating_sub(self.have) {
-                return Err(DownloadError::TooLarge { max: self.max });
-            }
-            // Into the page cache: short, and cheaper than handing each piece to another thread.
-            self.file.write_all(&piece).map_err(DownloadError::Local)?;
-            self.have += length;
-        }
-        Ok(())
-    }
-
-    fn restart(&mut self) -> io::Result<()> {
-        self.have = 0;
-        self.file.set_len(0)?;
-        self.file.seek(SeekFrom::Start(0)).map(drop)
+        let unzipped =
+            tokio::task::spawn_blocking(move || unzip(archive, &folder, base.as_ref(), allowed, &flag))
+                .await
+                .map_err(|error| DownloadError::Local(io::Error::other(error)))??;
+        budget.take(unzipped.bytes, unzipped.entries)
     }
 }
 

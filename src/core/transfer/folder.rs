@@ -40,6 +40,17 @@ pub struct Walk {
     pub passed_over: usize,
 }
 
+/// What is directly in a folder.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Names {
+    /// Names that are text.
+    pub plain: Vec<RelativePath>,
+    /// Names that are none, with what is no text replaced.
+    pub odd: Vec<String>,
+    /// How many entries there are besides.
+    pub more: usize,
+}
+
 /// Why a file of a job could not be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
@@ -49,6 +60,9 @@ pub enum OpenError {
     /// A folder, link, pipe or device, or the way to it leads over a link.
     #[error("not a regular file: {0}")]
     NotAFile(RelativePath),
+    /// The job took the right to read it away, and we are not root.
+    #[error("no right to read: {0}")]
+    Denied(RelativePath),
     /// The file system failed.
     #[error("could not open {path}")]
     Failed {
@@ -119,6 +133,7 @@ impl Folder {
             rustix::io::Errno::LOOP | rustix::io::Errno::NOTDIR | rustix::io::Errno::NXIO => {
                 OpenError::NotAFile(path.clone())
             }
+            rustix::io::Errno::ACCESS | rustix::io::Errno::PERM => OpenError::Denied(path.clone()),
             other => OpenError::Failed {
                 path: path.clone(),
                 source: other.into(),
@@ -126,6 +141,11 @@ impl Folder {
         };
         let (folders, name) = path.split();
         let here = self.descend(folders).map_err(failed)?;
+        // Asked first, since to open a device may do something; asked again below, since a name may change hands.
+        let status = rustix::fs::statat(&here, name, AtFlags::SYMLINK_NOFOLLOW).map_err(failed)?;
+        if FileType::from_raw_mode(status.st_mode) != FileType::RegularFile {
+            return Err(OpenError::NotAFile(path.clone()));
+        }
         // Without blocking, since a pipe would wait for its other end.
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let file = rustix::fs::openat(&here, name, flags, Mode::empty()).map_err(failed)?;
@@ -134,6 +154,12 @@ impl Folder {
             return Err(OpenError::NotAFile(path.clone()));
         }
         Ok(File::from(file))
+    }
+
+    /// Returns how many bytes the file system has left for us.
+    pub fn free_bytes(&self) -> io::Result<u64> {
+        let facts = rustix::fs::fstatvfs(&self.0)?;
+        Ok(facts.f_bavail.saturating_mul(facts.f_frsize))
     }
 
     /// Lists the regular files below this folder; everything else is passed over and counted.
@@ -184,21 +210,29 @@ impl Folder {
         Ok(Ok(walk))
     }
 
-    /// Lists the names of the entries directly in this folder, sorted; names that are not text are left out.
-    pub fn names(&self) -> io::Result<Vec<RelativePath>> {
-        let mut names = Vec::new();
-        for entry in Dir::read_from(&self.0)?.take(WALK_ENTRIES_MAX) {
+    /// Lists the names of the first `names_max` entries directly in this folder, sorted.
+    pub fn names(&self, names_max: usize) -> io::Result<Names> {
+        let mut names = Names::default();
+        for entry in Dir::read_from(&self.0)? {
             let entry = entry?;
-            if let Some(name) = entry
-                .file_name()
-                .to_str()
-                .ok()
-                .and_then(|name| RelativePath::parse(name).ok())
-            {
-                names.push(name);
+            let name = entry.file_name();
+            if matches!(name.to_bytes(), b"." | b"..") {
+                continue;
+            }
+            if names.plain.len() + names.odd.len() >= names_max {
+                names.more += 1;
+                if names.more >= WALK_ENTRIES_MAX {
+                    break;
+                }
+                continue;
+            }
+            match name.to_str().ok().and_then(|name| RelativePath::parse(name).ok()) {
+                Some(name) => names.plain.push(name),
+                None => names.odd.push(name.to_string_lossy().into_owned()),
             }
         }
-        names.sort();
+        names.plain.sort();
+        names.odd.sort();
         Ok(names)
     }
 
@@ -381,12 +415,18 @@ mod tests {
     }
 
     #[test]
-    fn a_pipe_is_no_file_and_does_not_block() {
+    fn a_pipe_or_socket_is_no_file_and_does_not_block() {
         let outside = tempfile::tempdir().unwrap();
         let pipe = outside.path().join("pipe");
         rustix::fs::mknodat(rustix::fs::CWD, &pipe, FileType::Fifo, Mode::RWXU, 0).unwrap();
+        let _socket = std::os::unix::net::UnixListener::bind(outside.path().join("socket")).unwrap();
         let folder = Folder::open(outside.path()).unwrap();
-        assert!(matches!(folder.read(&path("pipe")), Err(OpenError::NotAFile(_))));
+        for name in ["pipe", "socket"] {
+            assert!(
+                matches!(folder.read(&path(name)), Err(OpenError::NotAFile(_))),
+                "{name}"
+            );
+        }
     }
 
     #[test]

@@ -8,10 +8,14 @@
 pub mod address;
 pub mod artifacts;
 pub mod download;
+pub mod fetch;
 pub mod folder;
+mod glob;
 pub mod guard;
+pub mod hub;
 pub mod pack;
 pub mod path;
+mod records;
 pub mod unzip;
 pub mod upload;
 

@@ -37,6 +37,9 @@ pub enum PackError {
         /// The limit.
         max: u64,
     },
+    /// The job took the right to read a file away.
+    #[error("the output cannot be packed")]
+    Denied(#[source] OpenError),
     /// Our own disk or machine failed.
     #[error("the output could not be packed")]
     Local(#[source] io::Error),
@@ -90,6 +93,7 @@ pub(super) fn pack(
             Ok(file) => file,
             // It cannot vanish, since the container is gone; nor is it a reason to send nothing.
             Err(OpenError::NotFound(_) | OpenError::NotAFile(_)) => continue,
+            Err(error @ OpenError::Denied(_)) => return Err(PackError::Denied(error)),
             Err(OpenError::Failed { source, .. }) => return Err(PackError::Local(source)),
         };
         add(&mut zip, &found.path, &mut file).map_err(PackError::Local)?;

@@ -1,7 +1,9 @@
-//! Unpacking a stranger's zip.
+//! Unpacking a stranger's zip: everything is judged first, then written.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
+use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -10,22 +12,23 @@ use zip::result::ZipError;
 
 use super::folder::Folder;
 use super::path::{PathError, RelativePath};
+use super::records::{self, LocalHeader};
 
 /// How much is unpacked between two looks at the budget and at whether anyone still waits, in bytes.
 const CHUNK_BYTES: usize = 128 * 1024;
 
-/// The end of a zip in which its directory can be announced: the record of 22 bytes and a comment of 65 535.
-const TAIL_BYTES: u64 = 22 + 65_535 + ZIP64_LOCATOR_BYTES;
-
-/// The record before the last that points to the large directory's own record.
-const ZIP64_LOCATOR_BYTES: u64 = 20;
-
 /// The most that the library may read before it knows an archive's entries, in bytes.
 ///
 /// It looks for the directory backwards through the whole file and keeps all of it in memory, so this bounds both,
-/// whatever the records in the file's end pretend. A directory of [`UnzipBudget::entries_max`] entries with long
-/// names fits.
-const DIRECTORY_BYTES_MAX: u64 = 48 * 1024 * 1024;
+/// whatever the records in the file's end pretend. 100 000 entries with names of 150 bytes fit.
+const DIRECTORY_BYTES_MAX: u64 = 24 * 1024 * 1024;
+
+/// How many times larger than the archive its content may be, once it is over [`RATIO_BYTES_FREE`]. Text and sparse
+/// weights reach 20; what deflate can do at most, and only with one byte repeated, is 1032.
+const RATIO_MAX: u64 = 200;
+
+/// What an archive may unpack to whatever its ratio, in bytes.
+const RATIO_BYTES_FREE: u64 = 256 * 1024 * 1024;
 
 /// What an archive may cost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,6 +37,15 @@ pub struct UnzipBudget {
     pub bytes_max: u64,
     /// The most entries.
     pub entries_max: u64,
+}
+
+/// What an archive did cost.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Unzipped {
+    /// Bytes of all entries together.
+    pub bytes: u64,
+    /// Entries.
+    pub entries: u64,
 }
 
 /// Why an archive was not unpacked.
@@ -57,6 +69,12 @@ pub enum UnzipError {
         /// The bound.
         max: u64,
     },
+    /// It unpacks to so much more than it weighs that it is made to fill a disk.
+    #[error("the zip file unpacks to more than {RATIO_MAX} times its size of {bytes} bytes")]
+    TooDense {
+        /// Its size.
+        bytes: u64,
+    },
     /// An entry would land elsewhere.
     #[error("refused an entry of the zip file")]
     BadEntry(#[source] PathError),
@@ -66,6 +84,20 @@ pub enum UnzipError {
     /// Two entries have one name.
     #[error("the zip entry `{0}` occurs twice or is both a file and a folder")]
     Duplicate(String),
+    /// A name stands in the directory twice, or the directory is longer than announced.
+    #[error("the zip file's directory does not hold what it announces, each name once")]
+    Directory,
+    /// Two entries share bytes of the archive, so that a small one unpacks to much.
+    #[error("the zip entry `{0}` overlaps another")]
+    Overlap(String),
+    /// The archive's directory and the entry itself tell different stories, so that two readers see two archives.
+    #[error("the zip entry `{name}` contradicts the directory in its {field}")]
+    Contradiction {
+        /// The entry.
+        name: String,
+        /// What differs.
+        field: &'static str,
+    },
     /// Nobody waits for it any more.
     #[error("unpacking was cancelled")]
     Cancelled,
@@ -74,112 +106,254 @@ pub enum UnzipError {
     Disk(#[source] io::Error),
 }
 
+/// An entry that has passed.
+struct Planned {
+    index: usize,
+    path: RelativePath,
+    is_folder: bool,
+    bytes: u64,
+}
+
 /// Unpacks `archive` into `folder`, below `base` if given. Blocks; looks at `cancelled` often.
-pub fn unzip<R: Read + Seek>(
-    mut archive: R,
+///
+/// Nothing is written before every entry has been judged: its name, its kind, its place in the archive, and what all
+/// of them together announce. What is written is counted once more, since announcements lie.
+pub fn unzip(
+    archive: File,
     folder: &Folder,
     base: Option<&RelativePath>,
     budget: UnzipBudget,
     cancelled: &AtomicBool,
-) -> Result<(), UnzipError> {
+) -> Result<Unzipped, UnzipError> {
+    let archive = Arc::new(archive);
+    let length = archive.metadata().map_err(UnzipError::Disk)?.len();
+    let mut zip = open(&archive, budget)?;
+    let plan = judge(&archive, &mut zip, length, base, cancelled)?;
+    let bytes_max = budget.bytes_max.min(dense_bytes(length));
+    let over = || {
+        if bytes_max < budget.bytes_max {
+            UnzipError::TooDense { bytes: length }
+        } else {
+            UnzipError::TooLarge { max: bytes_max }
+        }
+    };
+    let announced = plan.iter().map(|entry| entry.bytes).fold(0, u64::saturating_add);
+    if announced > bytes_max {
+        return Err(over());
+    }
+    if let Some(base) = base {
+        folder.make_folder(base).map_err(|error| writing(error, base))?;
+    }
+    let mut left = bytes_max;
+    for entry in &plan {
+        let path = &entry.path;
+        if entry.is_folder {
+            folder.make_folder(path).map_err(|error| writing(error, path))?;
+            continue;
+        }
+        let mut file = folder.create(path).map_err(|error| writing(error, path))?;
+        let mut content = zip.by_index(entry.index).map_err(not_a_zip)?;
+        let copied = copy(&mut content, &mut file, left, cancelled)?.ok_or_else(over)?;
+        if copied != entry.bytes {
+            return Err(UnzipError::Contradiction {
+                name: path.to_string(),
+                field: "unpacked size",
+            });
+        }
+        left -= copied;
+    }
+    Ok(Unzipped {
+        bytes: bytes_max - left,
+        entries: u64::try_from(plan.len()).unwrap_or(u64::MAX),
+    })
+}
+
+/// Returns how much an archive of `length` bytes may unpack to before it counts as a bomb.
+fn dense_bytes(length: u64) -> u64 {
+    length.saturating_mul(RATIO_MAX).max(RATIO_BYTES_FREE)
+}
+
+/// Reads the directory, within bounds.
+fn open(archive: &Arc<File>, budget: UnzipBudget) -> Result<ZipArchive<Metered>, UnzipError> {
     let too_many = UnzipError::TooManyEntries {
         max: budget.entries_max,
     };
     // Asked before the library reads the directory, which it keeps in memory.
-    if announced_entries(&mut archive).map_err(|error| UnzipError::NotAZip(error.to_string()))?
-        > budget.entries_max
-    {
+    let announced =
+        records::announced_entries(archive).map_err(|error| UnzipError::NotAZip(error.to_string()))?;
+    if announced > budget.entries_max {
         return Err(too_many);
     }
     let left = Arc::new(AtomicU64::new(DIRECTORY_BYTES_MAX));
     let metered = Metered {
-        inner: archive,
+        inner: Arc::clone(archive),
+        position: 0,
         left: Arc::clone(&left),
     };
-    let mut archive = ZipArchive::new(metered).map_err(not_a_zip)?;
+    let zip = ZipArchive::new(metered).map_err(not_a_zip)?;
     left.store(u64::MAX, Ordering::Relaxed);
-    if u64::try_from(archive.len()).unwrap_or(u64::MAX) > budget.entries_max {
+    if u64::try_from(zip.len()).unwrap_or(u64::MAX) > budget.entries_max {
         return Err(too_many);
     }
-    if let Some(base) = base {
-        folder.make_folder(base).map_err(UnzipError::Disk)?;
+    Ok(zip)
+}
+
+/// Judges every entry; returns those that are to be written, in the archive's order.
+fn judge(
+    archive: &File,
+    zip: &mut ZipArchive<Metered>,
+    length: u64,
+    base: Option<&RelativePath>,
+    cancelled: &AtomicBool,
+) -> Result<Vec<Planned>, UnzipError> {
+    let directory = zip.central_directory_start();
+    // The library keeps one entry of each name, whatever the directory holds.
+    let listed = records::directory_entries(archive, directory, zip.len())
+        .map_err(|error| UnzipError::NotAZip(error.to_string()))?;
+    if listed != zip.len() {
+        return Err(UnzipError::Directory);
     }
-    let mut seen = HashSet::new();
-    let mut left = budget.bytes_max;
-    for index in 0..archive.len() {
-        let mut entry = archive.by_index(index).map_err(not_a_zip)?;
-        let Some(path) = RelativePath::parse_entry(entry.name()).map_err(UnzipError::BadEntry)? else {
-            continue;
+    let mut places = BTreeMap::new();
+    let mut plan = Vec::with_capacity(zip.len());
+    for index in 0..zip.len() {
+        if cancelled.load(Ordering::Relaxed) {
+            return Err(UnzipError::Cancelled);
+        }
+        let entry = zip.by_index_raw(index).map_err(not_a_zip)?;
+        if entry.encrypted() {
+            return Err(UnzipError::Unsupported("a password".to_owned()));
+        }
+        let name = || {
+            entry
+                .name()
+                .chars()
+                .take(200)
+                .flat_map(char::escape_debug)
+                .collect::<String>()
         };
-        let path = path.below(base).map_err(UnzipError::BadEntry)?;
         let is_plain = entry
             .unix_mode()
             .is_none_or(|mode| matches!(mode & 0o170_000, 0 | 0o040_000 | 0o100_000));
         if entry.is_symlink() || !is_plain {
-            return Err(UnzipError::NotAFile(path.to_string()));
+            return Err(UnzipError::NotAFile(name()));
         }
-        if entry.is_dir() {
-            folder.make_folder(&path).map_err(|error| writing(error, &path))?;
-            continue;
+        let header = LocalHeader::read(archive, entry.header_start())
+            .map_err(|error| UnzipError::NotAZip(error.to_string()))?;
+        if let Some(field) = header.contradiction(&entry) {
+            return Err(UnzipError::Contradiction { name: name(), field });
         }
-        if !seen.insert(path.clone()) {
-            return Err(UnzipError::Duplicate(path.to_string()));
+        let end = header.data_start.saturating_add(entry.compressed_size());
+        if end > directory.min(length) || places.insert(entry.header_start(), (end, name())).is_some() {
+            return Err(UnzipError::Overlap(name()));
         }
-        let mut file = folder.create(&path).map_err(|error| writing(error, &path))?;
-        left = copy(&mut entry, &mut file, left, cancelled)?.ok_or(UnzipError::TooLarge {
-            max: budget.bytes_max,
-        })?;
+        let path = RelativePath::parse_entry(entry.name()).map_err(UnzipError::BadEntry)?;
+        if let Some(path) = path {
+            plan.push(Planned {
+                index,
+                path: path.below(base).map_err(UnzipError::BadEntry)?,
+                is_folder: entry.is_dir(),
+                bytes: if entry.is_dir() { 0 } else { entry.size() },
+            });
+        }
     }
-    Ok(())
+    let mut free = 0;
+    for (start, (end, name)) in places {
+        if start < free {
+            return Err(UnzipError::Overlap(name));
+        }
+        free = end;
+    }
+    check_names(&plan)?;
+    Ok(plan)
 }
 
-/// A reader that fails once it has given as much as it may.
-struct Metered<R> {
-    inner: R,
+/// Checks that no name is used for two things. Names that differ in case are two names, as everywhere on Linux.
+fn check_names(plan: &[Planned]) -> Result<(), UnzipError> {
+    let mut files = HashSet::new();
+    let mut folders = HashSet::new();
+    for entry in plan {
+        let text = entry.path.as_str();
+        // From the deepest up: where one is known, those above it are.
+        let mut above = text;
+        while let Some((parent, _name)) = above.rsplit_once('/') {
+            if !folders.insert(parent) {
+                break;
+            }
+            above = parent;
+        }
+        let is_new = if entry.is_folder {
+            folders.insert(text);
+            true
+        } else {
+            files.insert(text)
+        };
+        if !is_new {
+            return Err(UnzipError::Duplicate(text.to_owned()));
+        }
+    }
+    match files.intersection(&folders).next() {
+        Some(name) => Err(UnzipError::Duplicate((*name).to_owned())),
+        None => Ok(()),
+    }
+}
+
+/// A reader of a file that keeps its own place, and fails once it has given as much as it may.
+struct Metered {
+    inner: Arc<File>,
+    position: u64,
     left: Arc<AtomicU64>,
 }
 
-impl<R: Read> Read for Metered<R> {
+impl Read for Metered {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let count = self.inner.read(buffer)?;
+        let count = self.inner.read_at(buffer, self.position)?;
+        let bytes = u64::try_from(count).unwrap_or(u64::MAX);
         let left = self.left.load(Ordering::Relaxed);
-        let Some(rest) = left.checked_sub(u64::try_from(count).unwrap_or(u64::MAX)) else {
+        let Some(rest) = left.checked_sub(bytes) else {
             return Err(io::Error::other("its directory is too large"));
         };
         if left != u64::MAX {
             self.left.store(rest, Ordering::Relaxed);
         }
+        self.position = self.position.saturating_add(bytes);
         Ok(count)
     }
 }
 
-impl<R: Seek> Seek for Metered<R> {
+impl Seek for Metered {
     fn seek(&mut self, position: SeekFrom) -> io::Result<u64> {
-        self.inner.seek(position)
+        let to = match position {
+            SeekFrom::Start(at) => Some(at),
+            SeekFrom::Current(by) => self.position.checked_add_signed(by),
+            SeekFrom::End(by) => self.inner.metadata()?.len().checked_add_signed(by),
+        };
+        self.position = to.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
+        Ok(self.position)
     }
 }
 
-/// Copies an entry; returns what is left of the budget, or nothing when it did not suffice.
+/// Copies an entry; returns how many bytes it had, or nothing when they are more than `left`.
 fn copy(
     entry: &mut impl Read,
     file: &mut impl Write,
-    mut left: u64,
+    left: u64,
     cancelled: &AtomicBool,
 ) -> Result<Option<u64>, UnzipError> {
     let mut buffer = vec![0; CHUNK_BYTES];
+    let mut copied = 0_u64;
     loop {
         if cancelled.load(Ordering::Relaxed) {
             return Err(UnzipError::Cancelled);
         }
         let count = match entry.read(&mut buffer) {
-            Ok(0) => return Ok(Some(left)),
+            Ok(0) => return Ok(Some(copied)),
             Ok(count) => count,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             Err(error) => return Err(UnzipError::NotAZip(error.to_string())),
         };
-        match left.checked_sub(u64::try_from(count).unwrap_or(u64::MAX)) {
-            Some(rest) => left = rest,
-            None => return Ok(None),
+        copied = copied.saturating_add(u64::try_from(count).unwrap_or(u64::MAX));
+        if copied > left {
+            return Ok(None);
         }
         file.write_all(buffer.get(..count).unwrap_or_default())
             .map_err(UnzipError::Disk)?;
@@ -205,60 +379,6 @@ fn writing(error: io::Error, path: &RelativePath) -> UnzipError {
         io::ErrorKind::IsADirectory | io::ErrorKind::NotADirectory => UnzipError::Duplicate(path.to_string()),
         _ => UnzipError::Disk(error),
     }
-}
-
-/// Returns the largest number of entries that any directory record in the archive's end announces.
-///
-/// The old record has 16 bits for it; only the large one, found through its locator, can announce more.
-fn announced_entries<R: Read + Seek>(archive: &mut R) -> io::Result<u64> {
-    let length = archive.seek(SeekFrom::End(0))?;
-    let start = length.saturating_sub(TAIL_BYTES);
-    archive.seek(SeekFrom::Start(start))?;
-    let mut tail = Vec::new();
-    archive.by_ref().take(TAIL_BYTES).read_to_end(&mut tail)?;
-    let mut most = 0;
-    for (at, window) in tail.windows(16).enumerate() {
-        let number = |from: usize| -> u64 {
-            let bytes = window.get(from..from + 8).and_then(|bytes| bytes.try_into().ok());
-            bytes.map_or(0, u64::from_le_bytes)
-        };
-        if window.starts_with(b"PK\x05\x06") {
-            let entries = window
-                .get(10..12)
-                .and_then(|bytes| bytes.try_into().ok())
-                .map_or(0, u16::from_le_bytes);
-            most = most.max(if entries == u16::MAX {
-                0
-            } else {
-                u64::from(entries)
-            });
-        } else if window.starts_with(b"PK\x06\x07") {
-            most = most.max(zip64_entries(archive, number(8))?);
-        } else if window.starts_with(b"PK\x06\x06") {
-            // Found without its locator, for archives with something in front that shifts all offsets.
-            most = most.max(zip64_entries(
-                archive,
-                start.saturating_add(u64::try_from(at).unwrap_or(0)),
-            )?);
-        }
-    }
-    archive.seek(SeekFrom::Start(0))?;
-    Ok(most)
-}
-
-fn zip64_entries<R: Read + Seek>(archive: &mut R, at: u64) -> io::Result<u64> {
-    if i64::try_from(at).is_err() {
-        return Ok(0);
-    }
-    archive.seek(SeekFrom::Start(at))?;
-    let mut record = Vec::new();
-    archive.by_ref().take(40).read_to_end(&mut record)?;
-    let is_record = record.starts_with(b"PK\x06\x06");
-    let entries = record
-        .get(32..40)
-        .and_then(|bytes| bytes.try_into().ok())
-        .map(u64::from_le_bytes);
-    Ok(entries.filter(|_| is_record).unwrap_or(0))
 }
 
 #[cfg(test)]
@@ -290,13 +410,19 @@ mod tests {
         writer.finish().unwrap().into_inner()
     }
 
-    fn unpack(bytes: &[u8], base: Option<&str>) -> (tempfile::TempDir, Result<(), UnzipError>) {
+    fn file_of(bytes: &[u8]) -> File {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(bytes).unwrap();
+        file
+    }
+
+    fn unpack(bytes: &[u8], base: Option<&str>) -> (tempfile::TempDir, Result<Unzipped, UnzipError>) {
         let outside = tempfile::tempdir().unwrap();
         fs::create_dir(outside.path().join("jail")).unwrap();
         let folder = Folder::open(&outside.path().join("jail")).unwrap();
         let base = base.map(|base| RelativePath::parse(base).unwrap());
         let result = unzip(
-            Cursor::new(bytes),
+            file_of(bytes),
             &folder,
             base.as_ref(),
             BUDGET,
@@ -376,7 +502,7 @@ mod tests {
         let outside = tempfile::tempdir().unwrap();
         let folder = Folder::open(outside.path()).unwrap();
         let bytes = archive(&[("a", b"1")]);
-        let result = unzip(Cursor::new(bytes), &folder, None, BUDGET, &AtomicBool::new(true));
+        let result = unzip(file_of(&bytes), &folder, None, BUDGET, &AtomicBool::new(true));
         assert!(matches!(result, Err(UnzipError::Cancelled)), "{result:?}");
     }
 

@@ -16,7 +16,9 @@ use serde::Serialize;
 use tokio::io::AsyncReadExt;
 use tokio_util::io::ReaderStream;
 
-use crate::core::model::upload::{Fields, OutputUpload, SingleFileUpload, ZipUpload};
+use crate::core::model::upload::{
+    Fields, OutputUpload, RelativePathError, SingleFileUpload, ZipUpload, check_relative_path,
+};
 use crate::core::net::http::{ClientOptions, Redirects};
 
 use super::address::Policy;
@@ -59,6 +61,9 @@ pub enum UploadError {
     /// A named file is not below the output folder.
     #[error("the upload's relative_path was refused")]
     BadPath(#[source] PathError),
+    /// A named file's path has more than one spelling, or a character that the published peers refuse.
+    #[error("the upload's relative_path {0}")]
+    NotCanonical(RelativePathError),
     /// A named file is not there, or is none.
     #[error("the output cannot be uploaded")]
     NoFile(#[source] OpenError),
@@ -202,11 +207,20 @@ impl Uploader {
             .await
             .map_err(|error| UploadError::Local(io::Error::other(error)))??;
         let client = self.client.get().await.map_err(UploadError::Local)?;
-        stream::iter(parcels)
-            .map(|parcel| async move { deliver(client, &parcel).await.map(|answer| (parcel.key, answer)) })
-            .buffered(SIDE_BY_SIDE)
+        // As they end, so that the first failure is seen, and the others dropped, while those still run.
+        let mut answers: Vec<(usize, String, String)> = stream::iter(parcels.into_iter().enumerate())
+            .map(|(place, parcel)| async move {
+                let answer = deliver(client, &parcel).await?;
+                Ok::<_, UploadError>((place, parcel.key, answer))
+            })
+            .buffer_unordered(SIDE_BY_SIDE)
             .try_collect()
-            .await
+            .await?;
+        answers.sort_unstable_by_key(|(place, ..)| *place);
+        Ok(answers
+            .into_iter()
+            .map(|(_place, key, answer)| (key, answer))
+            .collect())
     }
 }
 
@@ -268,6 +282,7 @@ fn prepare(upload: OutputUpload, source: &Source) -> Result<Vec<Parcel>, UploadE
 
 fn single_file(upload: SingleFileUpload, source: &Source) -> Result<Parcel, UploadError> {
     let path = RelativePath::parse(upload.relative_path()).map_err(UploadError::BadPath)?;
+    check_relative_path(upload.relative_path()).map_err(UploadError::NotCanonical)?;
     let file = source.folder.read(&path)?;
     let bytes = file.metadata().map_err(UploadError::Local)?.len();
     if bytes > source.bytes_max {

@@ -21,7 +21,7 @@ use crate::core::docker::{Engine, EngineError, Label, sweep};
 const OWN_BINARY: &str = "/proc/self/exe";
 
 /// Variables of the miner's machine that its executors see too, besides their settings.
-const PASSED_ON: [&str; 15] = [
+const PASSED_ON: [&str; 9] = [
     "PATH",
     "HOME",
     "TMPDIR",
@@ -31,12 +31,6 @@ const PASSED_ON: [&str; 15] = [
     "RUST_BACKTRACE",
     "SSL_CERT_FILE",
     "SSL_CERT_DIR",
-    "HTTP_PROXY",
-    "HTTPS_PROXY",
-    "NO_PROXY",
-    "http_proxy",
-    "https_proxy",
-    "no_proxy",
 ];
 
 /// The setting of the executor's engine; the miner's own setting takes its place.
