@@ -80,8 +80,9 @@ impl Terms {
 const EXECUTOR_SETTINGS: &str = "HORDE_EXECUTOR_";
 
 /// Settings of executors under other names: those of logs, and the reference's. Not among them: the miner's wallet.
-const MORE_EXECUTOR_SETTINGS: [&str; 5] = [
+const MORE_EXECUTOR_SETTINGS: [&str; 6] = [
     "HF_ACCESS_TOKEN",
+    "HF_ENDPOINT",
     "VOLUME_MAX_SIZE_BYTES",
     "OUTPUT_ZIP_UPLOAD_MAX_SIZE_BYTES",
     "HORDE_LOG_LEVEL",
