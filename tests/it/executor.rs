@@ -38,6 +38,7 @@ use futures_util::{StreamExt, stream};
 use horde::core::docker::engine::Bollard;
 use horde::core::docker::reference::ImageReference;
 use horde::core::docker::{Engine, Label, sweep};
+use horde::core::net::extensions::Extensions;
 use horde::core::net::ws::{Limits, Upgrade, accept};
 use horde::core::net::{Event, Link, http};
 use horde::core::tasks::Tasks;
@@ -137,6 +138,7 @@ struct Received {
 #[derive(Clone)]
 struct Server {
     tasks: Tasks,
+    extensions: Extensions,
     links: mpsc::Sender<Link>,
     received: Arc<Mutex<Vec<Received>>>,
 }
@@ -150,18 +152,24 @@ pub(crate) struct Miner {
 }
 
 impl Miner {
+    /// Starts one of the reference, which agrees to nothing beyond the wire.
     pub(crate) async fn start() -> Self {
-        Self::start_on("127.0.0.1").await
+        Self::start_as("127.0.0.1", &[]).await
     }
 
     /// Starts where executors elsewhere than on this host's loopback find it.
     pub(crate) async fn start_on(ip: &str) -> Self {
+        Self::start_as(ip, &[]).await
+    }
+
+    async fn start_as(ip: &str, extensions: &[&str]) -> Self {
         let listener = tokio::net::TcpListener::bind((ip, 0)).await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let (sender, links) = mpsc::channel(4);
         let (tasks, received) = (Tasks::new(), Arc::default());
         let server = Server {
             tasks: tasks.clone(),
+            extensions: Extensions::of(extensions),
             links: sender,
             received: Arc::clone(&received),
         };
@@ -196,6 +204,7 @@ impl Drop for Miner {
 
 async fn upgrade(State(server): State<Server>, upgrade: Upgrade) -> Response {
     let links = server.links.clone();
+    let upgrade = upgrade.agreeing(&server.extensions);
     accept(upgrade, Limits::default(), &server.tasks, |link| async move {
         drop(links.send(link).await);
     })
@@ -761,6 +770,49 @@ async fn a_file_that_is_a_link_or_is_not_there_is_a_failed_upload() {
             "{failed}"
         );
         assert!(miner.received.lock().unwrap().is_empty(), "nothing was sent");
+        assert!(session.end(&*engine).await.success());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_artifact_that_is_not_sent_has_a_verdict_for_those_who_know_the_word() {
+    let Some(engine) = engine().await else { return };
+    for extensions in [&["artifact-verdicts"][..], &[]] {
+        let mut miner = Miner::start_as("127.0.0.1", extensions).await;
+        let mut session = Session::start(&mut miner, &[]).await;
+        let initial = initial(json!(null), AMPLE);
+        session.send(&initial).await;
+        session.next().await.unwrap();
+        let script = "cd /artifacts; echo small > small; head -c 1000000 /dev/zero > large; \
+                      ln -s /etc/passwd link; mkdir folder";
+        let mut job = job(&initial, &["sh", "-c", script]);
+        job["artifacts_dir"] = json!("/artifacts");
+        session.send(&job).await;
+        let said = session.rest().await;
+        let finished = said.last().unwrap();
+        assert_eq!(
+            finished["artifacts"],
+            json!({ "/artifacts/small": base64_of(b"small\n") })
+        );
+        let verdicts: Vec<_> = said
+            .iter()
+            .filter(|message| kind_of(message) == "V0ArtifactVerdictsRequest")
+            .collect();
+        if extensions.is_empty() {
+            assert!(verdicts.is_empty(), "{said:?}");
+        } else {
+            let verdict =
+                |name: &str, word: &str| json!({ "path": format!("/artifacts/{name}"), "verdict": word });
+            assert_eq!(
+                verdicts[0]["verdicts"],
+                json!([
+                    verdict("folder", "not_a_regular_file"),
+                    verdict("large", "too_large"),
+                    verdict("link", "not_a_regular_file"),
+                ])
+            );
+            assert_eq!(verdicts[0]["more"], 0);
+        }
         assert!(session.end(&*engine).await.success());
     }
 }

@@ -22,7 +22,7 @@ use crate::core::model::sandbox::SandboxWishes;
 use crate::core::model::upload::OutputUpload;
 use crate::core::model::volume::Volume;
 use crate::core::net::{self, Link, close_code};
-use crate::core::proto::job::FullJob;
+use crate::core::proto::job::{ARTIFACT_VERDICTS_MAX, ArtifactVerdict, FullJob};
 use crate::core::proto::miner_executor::{Down, EXTENSION_OUTPUT};
 use crate::core::tasks::Tasks;
 use crate::core::transfer::artifacts;
@@ -218,6 +218,14 @@ impl Driver {
 
     async fn carry_out(&mut self, effect: Effect) {
         match effect {
+            // Beyond the wire, and the miner did not agree to it.
+            Effect::Send(message)
+                if message
+                    .extension()
+                    .is_some_and(|name| !self.link.extensions().has(name)) =>
+            {
+                tracing::debug!(message = message.message_type(), "the miner does not know it");
+            }
             Effect::Send(message) => {
                 let sent = tokio::time::timeout(SEND_PATIENCE, self.link.send(message.encode())).await;
                 // A link that has ended says so as the next event.
@@ -520,10 +528,17 @@ async fn deliver(
             .await
             .map_err(|error| disk(io::Error::other(error)))?
             .map_err(disk)?;
-        for (name, why) in &collected.left_out {
-            tracing::warn!(name, ?why, "left an artifact out");
-        }
         results.artifacts = collected.files;
+        let unnamed = collected.left_out.len().saturating_sub(ARTIFACT_VERDICTS_MAX) + collected.more;
+        results.more = u64::try_from(unnamed).unwrap_or(u64::MAX);
+        for (path, why) in collected.left_out.into_iter().take(ARTIFACT_VERDICTS_MAX) {
+            let verdict = why.word().to_owned();
+            tracing::warn!(path, verdict, "left an artifact out");
+            results.verdicts.push(ArtifactVerdict { path, verdict });
+        }
+        if results.more > 0 {
+            tracing::warn!(count = results.more, "left more artifacts out");
+        }
     }
     if let Some(upload) = upload {
         let output = Folder::open(&workspace.output()).map_err(disk)?;

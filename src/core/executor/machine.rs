@@ -34,8 +34,8 @@ use crate::core::model::job::{ExecutorTiming, FailureReason, HordeReason, JobSta
 use crate::core::model::upload::OutputUpload;
 use crate::core::model::volume::Volume;
 use crate::core::proto::job::{
-    Context, ExecutionDone, ExecutorReady, FullJob, GenericError, HordeFailed, InitialJob, JobFailed,
-    JobFinished, StreamingReady, VolumesReady,
+    ArtifactVerdict, ArtifactVerdicts, Context, ExecutionDone, ExecutorReady, FullJob, GenericError,
+    HordeFailed, InitialJob, JobFailed, JobFinished, StreamingReady, VolumesReady,
 };
 use crate::core::proto::miner_executor::{Down, FRAME_BYTES_MAX, Up};
 
@@ -83,6 +83,10 @@ pub struct Ended {
 pub struct Results {
     /// Small files, base64 by path.
     pub artifacts: IndexMap<String, String>,
+    /// Why other files are not among them; at most [`ARTIFACT_VERDICTS_MAX`](crate::core::proto::job::ARTIFACT_VERDICTS_MAX).
+    pub verdicts: Vec<ArtifactVerdict>,
+    /// How many more are not.
+    pub more: u64,
     /// What the upload servers answered, by key.
     pub uploads: IndexMap<String, String>,
 }
@@ -642,6 +646,11 @@ impl Machine {
             Ok(results) => results,
             Err(fault) => return self.failed_by(job_uuid, fault, Some(ended)),
         };
+        let verdicts = ArtifactVerdicts {
+            job_uuid: job_uuid.clone(),
+            verdicts: results.verdicts,
+            more: results.more,
+        };
         let finished = Up::from(JobFinished {
             job_uuid: job_uuid.clone(),
             docker_process_stdout: ended.streams.stdout.clone(),
@@ -653,7 +662,12 @@ impl Machine {
             let fault = Fault::Job("the servers' answers are too long to be reported".to_owned());
             return self.failed_by(job_uuid, fault, Some(ended));
         }
-        self.leave(finished, Outcome::Finished)
+        let mut effects = Vec::new();
+        if !verdicts.verdicts.is_empty() || verdicts.more > 0 {
+            effects.push(Effect::Send(Up::from(verdicts)));
+        }
+        effects.extend(self.leave(finished, Outcome::Finished));
+        effects
     }
 
     fn on_gone(&mut self, result: Result<(), String>) -> Vec<Effect> {
@@ -1544,11 +1558,42 @@ mod tests {
         let now = Instant::now();
         let uploads = IndexMap::from_iter([("k".to_owned(), "x".repeat(FRAME_BYTES_MAX))]);
         let results = Results {
-            artifacts: IndexMap::new(),
             uploads,
+            ..Results::default()
         };
         let effects = after(6, now).on(now, Event::Uploaded(Ok(results)));
         assert_eq!(report(&effects)["reason"], "upload_failed");
+    }
+
+    #[test]
+    fn what_was_left_out_is_told_before_the_report() {
+        let now = Instant::now();
+        let verdict = ArtifactVerdict {
+            path: "/artifacts/big".to_owned(),
+            verdict: "too_large".to_owned(),
+        };
+        for (verdicts, more, told) in [
+            (vec![verdict], 0, true),
+            (Vec::new(), 1, true),
+            (Vec::new(), 0, false),
+        ] {
+            let results = Results {
+                verdicts,
+                more,
+                ..Results::default()
+            };
+            let effects = after(6, now).on(now, Event::Uploaded(Ok(results)));
+            let kinds = kinds(&effects);
+            assert_eq!(
+                kinds.first() == Some(&"V0ArtifactVerdictsRequest"),
+                told,
+                "{kinds:?}"
+            );
+            assert_eq!(
+                kinds.contains(&"V0JobFinishedRequest") && !told,
+                kinds.first() == Some(&"V0JobFinishedRequest")
+            );
+        }
     }
 
     /// Plays random events in random order, with random pauses, and counts the ends.

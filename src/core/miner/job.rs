@@ -16,7 +16,8 @@ use super::output::Output;
 use crate::core::model::JobId;
 use crate::core::model::job::{HordeReason, Participant};
 use crate::core::proto::job::{
-    ExecutorReady, FullJob, GenericError, HordeFailed, InitialJob, StreamingReady,
+    ARTIFACT_VERDICTS_MAX, ArtifactVerdict, ArtifactVerdicts, ExecutorReady, FullJob, GenericError,
+    HordeFailed, InitialJob, StreamingReady,
 };
 use crate::core::proto::miner_executor::{Down, Up};
 use crate::core::proto::validator_miner::{self, Declined};
@@ -230,6 +231,10 @@ impl Job {
                 Ok(()) => Vec::new(),
                 Err(error) => vec![scold(error.to_string())],
             },
+            Up::ArtifactVerdicts(left_out) => {
+                note_left_out(&self.id, left_out);
+                Vec::new()
+            }
             Up::GenericError(error) => {
                 tracing::warn!(job = %self.id, details = error.details.unwrap_or_default(), "the executor complains");
                 Vec::new()
@@ -340,6 +345,21 @@ pub fn unknown_job(message: &str, job: &JobId) -> String {
 
 fn complain(details: String) -> Effect {
     Effect::Tell(GenericError::new(details).into())
+}
+
+/// Tells the operator's log which artifacts a job's report will not hold; validators have no word for it.
+fn note_left_out(job: &JobId, left_out: ArtifactVerdicts) {
+    let mut unnamed = left_out.more;
+    for (place, ArtifactVerdict { path, verdict }) in left_out.verdicts.into_iter().enumerate() {
+        if place < ARTIFACT_VERDICTS_MAX {
+            tracing::info!(%job, path, verdict, "an artifact was left out");
+        } else {
+            unnamed = unnamed.saturating_add(1);
+        }
+    }
+    if unnamed > 0 {
+        tracing::info!(%job, count = unnamed, "more artifacts were left out");
+    }
 }
 
 fn scold(details: String) -> Effect {

@@ -244,6 +244,33 @@ pub struct JobOutput {
     pub data: String,
 }
 
+/// The most artifacts of which it is told why they are not sent; the others are counted.
+pub const ARTIFACT_VERDICTS_MAX: usize = 1000;
+
+/// What of a job's artifacts is not in its report, and why.
+///
+/// Beyond the wire: sent right before the report, only to a miner that agreed to the extension `artifact-verdicts`; the
+/// reference leaves such files out without a word.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ArtifactVerdicts {
+    /// The job.
+    pub job_uuid: JobId,
+    /// One for each file that was left out, [`ARTIFACT_VERDICTS_MAX`] at most from executors of this version.
+    pub verdicts: Vec<ArtifactVerdict>,
+    /// How many more were left out.
+    #[serde(default)]
+    pub more: u64,
+}
+
+/// Why one file was left out.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ArtifactVerdict {
+    /// Its path inside the container.
+    pub path: String,
+    /// The reason in one word, such as `too_large`; newer executors may know more words.
+    pub verdict: String,
+}
+
 /// Legacy: the executor could not prepare. Read, never written.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExecutorFailed {
@@ -301,6 +328,7 @@ message!(
     JobFailed = "V0JobFailedRequest",
     HordeFailed = "V0HordeFailedRequest",
     JobOutput = "V0JobOutputRequest",
+    ArtifactVerdicts = "V0ArtifactVerdictsRequest",
     ExecutorFailed = "V0ExecutorFailedRequest",
     StreamingNotReady = "V0StreamingJobNotReadyRequest",
 );

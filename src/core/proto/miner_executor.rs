@@ -2,8 +2,9 @@
 
 use super::frame::direction;
 use super::job::{
-    ExecutionDone, ExecutorFailed, ExecutorReady, FullJob, GenericError, HordeFailed, InitialJob, JobFailed,
-    JobFinished, JobOutput, MachineSpecs, StreamingNotReady, StreamingReady, VolumesReady,
+    ArtifactVerdicts, ExecutionDone, ExecutorFailed, ExecutorReady, FullJob, GenericError, HordeFailed,
+    InitialJob, JobFailed, JobFinished, JobOutput, MachineSpecs, StreamingNotReady, StreamingReady,
+    VolumesReady,
 };
 use crate::core::model::JobId;
 
@@ -12,10 +13,13 @@ pub const FRAME_BYTES_MAX: usize = 52_428_800;
 
 /// What executors and miners of this version agree on beyond the wire (`core::net::extensions`): each name allows
 /// messages that the reference does not know. Neither side sends them to a peer that did not agree.
-pub const EXTENSIONS: &[&str] = &[EXTENSION_OUTPUT];
+pub const EXTENSIONS: &[&str] = &[EXTENSION_OUTPUT, EXTENSION_ARTIFACT_VERDICTS];
 
 /// The executor may send [`JobOutput`] while the job runs.
 pub const EXTENSION_OUTPUT: &str = "output";
+
+/// The executor may send [`ArtifactVerdicts`] before its report.
+pub const EXTENSION_ARTIFACT_VERDICTS: &str = "artifact-verdicts";
 
 direction! {
     /// From the miner to the executor.
@@ -54,12 +58,33 @@ direction! {
         StreamingNotReady(StreamingNotReady),
         /// Extension [`EXTENSION_OUTPUT`]: what the job has written.
         JobOutput(JobOutput),
+        /// Extension [`EXTENSION_ARTIFACT_VERDICTS`]: what was not sent, and why.
+        ArtifactVerdicts(ArtifactVerdicts),
         /// Complains.
         GenericError(GenericError),
     }
 }
 
 impl Up {
+    /// Returns the extension without which a miner must not be sent this; none for what is on the wire.
+    pub fn extension(&self) -> Option<&'static str> {
+        match self {
+            Self::JobOutput(_) => Some(EXTENSION_OUTPUT),
+            Self::ArtifactVerdicts(_) => Some(EXTENSION_ARTIFACT_VERDICTS),
+            Self::ExecutorReady(_)
+            | Self::StreamingReady(_)
+            | Self::VolumesReady(_)
+            | Self::ExecutionDone(_)
+            | Self::MachineSpecs(_)
+            | Self::JobFinished(_)
+            | Self::JobFailed(_)
+            | Self::HordeFailed(_)
+            | Self::ExecutorFailed(_)
+            | Self::StreamingNotReady(_)
+            | Self::GenericError(_) => None,
+        }
+    }
+
     /// Returns the job that the news is about; a complaint names none.
     pub fn job_uuid(&self) -> Option<&JobId> {
         match self {
@@ -74,6 +99,7 @@ impl Up {
             Self::ExecutorFailed(m) => Some(&m.job_uuid),
             Self::StreamingNotReady(m) => Some(&m.job_uuid),
             Self::JobOutput(m) => Some(&m.job_uuid),
+            Self::ArtifactVerdicts(m) => Some(&m.job_uuid),
             Self::GenericError(_) => None,
         }
     }

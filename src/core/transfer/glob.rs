@@ -14,16 +14,16 @@ const STEPS_MAX: u64 = 500_000_000;
 pub enum GlobError {
     /// More patterns than anyone needs.
     #[error("there are {got} allow_patterns, more than {PATTERNS_MAX}")]
-    TooMany {
+    ManyPatterns {
         /// How many.
         got: usize,
     },
     /// A pattern is too long.
     #[error("an allow_pattern has more than {PATTERN_CHARACTERS_MAX} characters")]
-    TooLong,
+    LongPattern,
     /// The patterns are made to take for ever.
     #[error("the allow_patterns take too long to compare with the repository's files")]
-    TooCostly,
+    Costly,
 }
 
 /// One place of a pattern.
@@ -66,11 +66,11 @@ impl Globs {
     /// Parses patterns; one that ends in `/` means everything below that folder.
     pub(super) fn parse(patterns: &[String]) -> Result<Self, GlobError> {
         if patterns.len() > PATTERNS_MAX {
-            return Err(GlobError::TooMany { got: patterns.len() });
+            return Err(GlobError::ManyPatterns { got: patterns.len() });
         }
         let parse = |text: &String| {
             if text.chars().count() > PATTERN_CHARACTERS_MAX {
-                return Err(GlobError::TooLong);
+                return Err(GlobError::LongPattern);
             }
             let mut tokens = tokens(text);
             if text.ends_with('/') {
@@ -150,7 +150,7 @@ fn fits(pattern: &[Token], name: &[char], steps_left: &mut u64) -> Result<bool, 
     let (mut at, mut place) = (0, 0);
     let mut last_any: Option<(usize, usize)> = None;
     loop {
-        *steps_left = steps_left.checked_sub(1).ok_or(GlobError::TooCostly)?;
+        *steps_left = steps_left.checked_sub(1).ok_or(GlobError::Costly)?;
         match (pattern.get(at), name.get(place)) {
             (None, None) => return Ok(true),
             (Some(Token::Any), _) => {
@@ -236,11 +236,17 @@ mod tests {
     #[test]
     fn patterns_made_to_take_for_ever_are_given_up() {
         let many = vec![String::new(); PATTERNS_MAX + 1];
-        assert_eq!(Globs::parse(&many).unwrap_err(), GlobError::TooMany { got: 1001 });
-        assert_eq!(Globs::parse(&["a".repeat(1025)]).unwrap_err(), GlobError::TooLong);
+        assert_eq!(
+            Globs::parse(&many).unwrap_err(),
+            GlobError::ManyPatterns { got: 1001 }
+        );
+        assert_eq!(
+            Globs::parse(&["a".repeat(1025)]).unwrap_err(),
+            GlobError::LongPattern
+        );
         let mut globs = Globs::parse(&[format!("*{}b", "a".repeat(1000))]).unwrap();
         globs.steps_left = 1_000_000;
-        assert_eq!(globs.matches(&"a".repeat(4000)), Err(GlobError::TooCostly));
+        assert_eq!(globs.matches(&"a".repeat(4000)), Err(GlobError::Costly));
     }
 
     /// The meaning, written for clearness.

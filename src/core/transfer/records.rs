@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
 
+use zip::CompressionMethod;
 use zip::read::ZipFile;
 
 /// The end of a zip in which its directory can be announced: the record of 22 bytes and a comment of 65 535.
@@ -148,7 +149,7 @@ impl LocalHeader {
             Some("name")
         } else if (self.flags & FLAG_ENCRYPTED != 0) != entry.encrypted() {
             Some("encryption")
-        } else if self.method != method_number(entry.compression()) {
+        } else if Some(self.method) != method_number(entry.compression()) {
             Some("compression method")
         } else if is_told_here && differs(self.compressed, entry.compressed_size()) {
             Some("size")
@@ -162,13 +163,13 @@ impl LocalHeader {
     }
 }
 
-/// Returns the number of a compression method; what cannot be unpacked anyway is refused later.
-fn method_number(method: zip::CompressionMethod) -> u16 {
-    #[expect(
-        deprecated,
-        reason = "the numbers of the methods that are not compiled in are told no other way"
-    )]
-    method.to_u16()
+/// Returns the number of a compression method; none for those that are not unpacked here.
+pub(super) fn method_number(method: CompressionMethod) -> Option<u16> {
+    match method {
+        CompressionMethod::Stored => Some(0),
+        CompressionMethod::Deflated => Some(8),
+        _ => None,
+    }
 }
 
 fn read_at_most(file: &File, at: u64, bytes: u64) -> io::Result<Vec<u8>> {

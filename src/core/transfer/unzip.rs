@@ -223,6 +223,10 @@ fn judge(
         if entry.encrypted() {
             return Err(UnzipError::Unsupported("a password".to_owned()));
         }
+        if records::method_number(entry.compression()).is_none() {
+            let method = entry.compression();
+            return Err(UnzipError::Unsupported(format!("compression method {method}")));
+        }
         let name = || {
             entry
                 .name()

@@ -124,7 +124,7 @@ async fn too_much_is_refused_before_it_is_stored() {
     // Not announced, and without end.
     let endless = Server::start(|_seen, _number| Reply::Endless {
         head: b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n".to_vec(),
-        piece: [b"10000\r\n", &[b'x'; 0x10000][..], b"\r\n"].concat(),
+        piece: [b"10000\r\n", &vec![b'x'; 0x10000][..], b"\r\n"].concat(),
         pause: Duration::ZERO,
     })
     .await;

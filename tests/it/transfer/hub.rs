@@ -71,7 +71,7 @@ fn downloader_of(hub: &HubServer) -> Downloader {
     downloader().with_hub(Hub::new(hub.server.url(""), Some("hf_operator".to_owned())))
 }
 
-fn volume(repo: &str, more: Value) -> Value {
+fn volume(repo: &str, more: &Value) -> Value {
     let mut volume = json!({ "volume_type": "huggingface_volume", "repo_id": repo });
     volume
         .as_object_mut()
@@ -91,7 +91,7 @@ async fn snapshot(hub: &HubServer, volume: Value) -> Result<Vec<String>, String>
 #[tokio::test]
 async fn a_snapshot_is_the_tree_of_one_commit() {
     let (hub, job) = (hub(Flaw::None).await, Job::new());
-    job.fetch(&downloader_of(&hub), volume("o/n", json!({})))
+    job.fetch(&downloader_of(&hub), volume("o/n", &json!({})))
         .await
         .unwrap();
     assert_eq!(job.files(), repository().commits[&commit(2)]);
@@ -145,7 +145,7 @@ async fn revision_kind_folder_and_patterns_choose_what_is_fetched() {
         (json!({ "allow_patterns": ["none"] }), &[]),
         (json!({ "allow_patterns": [] }), &[]),
     ] {
-        let got = snapshot(&hub, volume("o/n", more.clone())).await.unwrap();
+        let got = snapshot(&hub, volume("o/n", &more)).await.unwrap();
         assert_eq!(got, wanted, "{more}");
     }
 }
@@ -156,13 +156,13 @@ async fn the_operators_account_serves_only_a_volume_that_stands_alone() {
     let multi = |volume: Value| json!({ "volume_type": "multi_volume", "volumes": [volume] });
     let closed = "the access token does not open it";
     for (volume, outcome) in [
-        (volume("o/operators", json!({})), None),
-        (multi(volume("o/operators", json!({}))), Some(closed)),
-        (volume("o/private", json!({})), Some(closed)),
-        (volume("o/private", json!({ "token": "hf_user" })), None),
-        (multi(volume("o/private", json!({ "token": "hf_user" }))), None),
+        (volume("o/operators", &json!({})), None),
+        (multi(volume("o/operators", &json!({}))), Some(closed)),
+        (volume("o/private", &json!({})), Some(closed)),
+        (volume("o/private", &json!({ "token": "hf_user" })), None),
+        (multi(volume("o/private", &json!({ "token": "hf_user" }))), None),
         (
-            volume("o/private", json!({ "token": "bad\nheader" })),
+            volume("o/private", &json!({ "token": "bad\nheader" })),
             Some("has characters that no token has"),
         ),
     ] {
@@ -213,7 +213,7 @@ async fn what_the_hub_does_not_have_is_told_in_words_and_asked_for_once() {
         ),
     ] {
         let before = hub.server.seen().len();
-        let error = snapshot(&hub, volume(repo, more.clone())).await.unwrap_err();
+        let error = snapshot(&hub, volume(repo, &more)).await.unwrap_err();
         assert!(error.contains(words), "{repo} {more}: {error}");
         assert_eq!(hub.server.seen().len() - before, requests, "{repo} {more}");
     }
@@ -227,20 +227,20 @@ async fn a_hub_that_lies_is_not_believed() {
         (Flaw::NextElsewhere, "its list goes on elsewhere"),
     ] {
         let hub = hub(flaw).await;
-        let wanted = volume("o/n", json!({ "allow_patterns": "d/model*" }));
+        let wanted = volume("o/n", &json!({ "allow_patterns": "d/model*" }));
         let error = snapshot(&hub, wanted).await.unwrap_err();
         assert!(error.contains(words), "{words}: {error}");
     }
     // A branch that moves between two questions does not mix two commits.
     let hub = hub(Flaw::Moves).await;
-    assert_eq!(snapshot(&hub, volume("o/n", json!({}))).await.unwrap().len(), 5);
+    assert_eq!(snapshot(&hub, volume("o/n", &json!({}))).await.unwrap().len(), 5);
 }
 
 #[tokio::test]
 async fn a_snapshot_over_its_bounds_is_refused_before_a_file_is_fetched() {
     let (hub, job) = (hub(Flaw::None).await, Job::new());
     let tight = downloader_of(&hub).within(8000);
-    let error = job.fetch(&tight, volume("o/n", json!({}))).await.unwrap_err();
+    let error = job.fetch(&tight, volume("o/n", &json!({}))).await.unwrap_err();
     assert!(
         told(&error).contains("8006 bytes, more than the 8000"),
         "{}",
@@ -248,11 +248,11 @@ async fn a_snapshot_over_its_bounds_is_refused_before_a_file_is_fetched() {
     );
     assert_eq!((job.files().len(), hub.large().len()), (0, 0));
     // Only what is wanted counts.
-    let few = volume("o/n", json!({ "allow_patterns": "*.json" }));
+    let few = volume("o/n", &json!({ "allow_patterns": "*.json" }));
     job.fetch(&tight, few).await.unwrap();
     // A hub that the operator's policy does not open is not asked.
     let shut =
         Downloader::new(BYTES_MAX, std::sync::Arc::default()).with_hub(Hub::new(hub.server.url(""), None));
-    let error = job.fetch(&shut, volume("o/n", json!({}))).await.unwrap_err();
+    let error = job.fetch(&shut, volume("o/n", &json!({}))).await.unwrap_err();
     assert!(told(&error).contains("a loopback address"), "{}", told(&error));
 }

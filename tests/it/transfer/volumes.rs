@@ -37,7 +37,7 @@ fn reply(case: &str, path: &str, number: usize) -> Vec<u8> {
         ("single_file_redirect_followed", "/f") => answer("302 X", &[("location", "/g")], b""),
         ("single_file_404", _) => answer("404 X", &[], b""),
         ("single_file_503_then_ok", _) if number == 0 => answer("503 X", &[], b""),
-        ("single_file_too_big", _) => answer("200 OK", &[], &[b'x'; 2_000_000]),
+        ("single_file_too_big", _) => answer("200 OK", &[], &vec![b'x'; 2_000_000]),
         (_, "/z") => answer("200 OK", &[], &zip_of(&[("a/b.txt", b"hi")])),
         (_, "/1") => answer("200 OK", &[], b"one"),
         _ => answer("200 OK", &[], b"data"),

@@ -265,7 +265,7 @@ async fn an_archive_that_unpacks_to_too_much_is_refused_by_its_announcement_and_
         .start_file("zeros", zip::write::SimpleFileOptions::default())
         .unwrap();
     for _ in 0..11 {
-        writer.write_all(&[0; 1_000_000]).unwrap();
+        writer.write_all(&vec![0; 1_000_000]).unwrap();
     }
     let mut bytes = writer.finish().unwrap().into_inner();
     for (signature, at) in [(b"PK\x03\x04", 22), (b"PK\x01\x02", 24)] {
