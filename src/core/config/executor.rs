@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use globset::{Glob, GlobSet, GlobSetBuilder};
 use ipnet::IpNet;
 
 use super::secret::Secret;
@@ -32,6 +33,10 @@ pub struct ExecutorConfig {
     pub hub_url: String,
     /// The operator's token for the hub.
     pub hub_token: Option<Secret>,
+    /// Room for images that executors pulled, in bytes.
+    pub image_cache_bytes: u64,
+    /// Images that are never removed.
+    pub pinned_images: GlobSet,
     /// Networks that are not public and that volumes and uploads may reach all the same.
     pub allow_addresses: Vec<IpNet>,
     /// Whether its paths are those of the engine's host, whatever it looks like.
@@ -67,6 +72,8 @@ impl ExecutorConfig {
                 Some(_) => Some(Secret::new(settings.text("executor.hub_token")?)),
                 None => None,
             },
+            image_cache_bytes: settings.integer("executor.image_cache_bytes")?,
+            pinned_images: pinned_images(settings)?,
             allow_addresses: settings.networks("executor.allow_addresses")?.to_owned(),
             on_host: settings.bool("executor.on_host")?,
             accept: settings.list("executor.accept")?.to_owned(),
@@ -75,6 +82,16 @@ impl ExecutorConfig {
             sandbox: sandbox(settings)?,
         })
     }
+}
+
+fn pinned_images(settings: &Settings) -> Result<GlobSet, ConfigError> {
+    const KEY: &str = "executor.pinned_images";
+    let mut set = GlobSetBuilder::new();
+    for pattern in settings.list(KEY)? {
+        set.add(Glob::new(pattern).map_err(|error| ConfigError::refused(settings, KEY, error))?);
+    }
+    set.build()
+        .map_err(|error| ConfigError::refused(settings, KEY, error))
 }
 
 fn sandbox(settings: &Settings) -> Result<SandboxWishes, ConfigError> {

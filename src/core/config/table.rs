@@ -328,6 +328,19 @@ pub const SETTINGS: &[Setting] = &[
     .alias("HF_ACCESS_TOKEN")
     .secret(),
     setting(
+        "executor.image_cache_bytes",
+        Kind::Integer { min: 0, max: 1 << 50 },
+        // Room for some five images with CUDA inside.
+        "107374182400",
+        "room for images that executors pulled; beyond it the one used longest ago goes",
+    ),
+    setting(
+        "executor.pinned_images",
+        Kind::List,
+        "",
+        "images that are never removed, such as org/model or org/*",
+    ),
+    setting(
         "executor.allow_addresses",
         Kind::Networks,
         "",

@@ -26,8 +26,8 @@ use super::limits::{ContainerSpec, container_body};
 use super::place::HostMount;
 use super::reference::ImageReference;
 use super::{
-    ContainerId, ContainerState, Engine, EngineError, FoundContainer, ImageFacts, ImageId, LABEL_JOB, Label,
-    OutputChunk, OutputStream, Signal, StreamName,
+    ContainerId, ContainerState, Engine, EngineError, FoundContainer, ImageFacts, ImageId, LABEL_JOB,
+    LABEL_TOKEN, Label, OutputChunk, OutputStream, Signal, StreamName,
 };
 
 /// The longest that the engine may think before it begins an answer, in seconds. Creating a container from a large
@@ -207,6 +207,20 @@ impl Engine for Bollard {
                 .and_then(|size| u64::try_from(size).ok())
                 .unwrap_or_default(),
         }))
+    }
+
+    async fn registry_digest(&self, image: &ImageReference) -> Result<String, EngineError> {
+        const ACTION: &str = "ask the registry for the image";
+        let found = self
+            .client()
+            .await?
+            .inspect_registry_image(image.as_str(), None)
+            .await
+            .map_err(|error| self.explain(ACTION, error))?;
+        found.descriptor.digest.ok_or_else(|| EngineError::Broken {
+            action: ACTION,
+            message: "it has no digest".to_owned(),
+        })
     }
 
     async fn pull(&self, image: &ImageReference) -> Result<(), EngineError> {
@@ -486,6 +500,7 @@ impl Engine for Bollard {
                     .map(|name| name.trim_start_matches('/').to_owned())
                     .unwrap_or_default(),
                 job: labels.get(LABEL_JOB).cloned(),
+                token: labels.get(LABEL_TOKEN).cloned(),
                 is_running,
             })
         });

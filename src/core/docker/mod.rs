@@ -136,6 +136,8 @@ pub struct FoundContainer {
     pub name: String,
     /// The job that it runs, when it says so.
     pub job: Option<String>,
+    /// The executor that it belongs to, when it says so.
+    pub token: Option<String>,
     /// Whether it runs now.
     pub is_running: bool,
 }
@@ -250,6 +252,9 @@ pub trait Engine: Send + Sync + fmt::Debug {
     /// Returns what the engine knows of a local image, or `None` when it does not hold it.
     async fn inspect_image(&self, image: &ImageReference) -> Result<Option<ImageFacts>, EngineError>;
 
+    /// Asks an image's registry, through the engine, for the digest (`sha256:…`) that its name means now.
+    async fn registry_digest(&self, image: &ImageReference) -> Result<String, EngineError>;
+
     /// Fetches an image from its registry.
     async fn pull(&self, image: &ImageReference) -> Result<(), EngineError>;
 
@@ -330,4 +335,25 @@ pub async fn sweep(engine: &dyn Engine, label: Label<'_>) -> Result<Vec<FoundCon
         tracing::error!(container = %container.name, %label, "the engine keeps a container that was removed");
     }
     Ok(found)
+}
+
+/// Removes every container of `owner` whose executor `is_alive` does not know by its token; returns how many.
+///
+/// An engine may finish making a container after whoever asked for it was killed, and after [`sweep`] has looked.
+pub async fn sweep_strays(
+    engine: &dyn Engine,
+    owner: &str,
+    is_alive: &(dyn Fn(&str) -> bool + Send + Sync),
+) -> Result<usize, EngineError> {
+    let mut count = 0;
+    for container in engine.list(Label::Owner(owner)).await? {
+        // Asked after the list was made: who lives now lived when its container was listed, or is new.
+        if container.token.as_deref().is_some_and(is_alive) {
+            continue;
+        }
+        engine.remove(&container.id).await?;
+        tracing::info!(container = %container.name, owner, "removed a container that no executor knows");
+        count += 1;
+    }
+    Ok(count)
 }

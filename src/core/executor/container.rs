@@ -10,7 +10,7 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::MissedTickBehavior;
+use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use crate::core::docker::cgroup::Cgroup;
@@ -27,6 +27,7 @@ use crate::core::tasks::Tasks;
 
 use super::capture::{Capture, FILE_BYTES_MAX};
 use super::guard::Guard;
+use super::images::{Images, LocalImage};
 use super::live::Live;
 use super::machine::{Ended, Fault, Streams};
 use super::shortfall::{Observed, Shortfall};
@@ -56,35 +57,6 @@ pub(super) struct Identity {
     pub(super) no_gpu: bool,
     /// Where the client of a streaming job connects.
     pub(super) streaming_port: u16,
-}
-
-/// An image that is at hand.
-#[derive(Debug, Clone)]
-pub(super) struct LocalImage {
-    /// The name under which it was asked for.
-    pub(super) reference: ImageReference,
-    /// What it was at that moment; this runs.
-    pub(super) id: ImageId,
-}
-
-/// Finds an image, or fetches it.
-///
-/// An image that the engine holds is used as it is: a miner that serves a moving tag refreshes it itself.
-pub(super) async fn obtain_image(engine: &dyn Engine, name: &str) -> Result<LocalImage, Fault> {
-    let reference = ImageReference::parse(name).map_err(|error| Fault::NoImage(error.to_string()))?;
-    if let Some(id) = engine.find_image(&reference).await.map_err(ours)? {
-        return Ok(LocalImage { reference, id });
-    }
-    engine.pull(&reference).await.map_err(|error| match error {
-        unreachable @ EngineError::Unreachable { .. } => ours(unreachable),
-        other => Fault::NoImage(other.to_string()),
-    })?;
-    match engine.find_image(&reference).await.map_err(ours)? {
-        Some(id) => Ok(LocalImage { reference, id }),
-        None => Err(Fault::NoImage(format!(
-            "{reference} is not there after it was pulled"
-        ))),
-    }
 }
 
 /// Plans a job's container; pure.
@@ -162,8 +134,12 @@ pub(super) struct Plan {
     pub(super) guard: Arc<Guard>,
     /// The order.
     pub(super) job: Box<FullJob>,
+    /// Where images come from.
+    pub(super) images: Arc<Images>,
     /// The image, if the first request named it.
     pub(super) image: Option<LocalImage>,
+    /// When the stage ends in which the container is made.
+    pub(super) until: Option<Instant>,
     /// What is added.
     pub(super) identity: Identity,
     /// The folders.
@@ -331,7 +307,7 @@ async fn make(plan: &Plan, release: &CancellationToken) -> Result<(ContainerId, 
             tokio::select! {
                 biased;
                 () = release.cancelled() => return Err(Fault::NoImage("cancelled".to_owned()).into()),
-                image = obtain_image(engine, &plan.job.docker_image) => image?.id,
+                image = plan.images.obtain(&plan.job.docker_image, plan.until) => image?.id,
             }
         }
     };

@@ -31,10 +31,9 @@ use crate::core::transfer::folder::Folder;
 use crate::core::transfer::path::RelativePath;
 use crate::core::transfer::upload::Uploader;
 
-use super::container::{
-    ContainerNews, Identity, JobContainer, LocalImage, Plan, STREAM_FILES, Told, disk, obtain_image, ours,
-};
+use super::container::{ContainerNews, Identity, JobContainer, Plan, STREAM_FILES, Told, disk, ours};
 use super::guard::Guard;
+use super::images::{Images, LocalImage};
 use super::live::Live;
 use super::machine::{Effect, Event, Fault, Machine, Outcome, Results};
 use super::streaming::{self, ClientCertificate, StreamFault, StreamServer, Streaming};
@@ -80,6 +79,8 @@ pub(super) struct Ports {
     pub(super) guard: Arc<Guard>,
     /// Where this process is, when the operator says so.
     pub(super) place: Option<Place>,
+    /// Where images come from.
+    pub(super) images: Arc<Images>,
     /// Fetches volumes.
     pub(super) downloader: Arc<Downloader>,
     /// Sends outputs.
@@ -283,7 +284,9 @@ impl Driver {
             engine: Arc::clone(&self.ports.engine),
             guard: Arc::clone(&self.ports.guard),
             job,
+            images: Arc::clone(&self.ports.images),
             image: prepared.image,
+            until: self.machine.deadline(),
             identity: self.identity.clone(),
             workspace: Arc::clone(workspace),
             sandbox: prepared.sandbox,
@@ -309,7 +312,8 @@ impl Driver {
         // A handful of calls that never leave memory.
         let made =
             Workspace::create(&self.work_dir).map(|workspace| self.workspace = Some(Arc::new(workspace)));
-        let (engine, news) = (Arc::clone(&self.ports.engine), self.news_sender.clone());
+        let (images, news) = (Arc::clone(&self.ports.images), self.news_sender.clone());
+        let until = self.machine.deadline();
         let (wishes, guard) = (Arc::clone(&self.wishes), Arc::clone(&self.ports.guard));
         let gpus = gpus && !self.identity.no_gpu;
         let token = self.identity.token.clone();
@@ -325,7 +329,7 @@ impl Driver {
                 let sandbox =
                     Sandbox::fit(&wishes, info, &token).map_err(|error| Fault::Refused(error.to_string()))?;
                 let image = match image {
-                    Some(name) => Some(obtain_image(&*engine, &name).await?),
+                    Some(name) => Some(images.obtain(&name, until).await?),
                     None => None,
                 };
                 Ok(Box::new(Prepared {
@@ -422,6 +426,7 @@ impl Driver {
             Ok(count) => tracing::info!(count, "removed folders of executors that were killed"),
             Err(error) => tracing::warn!(%error, "could not look for folders of executors that were killed"),
         }
+        self.ports.images.shrink().await;
         if tokio::time::timeout(GOODBYE_PATIENCE, self.link.sender().closed())
             .await
             .is_err()

@@ -5,10 +5,12 @@
 //! and its folders: only those, by label and by name. [`machine`] decides, the driver does.
 
 pub mod attack;
+mod cache;
 mod capture;
 mod container;
 mod driver;
 mod guard;
+mod images;
 mod live;
 pub mod machine;
 pub mod shortfall;
@@ -36,9 +38,11 @@ use crate::core::transfer::download::Downloader;
 use crate::core::transfer::hub::Hub;
 use crate::core::transfer::upload::Uploader;
 
+use cache::Cache;
 use container::Identity;
 use driver::{Driver, Ports};
 use guard::Guard;
+use images::Images;
 use machine::{Machine, Outcome};
 
 /// The path of the miner's endpoint, before the token (wire-executor-miner §1).
@@ -95,7 +99,14 @@ pub async fn run(config: ExecutorConfig, engine: Arc<dyn Engine>, tasks: Tasks) 
     let downloader = Downloader::new(config.volume_bytes_max, Arc::clone(&policy))
         .within(config.sandbox.disk_bytes)
         .with_hub(Hub::new(&config.hub_url, hub_token));
+    let cache = Cache::new(
+        &config.work_dir,
+        config.image_cache_bytes,
+        config.pinned_images,
+        Clock::system(),
+    );
     let ports = Ports {
+        images: Arc::new(Images::new(Arc::clone(&engine), cache)),
         engine,
         place: config.on_host.then_some(Place::Host),
         guard: Arc::new(Guard::new(host, Floors::built_in()?, config.accept)),

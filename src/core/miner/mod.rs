@@ -66,6 +66,9 @@ const DELIVERY_LOCKS: usize = 64;
 /// Longest wait for room in the queue of a connection that gets an outcome.
 const DELIVERY_TIME: Duration = Duration::from_secs(10);
 
+/// Time between two looks for containers that no executor knows.
+const REAP_EVERY: Duration = Duration::from_secs(60);
+
 /// Time between two clearings of old rows.
 const FORGET_EVERY: Duration = Duration::from_secs(3600);
 
@@ -209,6 +212,7 @@ pub async fn run(
         watch_chain(Arc::clone(&miner), chain, axon, tasks.clone()),
     );
     tasks.spawn("forget", forget(Arc::clone(&miner), tasks.clone()));
+    tasks.spawn("reap", reap(Arc::clone(&miner), tasks.clone()));
     tracing::info!(
         hotkey = %miner.keypair.hotkey(),
         address = %local,
@@ -293,6 +297,24 @@ async fn watch_chain(miner: Arc<Miner>, chain: Arc<dyn Chain>, axon: Axon, tasks
                     Err(error) => tracing::warn!(%error, "cannot announce the address on the chain"),
                 },
             },
+        }
+    }
+}
+
+/// Removes containers that no executor of this life knows.
+async fn reap(miner: Arc<Miner>, tasks: Tasks) {
+    let mut ticks = interval(REAP_EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            biased;
+            () = tasks.stopped() => return,
+            _ = ticks.tick() => {}
+        }
+        let is_alive = |token: &str| miner.pool.knows(token);
+        // Jobs tell an operator soon enough that the engine does not answer.
+        if let Err(error) = miner.backend.reap(&is_alive).await {
+            tracing::debug!(%error, "cannot look for containers that nobody knows");
         }
     }
 }

@@ -121,6 +121,11 @@ impl Pool {
         self.with(|posts| posts.get(job).cloned())
     }
 
+    /// Returns whether a job is kept whose executor has this token.
+    pub fn knows(&self, token: &str) -> bool {
+        self.with(|posts| posts.values().any(|post| post.token == token))
+    }
+
     /// Returns the keepers of a validator's jobs.
     pub fn posts_of(&self, validator: &Hotkey) -> Vec<Post> {
         self.with(|posts| {

@@ -141,6 +141,9 @@ pub trait Backend: fmt::Debug + Send + Sync {
     /// Ends the executor of a former life, by its token and by what [`Running::process`] said of it, and removes
     /// the containers that it made. One that is gone is fine.
     async fn clear(&self, token: &str, process: Option<&str>) -> Result<(), EngineError>;
+
+    /// Removes containers of this miner whose executor `is_alive` does not know by its token; returns how many.
+    async fn reap(&self, is_alive: &(dyn Fn(&str) -> bool + Send + Sync)) -> Result<usize, EngineError>;
 }
 
 /// An executor that was started.

@@ -15,7 +15,7 @@ use tokio::time::{sleep, timeout};
 
 use super::{Backend, ExecutorOrder, Exit, Running, STOP_SECONDS, StartError, Terms, executor_settings};
 use crate::core::config::Environment;
-use crate::core::docker::{Engine, EngineError, Label, sweep};
+use crate::core::docker::{Engine, EngineError, Label, sweep, sweep_strays};
 
 /// The kernel's name of the running binary: still right when the file was replaced by an update.
 const OWN_BINARY: &str = "/proc/self/exe";
@@ -102,6 +102,10 @@ impl Backend for ProcessBackend {
             process.end().await;
         }
         sweep(&*self.engine, Label::Token(token)).await.map(drop)
+    }
+
+    async fn reap(&self, is_alive: &(dyn Fn(&str) -> bool + Send + Sync)) -> Result<usize, EngineError> {
+        sweep_strays(&*self.engine, &self.terms.owner, is_alive).await
     }
 }
 
