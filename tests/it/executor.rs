@@ -13,7 +13,8 @@
 //! | multi-upload | zips hold folders | zips hold regular files only | as the newer wheel does (vectors/uploads_http_published.json) |
 //! | volume-env-artifacts | `NoNewPrivs: 0`, fourteen capabilities | `NoNewPrivs: 1`, seven | hardening that images do not notice |
 //! | exit-3, and every container that fails | context is null | context names a bound that was met, or a right that may be missing | a person must be able to act on it |
-//! | happy-registry-pull | the image is pulled though it is there | the image that is there is used | no registry is needed |
+//! | happy-registry-pull | the image is pulled though it is there | an image that was made here is used as it is | no registry has it |
+//! | exec-timeout, exec-timeout-overall | context is null | context says by which signal the container ended, and with what | a person must be able to act on it |
 
 #![expect(
     clippy::expect_used,
@@ -154,15 +155,20 @@ pub(crate) struct Miner {
 impl Miner {
     /// Starts one of the reference, which agrees to nothing beyond the wire.
     pub(crate) async fn start() -> Self {
-        Self::start_as("127.0.0.1", &[]).await
+        Self::serve("127.0.0.1", &[]).await
     }
 
     /// Starts where executors elsewhere than on this host's loopback find it.
     pub(crate) async fn start_on(ip: &str) -> Self {
-        Self::start_as(ip, &[]).await
+        Self::serve(ip, &[]).await
     }
 
-    async fn start_as(ip: &str, extensions: &[&str]) -> Self {
+    /// Starts a miner that agrees to these extensions.
+    pub(crate) async fn knowing(extensions: &[&str]) -> Self {
+        Self::serve("127.0.0.1", extensions).await
+    }
+
+    async fn serve(ip: &str, extensions: &[&str]) -> Self {
         let listener = tokio::net::TcpListener::bind((ip, 0)).await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let (sender, links) = mpsc::channel(4);
@@ -300,7 +306,12 @@ impl Session {
 
     /// Returns the next message; none when the executor said goodbye.
     pub(crate) async fn next(&mut self) -> Option<Value> {
-        match timeout(PATIENCE, self.link.recv())
+        self.next_within(PATIENCE).await
+    }
+
+    /// Returns the next message of an executor that may take its time.
+    pub(crate) async fn next_within(&mut self, patience: Duration) -> Option<Value> {
+        match timeout(patience, self.link.recv())
             .await
             .expect("the executor answers in time")
         {
@@ -465,7 +476,7 @@ fn expected(scenario: &str, message: &Value) -> Value {
 }
 
 /// Returns whether a message is the executor's last word on its job.
-fn is_report(message: &Value) -> bool {
+pub(crate) fn is_report(message: &Value) -> bool {
     let reports = [
         "V0JobFinishedRequest",
         "V0JobFailedRequest",
@@ -778,7 +789,7 @@ async fn a_file_that_is_a_link_or_is_not_there_is_a_failed_upload() {
 async fn an_artifact_that_is_not_sent_has_a_verdict_for_those_who_know_the_word() {
     let Some(engine) = engine().await else { return };
     for extensions in [&["artifact-verdicts"][..], &[]] {
-        let mut miner = Miner::start_as("127.0.0.1", extensions).await;
+        let mut miner = Miner::knowing(extensions).await;
         let mut session = Session::start(&mut miner, &[]).await;
         let initial = initial(json!(null), AMPLE);
         session.send(&initial).await;

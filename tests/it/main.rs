@@ -16,6 +16,7 @@ mod facilitator;
 mod hostile;
 mod job;
 mod key;
+mod life;
 mod miner;
 mod published;
 mod sandbox;

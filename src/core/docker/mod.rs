@@ -337,13 +337,16 @@ pub async fn sweep(engine: &dyn Engine, label: Label<'_>) -> Result<Vec<FoundCon
     Ok(found)
 }
 
+/// Tells of a token whether its executor is alive.
+pub type Alive<'a> = dyn Fn(&str) -> bool + Send + Sync + 'a;
+
 /// Removes every container of `owner` whose executor `is_alive` does not know by its token; returns how many.
 ///
 /// An engine may finish making a container after whoever asked for it was killed, and after [`sweep`] has looked.
 pub async fn sweep_strays(
     engine: &dyn Engine,
     owner: &str,
-    is_alive: &(dyn Fn(&str) -> bool + Send + Sync),
+    is_alive: &Alive<'_>,
 ) -> Result<usize, EngineError> {
     let mut count = 0;
     for container in engine.list(Label::Owner(owner)).await? {

@@ -312,7 +312,8 @@ impl Driver {
         // A handful of calls that never leave memory.
         let made =
             Workspace::create(&self.work_dir).map(|workspace| self.workspace = Some(Arc::new(workspace)));
-        let (images, news) = (Arc::clone(&self.ports.images), self.news_sender.clone());
+        let (engine, news) = (Arc::clone(&self.ports.engine), self.news_sender.clone());
+        let images = Arc::clone(&self.ports.images);
         let until = self.machine.deadline();
         let (wishes, guard) = (Arc::clone(&self.wishes), Arc::clone(&self.ports.guard));
         let gpus = gpus && !self.identity.no_gpu;

@@ -12,7 +12,7 @@ use crate::core::docker::limits::{
     BindMount, ContainerPath, ContainerPathError, ContainerSpec, Labels, Network, Role,
 };
 use crate::core::docker::reference::ImageReference;
-use crate::core::docker::{ContainerId, Engine, EngineError, Label, sweep, sweep_strays};
+use crate::core::docker::{Alive, ContainerId, Engine, EngineError, Label, sweep, sweep_strays};
 
 /// Where the image expects the engine's socket.
 const SOCKET: &str = "/var/run/docker.sock";
@@ -114,7 +114,7 @@ impl Backend for ContainerBackend {
         sweep(&*self.engine, Label::Token(token)).await.map(drop)
     }
 
-    async fn reap(&self, is_alive: &(dyn Fn(&str) -> bool + Send + Sync)) -> Result<usize, EngineError> {
+    async fn reap(&self, is_alive: &Alive<'_>) -> Result<usize, EngineError> {
         sweep_strays(&*self.engine, &self.terms.owner, is_alive).await
     }
 }

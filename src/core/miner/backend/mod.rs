@@ -12,7 +12,7 @@ use std::io;
 use async_trait::async_trait;
 
 use crate::core::config::Environment;
-use crate::core::docker::EngineError;
+use crate::core::docker::{Alive, EngineError};
 use crate::core::model::{ExecutorClass, JobId, Profile};
 
 /// Time that an executor has to end by itself once it was asked to, before it is killed: 5 s
@@ -143,7 +143,7 @@ pub trait Backend: fmt::Debug + Send + Sync {
     async fn clear(&self, token: &str, process: Option<&str>) -> Result<(), EngineError>;
 
     /// Removes containers of this miner whose executor `is_alive` does not know by its token; returns how many.
-    async fn reap(&self, is_alive: &(dyn Fn(&str) -> bool + Send + Sync)) -> Result<usize, EngineError>;
+    async fn reap(&self, is_alive: &Alive<'_>) -> Result<usize, EngineError>;
 }
 
 /// An executor that was started.

@@ -15,7 +15,7 @@ use tokio::time::{sleep, timeout};
 
 use super::{Backend, ExecutorOrder, Exit, Running, STOP_SECONDS, StartError, Terms, executor_settings};
 use crate::core::config::Environment;
-use crate::core::docker::{Engine, EngineError, Label, sweep, sweep_strays};
+use crate::core::docker::{Alive, Engine, EngineError, Label, sweep, sweep_strays};
 
 /// The kernel's name of the running binary: still right when the file was replaced by an update.
 const OWN_BINARY: &str = "/proc/self/exe";
@@ -104,7 +104,7 @@ impl Backend for ProcessBackend {
         sweep(&*self.engine, Label::Token(token)).await.map(drop)
     }
 
-    async fn reap(&self, is_alive: &(dyn Fn(&str) -> bool + Send + Sync)) -> Result<usize, EngineError> {
+    async fn reap(&self, is_alive: &Alive<'_>) -> Result<usize, EngineError> {
         sweep_strays(&*self.engine, &self.terms.owner, is_alive).await
     }
 }
