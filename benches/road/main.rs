@@ -11,6 +11,7 @@
 
 mod figure;
 mod processes;
+mod side_by_side;
 mod validator;
 
 use std::error::Error;
@@ -54,10 +55,11 @@ fn options() -> Result<Options, Failure> {
 }
 
 async fn measure(runs: usize) -> Result<Vec<Figure>, Failure> {
-    let (job, docker_run) = validator::job_and_docker_run(runs, IMAGE).await?;
+    let (job, docker_run) = validator::job_and_docker_run(runs, IMAGE, 1).await?;
     let ratio = job.median() / docker_run.median();
     let miner = processes::miner_start_and_memory(runs).await?;
     let executor = processes::executor_start(runs).await?;
+    let side_by_side = side_by_side::figure(runs, IMAGE).await?;
     Ok(vec![
         Figure {
             key: "job_ratio",
@@ -92,6 +94,7 @@ async fn measure(runs: usize) -> Result<Vec<Figure>, Failure> {
             1.7,
             0.05,
         ),
+        side_by_side,
     ])
 }
 

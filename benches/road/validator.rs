@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::process::Stdio;
 use std::time::Duration;
 
+use futures_util::future::try_join_all;
 use horde::core::clock::Clock;
 use horde::core::crypto::{Keypair, signed};
 use horde::core::model::job::{ExecutorTiming, RunPreset};
@@ -43,8 +44,13 @@ struct Validator {
     tasks: Tasks,
 }
 
-/// Runs both, in turn, `runs` times after one of each that does not count.
-pub(crate) async fn job_and_docker_run(runs: usize, image: &str) -> Result<(Sample, Sample), Failure> {
+/// Runs both, in turn, `runs` times after one of each that does not count; `at_once` of a kind at the same time. A
+/// sample is the time until the last of them is done.
+pub(crate) async fn job_and_docker_run(
+    runs: usize,
+    image: &str,
+    at_once: usize,
+) -> Result<(Sample, Sample), Failure> {
     let directory = tempfile::tempdir()?;
     let address = processes::free_address().await?;
     let validator = Validator {
@@ -62,11 +68,11 @@ pub(crate) async fn job_and_docker_run(runs: usize, image: &str) -> Result<(Samp
     let mut jobs = Sample::default();
     let mut docker_runs = Sample::default();
     for run in 0..=runs {
-        let docker_run = timeout(PATIENCE, docker_run(image)).await??;
-        let job = timeout(PATIENCE, validator.job()).await??;
+        let docker_run = timeout(PATIENCE, try_join_all((0..at_once).map(|_| docker_run(image)))).await??;
+        let job = timeout(PATIENCE, try_join_all((0..at_once).map(|_| validator.job()))).await??;
         if run > 0 {
-            docker_runs.add(docker_run);
-            jobs.add(job);
+            docker_runs.add(docker_run.into_iter().fold(0.0, f64::max));
+            jobs.add(job.into_iter().fold(0.0, f64::max));
         }
     }
     processes::stop(child).await?;
