@@ -1,9 +1,14 @@
 """The published `ComputeHordeClient` (compute-horde-sdk) against our facilitator."""
 
 import hashlib
+import http.client
+import pathlib
+import ssl
+import tempfile
 import uuid
 
 import bittensor_wallet
+from compute_horde_core.certificate import serialize_certificate
 from compute_horde_sdk.v1 import (
     ComputeHordeClient,
     ComputeHordeJobSpec,
@@ -14,6 +19,8 @@ from compute_horde_sdk.v1 import (
     HTTPOutputVolume,
     InlineInputVolume,
 )
+
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from support import JOB_CLASS, JOB_IMAGE
 
@@ -113,6 +120,57 @@ async def run_until_complete_returns_the_finished_job(network, _files):
     assert job.result.stdout == "again\n", job.result
 
 
+# A web server that tells when it is ready, and ends when its client asks for it.
+WEB_SERVER = """
+mkdir -p /tmp/w/cgi-bin
+echo ok > /tmp/w/health
+echo hi > /tmp/w/hello
+printf '#!/bin/sh\\ntouch /tmp/over\\nprintf "\\\\r\\\\nbye"\\n' > /tmp/w/cgi-bin/terminate
+chmod +x /tmp/w/cgi-bin/terminate
+httpd -p 8000 -h /tmp/w
+until [ -e /tmp/over ]; do sleep 0.1; done
+sleep 0.5
+echo ended
+"""
+
+
+def ask(job, path, certificate=None):
+    """Asks a streaming job over TLS, trusting its certificate only; returns status and body."""
+    context = ssl.create_default_context(cadata=job.streaming_server_cert)
+    if certificate is not None:
+        context.load_cert_chain(certificate)
+    connection = http.client.HTTPSConnection(
+        job.streaming_server_address, job.streaming_server_port, timeout=20, context=context
+    )
+    try:
+        connection.request("GET", path)
+        response = connection.getresponse()
+        return response.status, response.read()
+    finally:
+        connection.close()
+
+
+async def a_streaming_job_is_reached_by_its_user_and_nobody_else(network, _files):
+    user = client(network)
+    seen = []
+    # The first such job on a machine makes the image of its helper.
+    job = await user.create_job(spec(WEB_SERVER, streaming=True, streaming_start_time_limit_sec=30))
+    await job.wait_for_streaming(timeout=60)
+    key = user.streaming_private_key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    with tempfile.TemporaryDirectory() as directory:
+        certificate = pathlib.Path(directory) / "client.pem"
+        certificate.write_bytes(serialize_certificate(user.streaming_public_cert) + key)
+        assert ask(job, "/hello", certificate) == (200, b"hi\n")
+        assert ask(job, "/nothing", certificate)[0] == 404
+        assert ask(job, "/hello")[0] == 400
+        assert ask(job, "/cgi-bin/terminate", certificate) == (200, b"bye")
+    await job.wait(timeout=60, status_callback=lambda _, entry: seen.append(entry.status))
+    assert job.status.is_successful(), (job.status, job.error)
+    assert job.result.stdout == "ended\n", job.result
+    streaming_ready = ORDER.index(ComputeHordeJobStatus.VOLUMES_READY) + 1
+    assert seen == [*ORDER[:streaming_ready], ComputeHordeJobStatus.STREAMING_READY, *ORDER[streaming_ready:]], seen
+
+
 async def jobs_can_be_read_listed_and_iterated(network, _files):
     user = client(network)
     listed = await user.get_jobs(page=1, page_size=2)
@@ -137,6 +195,7 @@ TESTS = [
     a_job_with_volumes_uploads_and_artifacts_completes,
     a_failing_job_ends_failed_with_its_reason,
     run_until_complete_returns_the_finished_job,
+    a_streaming_job_is_reached_by_its_user_and_nobody_else,
     jobs_can_be_read_listed_and_iterated,
     an_unknown_job_is_not_found,
 ]

@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -50,6 +51,8 @@ pub struct MinerConfig {
     pub executor_startup: Duration,
     /// Time after which an executor is removed.
     pub executor_ttl: Duration,
+    /// Ports of this host for the clients of streaming jobs.
+    pub streaming_ports: RangeInclusive<u16>,
     /// Whether executors ask for no GPU.
     pub no_gpu: bool,
 }
@@ -84,9 +87,23 @@ impl MinerConfig {
             docker_host: settings.text("miner.docker_host")?.to_owned(),
             executor_startup: settings.duration("miner.executor_startup_seconds")?,
             executor_ttl: settings.duration("miner.executor_ttl_seconds")?,
+            streaming_ports: ports(settings)?,
             no_gpu: settings.bool("miner.no_gpu")?,
         })
     }
+}
+
+fn ports(settings: &Settings) -> Result<RangeInclusive<u16>, ConfigError> {
+    const KEY: &str = "miner.streaming_ports";
+    let text = settings.text(KEY)?;
+    let range = text.split_once('-').and_then(|(first, last)| {
+        let (first, last) = (first.trim().parse().ok()?, last.trim().parse().ok()?);
+        (0 < first && first <= last).then_some(first..=last)
+    });
+    range.ok_or_else(|| {
+        let wanted = "expected two ports from 1 to 65535, the lower one first, such as 6000-6999";
+        ConfigError::refused(settings, KEY, format!("{wanted}, got {text:?}"))
+    })
 }
 
 fn executors(settings: &Settings) -> Result<Vec<(ExecutorClass, u32)>, ConfigError> {

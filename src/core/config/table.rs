@@ -257,6 +257,12 @@ pub const SETTINGS: &[Setting] = &[
         "time after which an executor is removed",
     ),
     setting(
+        "miner.streaming_ports",
+        Kind::Text,
+        "6000-6999",
+        "ports of this host for the clients of streaming jobs, as FIRST-LAST",
+    ),
+    setting(
         "miner.no_gpu",
         Kind::Bool,
         "false",

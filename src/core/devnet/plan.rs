@@ -44,6 +44,9 @@ pub const USERS: [&str; 6] = ["//Alice", "//Bob", "//Charlie", "//Dave", "//Eve"
 
 const MINER_NAMES: [&str; MINERS.len()] = ["miner-1", "miner-2"];
 
+/// The miners' ports for streaming jobs: two miners of one machine must not give the same one.
+const STREAMING_PORTS: [&str; MINERS.len()] = ["6000-6499", "6500-6999"];
+
 /// How many executors of each class a miner offers.
 const EXECUTORS_PER_CLASS: u32 = 1;
 
@@ -147,14 +150,18 @@ impl Plan {
                 ),
             },
         ];
-        for ((name, account), port) in MINER_NAMES.into_iter().zip(MINERS).zip(choices.miner_ports) {
+        let ports = choices.miner_ports.into_iter().zip(STREAMING_PORTS);
+        for ((name, account), (port, streaming_ports)) in MINER_NAMES.into_iter().zip(MINERS).zip(ports) {
             let address = SocketAddr::new(choices.miner_ip, port);
             members.push(Member {
                 name,
                 role: "miner",
                 account: Some(account),
                 axon: Some(address),
-                settings: file(&shared, miner_settings(choices, account, address)),
+                settings: file(
+                    &shared,
+                    miner_settings(choices, account, address, streaming_ports),
+                ),
             });
         }
         Self {
@@ -210,7 +217,12 @@ fn chain_file(dir: &Path) -> PathBuf {
     dir.join("chain.sqlite")
 }
 
-fn miner_settings(choices: &Choices, account: Account, address: SocketAddr) -> [(&'static str, Value); 9] {
+fn miner_settings(
+    choices: &Choices,
+    account: Account,
+    address: SocketAddr,
+    streaming_ports: &str,
+) -> [(&'static str, Value); 10] {
     let backend = match choices.backend {
         Backend::Process => "process",
         Backend::Docker => "docker",
@@ -225,6 +237,7 @@ fn miner_settings(choices: &Choices, account: Account, address: SocketAddr) -> [
         ("miner.backend", text(backend)),
         ("miner.docker_host", text(&choices.docker_host)),
         ("miner.executors", Value::Executors(executors.into())),
+        ("miner.streaming_ports", text(streaming_ports)),
         // A development machine need not have the GPUs of the classes that it offers.
         ("miner.no_gpu", Value::Bool(true)),
     ]

@@ -13,6 +13,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use super::Miner;
 use super::backend::{ExecutorOrder, Running};
 use super::job::{Effect, Event, Job, Outcome};
+use super::ports::PortLease;
 use crate::core::crypto::signed::streaming_blob;
 use crate::core::model::JobId;
 use crate::core::net::{self, Link, LinkSender, close_code};
@@ -83,6 +84,9 @@ pub struct Assignment {
 pub struct Keeper {
     miner: Arc<Miner>,
     order: ExecutorOrder,
+    is_streaming: bool,
+    /// Given back with the keeper: by then the executor is gone.
+    port: Option<PortLease>,
     address: IpAddr,
     job: Job,
     line: Option<Line>,
@@ -117,10 +121,14 @@ impl Keeper {
             job: request.job_uuid.clone(),
             class: request.executor_class,
             token,
+            streaming_port: None,
         };
+        let is_streaming = request.streaming_details.is_some();
         Self {
             miner,
             order,
+            is_streaming,
+            port: None,
             address,
             job: Job::new(request, address),
             line: Some(line),
@@ -135,18 +143,31 @@ impl Keeper {
 
     /// Keeps the job until its executor is gone.
     pub async fn run(mut self, tasks: Tasks) {
-        match self.miner.backend.start(&self.order).await {
-            Ok(running) => self.look_after(running, &tasks).await,
-            Err(error) => {
-                tracing::error!(job = %self.order.job, error = %Chain(&error), "executor failed to start");
-                self.happen(Event::StartFailed).await;
-            }
+        if self.is_streaming {
+            self.port = self.miner.ports.lease();
+            self.order.streaming_port = self.port.as_ref().map(PortLease::port);
+        }
+        if self.is_streaming && self.port.is_none() {
+            tracing::error!(job = %self.order.job, "no port of miner.streaming_ports is free for a streaming job");
+            self.happen(Event::StartFailed).await;
+        } else {
+            self.employ(&tasks).await;
         }
         self.miner.pool.release(&self.order.job).await;
         self.letters.close();
         // An executor that came too late hears the reason; a validator that came meanwhile gets its outcome.
         while let Some(letter) = self.letters.recv().await {
             self.read(letter).await;
+        }
+    }
+
+    async fn employ(&mut self, tasks: &Tasks) {
+        match self.miner.backend.start(&self.order).await {
+            Ok(running) => self.look_after(running, tasks).await,
+            Err(error) => {
+                tracing::error!(job = %self.order.job, error = %Chain(&error), "executor failed to start");
+                self.happen(Event::StartFailed).await;
+            }
         }
     }
 

@@ -21,6 +21,7 @@ pub mod keeper;
 pub mod machine;
 pub mod output;
 pub mod pool;
+pub mod ports;
 pub mod validators;
 
 mod recovery;
@@ -39,6 +40,7 @@ use self::backend::container::ContainerBackend;
 use self::backend::process::ProcessBackend;
 use self::backend::{Backend, Terms};
 use self::pool::Pool;
+use self::ports::StreamingPorts;
 use self::validators::Validators;
 use crate::core::chain::Chain;
 use crate::core::clock::Clock;
@@ -115,6 +117,7 @@ pub struct Miner {
     clock: Clock,
     store: MinerStore,
     pool: Pool,
+    ports: StreamingPorts,
     validators: Validators,
     backend: Arc<dyn Backend>,
     lines: AtomicU64,
@@ -193,6 +196,7 @@ pub async fn run(
         .collect();
     let miner = Arc::new(Miner {
         pool: Pool::new(store.clone(), clock.clone(), manifest),
+        ports: StreamingPorts::new(config.streaming_ports.clone()),
         validators: Validators::new(Arc::clone(&chain)),
         lines: AtomicU64::new(0),
         strangers: Arc::new(Semaphore::new(STRANGERS_MAX)),

@@ -28,6 +28,8 @@ pub struct ExecutorOrder {
     pub class: ExecutorClass,
     /// The token by which it names itself to the miner.
     pub token: String,
+    /// The port for the client of a streaming job.
+    pub streaming_port: Option<u16>,
 }
 
 /// What all executors of a miner are told.
@@ -59,6 +61,9 @@ impl Terms {
         if let Some((_, profile)) = self.profiles.iter().find(|(class, _)| *class == order.class) {
             variables.push(("HORDE_EXECUTOR_PROFILE", profile.as_str().to_owned()));
         }
+        if let Some(port) = order.streaming_port {
+            variables.push((STREAMING_PORT, port.to_string()));
+        }
         variables
             .into_iter()
             .map(|(name, value)| (name.to_owned(), value))
@@ -79,6 +84,12 @@ impl Terms {
 /// Beginning of the names of settings that are the executor's own.
 const EXECUTOR_SETTINGS: &str = "HORDE_EXECUTOR_";
 
+/// The reference's name of the port for the client of a streaming job.
+const STREAMING_PORT: &str = "NGINX_PORT";
+
+/// Our own name of it, which would win: the port of one executor, so no setting for all of them.
+const OWN_STREAMING_PORT: &str = "HORDE_EXECUTOR_STREAMING_PORT";
+
 /// Settings of executors under other names: those of logs, and the reference's. Not among them: the miner's wallet.
 const MORE_EXECUTOR_SETTINGS: [&str; 6] = [
     "HF_ACCESS_TOKEN",
@@ -93,6 +104,7 @@ const MORE_EXECUTOR_SETTINGS: [&str; 6] = [
 fn executor_settings(environment: &Environment) -> impl Iterator<Item = (String, String)> {
     environment
         .names()
+        .filter(|name| *name != OWN_STREAMING_PORT)
         .filter(|name| name.starts_with(EXECUTOR_SETTINGS) || MORE_EXECUTOR_SETTINGS.contains(name))
         .filter_map(|name| Some((name.to_owned(), environment.get(name)?.to_owned())))
 }
