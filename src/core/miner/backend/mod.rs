@@ -190,6 +190,7 @@ mod tests {
                 job: JobId::new("j"),
                 class,
                 token: "t".to_owned(),
+                streaming_port: None,
             };
             let variables = terms.environment(&order);
             let found = variables
@@ -199,5 +200,32 @@ mod tests {
         };
         assert_eq!(told(ExecutorClass::AlwaysOnTest).as_deref(), Some("strict"));
         assert_eq!(told(ExecutorClass::AlwaysOnCpu8C16Gb), None);
+    }
+    #[test]
+    fn a_port_is_told_by_the_order_and_by_no_setting_of_all_executors() {
+        let terms = Terms {
+            miner_address: "ws://127.0.0.1:8000".to_owned(),
+            startup_seconds: 5,
+            owner: "o".to_owned(),
+            no_gpu: false,
+            profiles: Vec::new(),
+        };
+        let told = |streaming_port| {
+            let order = ExecutorOrder {
+                job: JobId::new("j"),
+                class: ExecutorClass::AlwaysOnTest,
+                token: "t".to_owned(),
+                streaming_port,
+            };
+            let variables = terms.environment(&order);
+            let found = variables.into_iter().find(|(name, _)| name == STREAMING_PORT);
+            found.map(|(_, value)| value)
+        };
+        assert_eq!(told(Some(6001)).as_deref(), Some("6001"));
+        assert_eq!(told(None), None);
+        let environment =
+            Environment::from_iter([(OWN_STREAMING_PORT, "7000"), ("HORDE_EXECUTOR_PROFILE", "live")]);
+        let passed_on: Vec<_> = executor_settings(&environment).map(|(name, _)| name).collect();
+        assert_eq!(passed_on, ["HORDE_EXECUTOR_PROFILE"]);
     }
 }
