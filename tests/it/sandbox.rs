@@ -288,8 +288,8 @@ struct Greedy {
     extra: (&'static str, &'static str),
     reason: &'static str,
     words: &'static str,
-    /// What the context names, and under which key.
-    named: (&'static str, &'static str),
+    /// What the context names: a bound that was seen to be met, or one that the error output speaks of.
+    named: &'static str,
 }
 
 const GREEDY: [Greedy; 6] = [
@@ -298,42 +298,43 @@ const GREEDY: [Greedy; 6] = [
         extra: ("HORDE_EXECUTOR_MEMORY_BYTES", "67108864"),
         reason: "nonzero_return_code",
         words: "the job ran out of memory: its limit is 64 MiB, without swap",
-        named: ("limit", "memory"),
+        named: "memory",
     },
     Greedy {
         script: "dd if=/dev/zero of=/big bs=1M count=80; sleep 60",
         extra: ("HORDE_EXECUTOR_DISK_BYTES", "67108864"),
         reason: "nonzero_return_code",
         words: "the job used more disk than 64 MiB",
-        named: ("limit", "disk"),
+        named: "disk",
     },
     Greedy {
         script: "dd if=/dev/zero of=/big bs=1M count=40; dd if=/dev/zero of=/output/big bs=1M count=40; sleep 60",
         extra: ("HORDE_EXECUTOR_DISK_BYTES", "67108864"),
         reason: "nonzero_return_code",
         words: "the job used more disk than 64 MiB",
-        named: ("limit", "disk"),
+        named: "disk",
     },
     Greedy {
         script: "dd if=/dev/zero of=/dev/shm/big bs=1M",
         extra: ("HORDE_EXECUTOR_SHM_BYTES", "8388608"),
         reason: "nonzero_return_code",
         words: "exit code: 1",
-        named: ("missing_right", "space"),
+        named: "space",
     },
     Greedy {
-        script: "bomb() { bomb | bomb & }; trap '' TERM; bomb; sleep 60",
+        // Its first process makes no other after the bomb, so that it is not the one that is refused.
+        script: "bomb() { bomb | bomb & }; bomb & exec sleep 60",
         extra: ("HORDE_EXECUTOR_PIDS_MAX", "64"),
         reason: "timeout",
         words: "Execution time exceeded",
-        named: ("limit", "processes"),
+        named: "processes",
     },
     Greedy {
         script: "for n in $(seq 200); do sleep 3 & done; wait",
         extra: ("HORDE_EXECUTOR_PIDS_MAX", "64"),
         reason: "nonzero_return_code",
         words: "exit code: 2",
-        named: ("missing_right", "processes"),
+        named: "processes",
     },
 ];
 
@@ -357,8 +358,9 @@ async fn a_greedy_job_ends_in_words_and_the_next_one_runs() {
             assert_eq!(failed["reason"], greedy.reason, "{failed}");
             let message = failed["message"].as_str().unwrap();
             assert!(message.contains(greedy.words), "{failed}");
-            let (key, name) = greedy.named;
-            assert_eq!(failed["context"][key], name, "{failed}");
+            let context = &failed["context"];
+            let is_named = |key: &str| context[key] == greedy.named;
+            assert!(is_named("limit") || is_named("missing_right"), "{failed}");
         }
     };
     stream::iter(GREEDY)
