@@ -29,6 +29,7 @@ const SOCKET: &str = "/var/run/docker.sock";
 struct Run {
     code: i32,
     attacks: BTreeMap<String, (String, String)>,
+    profile: String,
 }
 
 async fn attack(home: &Home, socket: &str, arguments: &[&str]) -> Run {
@@ -54,7 +55,40 @@ async fn attack(home: &Home, socket: &str, arguments: &[&str]) -> Run {
     Run {
         code: output.status.code().unwrap(),
         attacks: attacks.collect(),
+        profile: text(&report["profile"]),
     }
+}
+
+/// Attacks a profile with everything; asserts that it held and that nothing is left.
+async fn holds(profile: &str) {
+    if !docker_is_there() {
+        return;
+    }
+    let home = Home::new();
+    let run = attack(&home, SOCKET, &["--profile", profile]).await;
+    let open: Vec<_> = run
+        .attacks
+        .iter()
+        .filter(|(_, (verdict, _))| verdict != "held")
+        .collect();
+    assert!(open.is_empty(), "{open:#?}");
+    assert_eq!((run.code, run.profile.as_str()), (0, profile));
+    assert!(run.attacks.len() > 60, "{} attacks", run.attacks.len());
+    assert_eq!(
+        std::fs::read_dir(home.path()).unwrap().count(),
+        0,
+        "folders are left"
+    );
+}
+
+#[tokio::test]
+async fn every_attack_is_held_under_the_profile_live() {
+    holds("live").await;
+}
+
+#[tokio::test]
+async fn every_attack_is_held_under_the_profile_strict() {
+    holds("strict").await;
 }
 
 /// How a sandbox is weakened, what then breaks, and what holds all the same.
