@@ -370,7 +370,7 @@ fn range_start(range: &HeaderValue) -> Option<u64> {
 mod tests {
     use std::sync::Arc;
 
-    use tokio::io::AsyncWriteExt;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::super::address::Policy;
     use super::super::guard::parse_url;
@@ -387,6 +387,9 @@ mod tests {
         tasks.spawn("server", async move {
             while let Ok((mut stream, _peer)) = listener.accept().await {
                 family.spawn("connection", async move {
+                    // A client that is answered before it has asked gives up at once.
+                    let mut asked = [0; 1024];
+                    assert!(stream.read(&mut asked).await.unwrap() > 0);
                     let head = b"HTTP/1.1 200 OK\r\ncontent-length: 1000000\r\n\r\n";
                     let mut going = stream.write_all(head).await.is_ok();
                     while going {
