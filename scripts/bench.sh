@@ -5,6 +5,8 @@ cd "$(dirname "$0")/.."
 . scripts/lib.sh
 
 set_up
+have curl || install_packages curl curl ca-certificates
+have unzip || install_packages unzip unzip
 build_release
 step "measuring"
 HORDE_BENCH_IMAGE=$sample_image

@@ -51,7 +51,7 @@ pub(crate) struct Figure {
     pub(crate) value: f64,
     /// In what; empty for a ratio.
     pub(crate) unit: &'static str,
-    /// The same of the Python reference, on a machine of two cores.
+    /// The same of the Python reference, on a machine of two cores; NaN where it was not measured.
     pub(crate) reference: f64,
     /// The most that it may be here.
     pub(crate) target: f64,
@@ -100,7 +100,13 @@ pub(crate) fn table(figures: &[Figure]) -> String {
     };
     row("figure", ["reference", "target", "here", "met", "spread"]);
     for figure in figures {
-        let amount = |value: f64| format!("{value} {}", figure.unit).trim_end().to_owned();
+        let amount = |value: f64| {
+            if value.is_nan() {
+                "-".to_owned()
+            } else {
+                format!("{value} {}", figure.unit).trim_end().to_owned()
+            }
+        };
         let here = format!("{:.3} {}", figure.value, figure.unit)
             .trim_end()
             .to_owned();

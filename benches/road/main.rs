@@ -13,8 +13,10 @@ mod figure;
 mod processes;
 mod side_by_side;
 mod validator;
+mod volume;
 
 use std::error::Error;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use figure::Figure;
@@ -31,18 +33,28 @@ const IMAGE: &str = "horde-sample:latest";
 struct Options {
     json: bool,
     runs: usize,
+    /// Fetch this URL into this folder and measure nothing else.
+    fetch: Option<(String, PathBuf)>,
 }
 
 fn options() -> Result<Options, Failure> {
     let mut options = Options {
         json: false,
         runs: RUNS,
+        fetch: None,
     };
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
         match word.as_str() {
             "--json" => options.json = true,
             "--runs" => options.runs = words.next().ok_or("--runs wants a number")?.parse()?,
+            volume::FETCH => {
+                let (url, target) = (words.next(), words.next());
+                options.fetch = Some((
+                    url.ok_or("a URL is missing")?,
+                    target.ok_or("a folder is missing")?.into(),
+                ));
+            }
             // Cargo tells every benchmark that it is one.
             "--bench" => {}
             other => return Err(format!("unknown argument {other}; known are --json and --runs N").into()),
@@ -60,7 +72,8 @@ async fn measure(runs: usize) -> Result<Vec<Figure>, Failure> {
     let miner = processes::miner_start_and_memory(runs).await?;
     let executor = processes::executor_start(runs).await?;
     let side_by_side = side_by_side::figure(runs, IMAGE).await?;
-    Ok(vec![
+    let volumes = volume::volumes(runs).await?;
+    let mut figures = vec![
         Figure {
             key: "job_ratio",
             name: "job through miner and executor ÷ docker run",
@@ -95,12 +108,43 @@ async fn measure(runs: usize) -> Result<Vec<Figure>, Failure> {
             0.05,
         ),
         side_by_side,
-    ])
+    ];
+    match volumes {
+        Some(volumes) => figures.extend(volume_figures(&volumes)),
+        None => eprintln!("SKIPPED the volume of 1 GiB: it needs curl and unzip"),
+    }
+    Ok(figures)
+}
+
+fn volume_figures(volumes: &volume::Volumes) -> [Figure; 2] {
+    [
+        Figure {
+            key: "volume_ratio",
+            name: "zip volume of 1 GiB ÷ curl and unzip",
+            value: volumes.ours.median() / volumes.tools.median(),
+            unit: "",
+            reference: f64::NAN,
+            target: 1.1,
+            note: format!("{} s ÷ {} s", volumes.ours.summary(3), volumes.tools.summary(3)),
+        },
+        Figure::of(
+            "volume_mb",
+            "resident memory while it is fetched",
+            "MB",
+            &volumes.megabytes,
+            f64::NAN,
+            64.0,
+        ),
+    ]
 }
 
 fn run() -> Result<(), Failure> {
     let options = options()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    if let Some((url, target)) = options.fetch {
+        println!("{}", runtime.block_on(volume::fetch(url, &target))?);
+        return Ok(());
+    }
     let figures = runtime.block_on(measure(options.runs))?;
     if options.json {
         for figure in &figures {
