@@ -5,6 +5,7 @@ use std::fmt;
 use std::io::{self, Write};
 
 use crate::core::config::{ConfigError, Setting};
+use crate::core::model::executor::UNHEALTHY;
 
 /// The exit codes of `horde`; the numbers are a promise.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,6 +28,8 @@ pub enum ExitCode {
     Configuration,
     /// A check failed.
     CheckFailed,
+    /// An executor has reported its job, and its machine is not fit for another one.
+    Unhealthy,
     /// A bug of ours.
     Bug,
     /// A job outlived its time.
@@ -52,6 +55,7 @@ impl ExitCode {
             Self::TooLong => 7,
             Self::Configuration => 9,
             Self::CheckFailed => 10,
+            Self::Unhealthy => UNHEALTHY,
             Self::Bug => 70,
             Self::JobTimeout => 124,
             Self::JobFailedByHorde => 125,

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::{Args, Subcommand};
 
@@ -136,9 +137,20 @@ impl RunArgs {
         let settings = context.role_settings(Scope::Executor, flags.collect())?;
         let config = ExecutorConfig::from_settings(&settings)?;
         let engine = engine(&config.docker_host)?;
-        context
-            .serve("executor", |tasks| executor::run(config, engine, tasks))
-            .await
+        let is_unhealthy = AtomicBool::new(false);
+        let role = async |tasks| {
+            let outcome = executor::run(config, engine, tasks).await;
+            outcome.inspect_err(|error| is_unhealthy.store(error.is_unhealthy(), Ordering::Relaxed))
+        };
+        let outcome = context.serve("executor", role).await;
+        outcome.map_err(|error| CmdError {
+            code: if is_unhealthy.load(Ordering::Relaxed) {
+                ExitCode::Unhealthy
+            } else {
+                error.code
+            },
+            ..error
+        })
     }
 }
 

@@ -946,6 +946,34 @@ async fn a_machine_that_fails_its_security_checks_runs_nothing_and_says_why() {
     }
 }
 
+/// Only where GPUs are not played without, as the reference has it (wire-executor-miner §5, §11).
+#[tokio::test(flavor = "multi_thread")]
+async fn the_machine_is_described_right_before_a_success_is_reported() {
+    let Some(engine) = engine().await else { return };
+    let said = play(
+        &*engine,
+        json!(null),
+        &["echo", "x"],
+        &[("DEBUG_NO_GPU_MODE", "0")],
+    )
+    .await;
+    let kinds: Vec<_> = said.iter().map(kind_of).collect();
+    assert_eq!(
+        kinds.split_at(kinds.len() - 2).1,
+        ["V0MachineSpecsRequest", "V0JobFinishedRequest"],
+        "{kinds:?}"
+    );
+    let specs = &said[said.len() - 2]["specs"]["specs"];
+    assert!(
+        specs["gpu"]["count"].is_u64() && specs["cpu"]["model"].is_string(),
+        "{specs}"
+    );
+    assert!(
+        specs["ram"]["total"].as_u64() > Some(0) && specs["hard_disk"]["free"].is_u64(),
+        "{specs}"
+    );
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn without_an_engine_the_failure_says_what_to_do() {
     let mut miner = Miner::start().await;

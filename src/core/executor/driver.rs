@@ -10,19 +10,21 @@ use futures_util::FutureExt;
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use crate::core::clock::Clock;
-use crate::core::docker::Engine;
 use crate::core::docker::info::EngineInfo;
 use crate::core::docker::limits::Labels;
 use crate::core::docker::place::Place;
 use crate::core::docker::removal::REMOVAL_PATIENCE;
 use crate::core::docker::sandbox::Sandbox;
+use crate::core::docker::{Engine, Label, sweep};
+use crate::core::host::hygiene::Dirt;
 use crate::core::model::sandbox::SandboxWishes;
 use crate::core::model::upload::OutputUpload;
 use crate::core::model::volume::Volume;
 use crate::core::net::{self, Link, close_code};
-use crate::core::proto::job::{ARTIFACT_VERDICTS_MAX, ArtifactVerdict, FullJob};
+use crate::core::proto::job::{ARTIFACT_VERDICTS_MAX, ArtifactVerdict, Context, FullJob};
 use crate::core::proto::miner_executor::{Down, EXTENSION_OUTPUT};
 use crate::core::tasks::Tasks;
 use crate::core::transfer::artifacts;
@@ -32,6 +34,7 @@ use crate::core::transfer::path::RelativePath;
 use crate::core::transfer::upload::Uploader;
 
 use super::container::{ContainerNews, Identity, JobContainer, Plan, STREAM_FILES, Told, disk, ours};
+use super::describe::{self, describe};
 use super::guard::Guard;
 use super::images::{Images, LocalImage};
 use super::live::Live;
@@ -40,7 +43,7 @@ use super::streaming::{self, ClientCertificate, StreamFault, StreamServer, Strea
 use super::workspace::Workspace;
 
 /// How many pieces of news may wait for the machine. Each piece of work sends two at most and there are
-/// five kinds, of which two have ended before the others begin.
+/// six kinds, of which two have ended before the others begin.
 const NEWS_MAX: usize = 8;
 
 /// The longest that the miner may take to take the report and to answer the close.
@@ -57,6 +60,7 @@ enum News {
     Container(ContainerNews),
     Streaming(Result<StreamServer, StreamFault>),
     Uploaded(Result<Results, Fault>),
+    Described(Context),
 }
 
 /// What stands ready when a job may come.
@@ -107,6 +111,8 @@ pub(super) struct Driver {
     container: Option<JobContainer>,
     streaming: Option<Streaming>,
     is_stopping: bool,
+    /// Cancelled once the machine is described, or is not to be.
+    described: CancellationToken,
     work: Vec<AbortHandle>,
 }
 
@@ -134,12 +140,15 @@ impl Driver {
             container: None,
             streaming: None,
             is_stopping: false,
+            described: CancellationToken::new(),
             work: Vec::new(),
         }
     }
 
     /// Runs until the machine has ended, then clears everything away.
-    pub(super) async fn run(mut self) -> Outcome {
+    ///
+    /// Fails when the job left the GPUs unclean; the miner has been told of the job all the same.
+    pub(super) async fn run(mut self) -> Result<Outcome, Dirt> {
         self.ask_for_the_engine();
         let outcome = loop {
             let event = self.next_event().await;
@@ -155,8 +164,8 @@ impl Driver {
                 break outcome;
             }
         };
-        self.clear_away().await;
-        outcome
+        self.clear_away().await?;
+        Ok(outcome)
     }
 
     /// Asks what the engine is while the miner's first message is on its way; its failure is told later.
@@ -196,6 +205,7 @@ impl Driver {
                 }
                 Some(News::Streaming(result)) => Event::Streaming(result),
                 Some(News::Uploaded(result)) => Event::Uploaded(result),
+                Some(News::Described(specs)) => Event::Described(specs),
                 // Cannot happen: a sender is kept here.
                 None => Event::LinkLost,
             },
@@ -316,6 +326,7 @@ impl Driver {
         let images = Arc::clone(&self.ports.images);
         let until = self.machine.deadline();
         let (wishes, guard) = (Arc::clone(&self.wishes), Arc::clone(&self.ports.guard));
+        self.describe(gpus);
         let gpus = gpus && !self.identity.no_gpu;
         let token = self.identity.token.clone();
         let (place, workspace) = (self.ports.place.clone(), self.workspace.clone());
@@ -380,6 +391,21 @@ impl Driver {
         self.streaming = Some(Streaming::begin(terms, &self.ports.tasks, Box::new(told)));
     }
 
+    /// Describes the machine beside everything else; not where GPUs are played without (wire-executor-miner §5).
+    fn describe(&mut self, gpus: bool) {
+        if self.identity.no_gpu {
+            return self.described.cancel();
+        }
+        let (guard, engine) = (Arc::clone(&self.ports.guard), Arc::clone(&self.ports.engine));
+        let (identity, work_dir) = (self.identity.clone(), Arc::clone(&self.work_dir));
+        let (news, described) = (self.news_sender.clone(), self.described.clone());
+        self.spawn("describe the machine", async move {
+            let specs = describe(&guard, &*engine, &identity, &work_dir, gpus).await;
+            tell(&news, News::Described(specs)).await;
+            described.cancel();
+        });
+    }
+
     fn fetch(&mut self, volume: Option<Volume>) {
         let (downloader, news) = (Arc::clone(&self.ports.downloader), self.news_sender.clone());
         let workspace = self.workspace.clone();
@@ -395,11 +421,14 @@ impl Driver {
     fn upload(&mut self, upload: Option<OutputUpload>, artifacts_dir: Option<String>) {
         let (uploader, news) = (Arc::clone(&self.ports.uploader), self.news_sender.clone());
         let workspace = self.workspace.clone();
+        let described = self.described.clone();
         self.spawn("upload the output", async move {
             let result = match workspace {
                 Some(workspace) => deliver(&uploader, upload, artifacts_dir, &workspace).await,
                 None => Ok(Results::default()),
             };
+            // Usually long done. What is not by then is left out of the report.
+            drop(tokio::time::timeout(describe::PATIENCE, described.cancelled()).await);
             tell(&news, News::Uploaded(result)).await;
         });
     }
@@ -409,13 +438,21 @@ impl Driver {
     }
 
     /// Says goodbye, removes the container, then the folders.
-    async fn clear_away(mut self) {
+    async fn clear_away(mut self) -> Result<(), Dirt> {
         self.link.close(close_code::NORMAL, "").await;
         for work in self.work.drain(..) {
             work.abort();
         }
         let streaming = self.streaming.take();
         tokio::join!(self.outlive_the_container(), outlive(streaming));
+        if !self.described.is_cancelled() {
+            // The container that describes the GPUs may still be there.
+            let label = Label::Token(&self.identity.token);
+            if let Err(error) = sweep(&*self.ports.engine, label).await {
+                tracing::warn!(%error, "could not look for a helper's container");
+            }
+        }
+        let settled = self.ports.guard.settle().await;
         let (workspace, work_dir) = (self.workspace.take(), Arc::clone(&self.work_dir));
         // On a thread that may block; whoever still holds the folders drops them there or here.
         let removal = tokio::task::spawn_blocking(move || {
@@ -434,6 +471,7 @@ impl Driver {
         {
             tracing::debug!("the miner did not answer the close");
         }
+        settled
     }
 }
 

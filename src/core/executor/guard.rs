@@ -1,10 +1,14 @@
 //! The door: nothing of a stranger's runs on a machine whose security checks do not hold.
 
+use tokio::sync::OnceCell;
+
 use crate::core::docker::EngineError;
 use crate::core::docker::info::EngineInfo;
 use crate::core::host::checks::{self, Finding, Status};
 use crate::core::host::facts::Host;
 use crate::core::host::floors::Floors;
+use crate::core::host::gpu::Usage;
+use crate::core::host::hygiene::{self, Dirt};
 
 use super::container::ours;
 use super::machine::Fault;
@@ -15,6 +19,8 @@ pub(super) struct Guard {
     host: Host,
     floors: Floors,
     accepted: Vec<String>,
+    /// How the GPUs were used before the job, when it gets some.
+    gpu_floor: OnceCell<Vec<Usage>>,
 }
 
 impl Guard {
@@ -27,7 +33,13 @@ impl Guard {
             host,
             floors,
             accepted,
+            gpu_floor: OnceCell::new(),
         }
+    }
+
+    /// Returns the reader of the machine.
+    pub(super) fn host(&self) -> &Host {
+        &self.host
     }
 
     /// Returns what the engine says of itself and its machine.
@@ -61,10 +73,31 @@ impl Guard {
             .into_iter()
             .filter(|finding| finding.status == Status::Failed)
             .collect();
-        if failed.is_empty() {
-            Ok(())
-        } else {
-            Err(Fault::Insecure(failed))
+        if !failed.is_empty() {
+            return Err(Fault::Insecure(failed));
+        }
+        if gpus {
+            self.measure().await;
+        }
+        Ok(())
+    }
+
+    /// Notes how the GPUs are used before the job; once.
+    async fn measure(&self) {
+        let measured = self
+            .gpu_floor
+            .get_or_try_init(|| hygiene::usage(self.host.gpus()))
+            .await;
+        if let Err(error) = measured {
+            tracing::warn!(%error, "nobody will know whether the job leaves the GPUs clean");
+        }
+    }
+
+    /// Waits until the GPUs are as they were before the job. Without a look before there is nothing to compare.
+    pub(super) async fn settle(&self) -> Result<(), Dirt> {
+        match self.gpu_floor.get() {
+            Some(floor) => hygiene::settle(self.host.gpus(), floor).await,
+            None => Ok(()),
         }
     }
 }

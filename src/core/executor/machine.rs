@@ -35,7 +35,7 @@ use crate::core::model::upload::OutputUpload;
 use crate::core::model::volume::Volume;
 use crate::core::proto::job::{
     ArtifactVerdict, ArtifactVerdicts, Context, ExecutionDone, ExecutorReady, FullJob, GenericError,
-    HordeFailed, InitialJob, JobFailed, JobFinished, StreamingReady, VolumesReady,
+    HordeFailed, InitialJob, JobFailed, JobFinished, MachineSpecs, Specs, StreamingReady, VolumesReady,
 };
 use crate::core::proto::miner_executor::{Down, FRAME_BYTES_MAX, Up};
 
@@ -142,6 +142,8 @@ pub enum Event {
     Streaming(Result<StreamServer, StreamFault>),
     /// [`Effect::Upload`] has ended.
     Uploaded(Result<Results, Fault>),
+    /// The machine is described.
+    Described(Context),
     /// The container is gone with everything that ran in it, or nobody can tell.
     Gone(Result<(), String>),
     /// The miner is gone.
@@ -296,6 +298,8 @@ pub struct Machine {
     timing: Timing,
     stream: Stream,
     miner: String,
+    /// The machine's description, to be told before a success.
+    specs: Option<Context>,
 }
 
 impl Machine {
@@ -308,6 +312,7 @@ impl Machine {
             timing: Timing::Single,
             stream: Stream::None,
             miner: miner.into(),
+            specs: None,
         }
     }
 
@@ -350,6 +355,10 @@ impl Machine {
             Event::Exited(result) => self.on_exited(result),
             Event::Streaming(result) => self.on_streaming(now, result),
             Event::Uploaded(result) => self.on_uploaded(result),
+            Event::Described(specs) => {
+                self.specs = Some(specs);
+                Vec::new()
+            }
             Event::Gone(result) => self.on_gone(result),
             Event::LinkLost => self.end(Outcome::LinkLost),
             // The report is on its way as fast as it can be.
@@ -665,6 +674,10 @@ impl Machine {
         let mut effects = Vec::new();
         if !verdicts.verdicts.is_empty() || verdicts.more > 0 {
             effects.push(Effect::Send(Up::from(verdicts)));
+        }
+        if let Some(specs) = self.specs.take() {
+            let specs = Specs { specs };
+            effects.push(Effect::Send(Up::from(MachineSpecs { job_uuid, specs })));
         }
         effects.extend(self.leave(finished, Outcome::Finished));
         effects
@@ -1593,6 +1606,29 @@ mod tests {
                 kinds.contains(&"V0JobFinishedRequest") && !told,
                 kinds.first() == Some(&"V0JobFinishedRequest")
             );
+        }
+    }
+
+    #[test]
+    fn the_machines_description_is_told_right_before_a_success_and_not_before_a_failure() {
+        let now = Instant::now();
+        let described = || Event::Described(Context::from_iter([("os".to_owned(), json!("Debian"))]));
+        for is_success in [true, false] {
+            let mut machine = after(6, now);
+            assert_eq!(machine.on(now, described()), []);
+            let result = if is_success {
+                Ok(Results::default())
+            } else {
+                Err(Fault::Job("no".to_owned()))
+            };
+            let mut effects = machine.on(now, Event::Uploaded(result));
+            effects.extend(machine.on(now, Event::Gone(Ok(()))));
+            let kinds = kinds(&effects);
+            let told = kinds.iter().position(|kind| *kind == "V0MachineSpecsRequest");
+            let finished = kinds.iter().position(|kind| *kind == "V0JobFinishedRequest");
+            assert_eq!(told.is_some(), is_success, "{kinds:?}");
+            assert_eq!(finished.is_some(), is_success, "{kinds:?}");
+            assert!(told <= finished, "{kinds:?}");
         }
     }
 

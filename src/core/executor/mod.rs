@@ -8,6 +8,7 @@ pub mod attack;
 mod cache;
 mod capture;
 mod container;
+mod describe;
 mod driver;
 mod guard;
 mod images;
@@ -29,6 +30,7 @@ use crate::core::docker::place::Place;
 use crate::core::host::facts::Host;
 use crate::core::host::floors::{Floors, TableError};
 use crate::core::host::gpu::NvmlGpus;
+use crate::core::host::hygiene::Dirt;
 use crate::core::net::extensions::Extensions;
 use crate::core::net::ws::{self, CONNECT_ATTEMPTS, ConnectError, ConnectOptions};
 use crate::core::proto::miner_executor::EXTENSIONS;
@@ -69,9 +71,19 @@ pub enum RunError {
     /// The engine does not remove the job's container; the miner was told.
     #[error("the job's container could not be removed: the log names it")]
     ContainerLeft,
+    /// The job was reported, and has left the GPUs unclean.
+    #[error("the GPUs are not fit for another job")]
+    Unclean(#[from] Dirt),
     /// The miner sent no job in time.
     #[error("the miner sent no job within the start-up limit")]
     NoJob,
+}
+
+impl RunError {
+    /// Returns whether the machine is not fit for another job until somebody has looked after it.
+    pub fn is_unhealthy(&self) -> bool {
+        matches!(self, Self::Unclean(_) | Self::ContainerLeft)
+    }
 }
 
 /// Runs one job for the miner of the configuration; returns once it is reported and everything is removed.
@@ -124,7 +136,7 @@ pub async fn run(config: ExecutorConfig, engine: Arc<dyn Engine>, tasks: Tasks) 
     let machine = Machine::new(Instant::now(), config.startup, miner);
     let outcome = Driver::new(machine, link, ports, identity, config.sandbox, &config.work_dir)
         .run()
-        .await;
+        .await?;
     tracing::info!(?outcome, "done");
     match outcome {
         Outcome::Finished | Outcome::Failed | Outcome::HordeFailed | Outcome::Stopped => Ok(()),

@@ -62,7 +62,7 @@ pub async fn serve(
         sender: link.sender(),
     };
     let mut desk = Desk {
-        conversation: Conversation::new(parties, miner.pool.manifest().clone()),
+        conversation: Conversation::new(parties, miner.pool.manifest()),
         validator,
         line,
         miner,

@@ -8,14 +8,15 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use time::OffsetDateTime;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::Miner;
-use super::backend::{ExecutorOrder, Running};
+use super::backend::{ExecutorOrder, Exit, Running};
 use super::job::{Effect, Event, Job, Outcome};
 use super::ports::PortLease;
 use crate::core::crypto::signed::streaming_blob;
 use crate::core::model::JobId;
+use crate::core::model::executor::UNHEALTHY;
 use crate::core::net::{self, Link, LinkSender, close_code};
 use crate::core::proto::job::{FullJob, GenericError, InitialJob, StreamingReady};
 use crate::core::proto::miner_executor;
@@ -34,6 +35,10 @@ const SEND_TIME: Duration = Duration::from_secs(10);
 
 /// Time that an executor has to exit once its job is over: it removes its container and its folder.
 const LEAVE_TIME: Duration = Duration::from_secs(30);
+
+/// Time for which the slot of an unfit machine is out of service. Long enough for an operator to be told by whatever
+/// watches the log, short enough that a driver which recovered by itself is not lost for the day.
+const OUT_OF_SERVICE: Duration = Duration::from_secs(600);
 
 /// Far enough away to mean never.
 const NEVER: Duration = Duration::from_secs(10 * 365 * 86_400);
@@ -94,6 +99,8 @@ pub struct Keeper {
     letters: mpsc::Receiver<Letter>,
     executor: Option<Link>,
     running: Option<Box<dyn Running>>,
+    /// Whether the executor said that its machine is not fit for another job.
+    is_unhealthy: bool,
     /// When the executor is ended by force.
     deadline: Instant,
     outcome: Option<validator_miner::Up>,
@@ -104,7 +111,7 @@ enum Wake {
     Stop,
     Letter(Letter),
     Executor(net::Event),
-    Exit,
+    Exit(Exit),
     Deadline,
 }
 
@@ -136,6 +143,7 @@ impl Keeper {
             letters,
             executor: None,
             running: None,
+            is_unhealthy: false,
             deadline: Instant::now() + NEVER,
             outcome: None,
         }
@@ -153,7 +161,11 @@ impl Keeper {
         } else {
             self.employ(&tasks).await;
         }
-        self.miner.pool.release(&self.order.job).await;
+        if self.is_unhealthy {
+            self.rest_the_slot(&tasks);
+        } else {
+            self.miner.pool.release(&self.order.job).await;
+        }
         self.letters.close();
         // An executor that came too late hears the reason; a validator that came meanwhile gets its outcome.
         while let Some(letter) = self.letters.recv().await {
@@ -169,6 +181,25 @@ impl Keeper {
                 self.happen(Event::StartFailed).await;
             }
         }
+    }
+
+    /// Keeps the slot out of service for a while: its machine is not fit for another job.
+    fn rest_the_slot(&self, tasks: &Tasks) {
+        let (miner, order, stop) = (Arc::clone(&self.miner), self.order.clone(), tasks.token());
+        let minutes = OUT_OF_SERVICE.as_secs() / 60;
+        tracing::error!(
+            job = %order.job, class = %order.class, minutes,
+            "the executor left its machine unfit; its slot is out of service (`horde executor check` tells more)"
+        );
+        miner.pool.rest(&order.job, order.class);
+        tasks.spawn("slot out of service", async move {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => {}
+                () = sleep(OUT_OF_SERVICE) => tracing::info!(class = %order.class, "a slot is in service again"),
+            }
+            miner.pool.wake(&order.job).await;
+        });
     }
 
     async fn look_after(&mut self, running: Box<dyn Running>, tasks: &Tasks) {
@@ -188,7 +219,7 @@ impl Keeper {
                 () = stop.cancelled(), if !is_stopping => Wake::Stop,
                 Some(letter) = self.letters.recv() => Wake::Letter(letter),
                 event = hear(&mut self.executor) => Wake::Executor(event),
-                () = exit(&mut self.running, &self.order.job) => Wake::Exit,
+                exit = exit(&mut self.running, &self.order.job) => Wake::Exit(exit),
                 () = sleep_until(self.deadline) => Wake::Deadline,
             };
             match wake {
@@ -198,8 +229,9 @@ impl Keeper {
                 }
                 Wake::Letter(letter) => self.read(letter).await,
                 Wake::Executor(event) => self.hear(event).await,
-                Wake::Exit => {
+                Wake::Exit(exit) => {
                     self.running = None;
+                    self.is_unhealthy = exit == Exit::Code(i64::from(UNHEALTHY));
                     match &self.executor {
                         // What it said last may still be on its way.
                         Some(_) => self.deadline = Instant::now() + SEND_TIME,
@@ -429,11 +461,12 @@ async fn hear(executor: &mut Option<Link>) -> net::Event {
 }
 
 /// Waits for the exit of the executor; for ever when there is none.
-async fn exit(running: &mut Option<Box<dyn Running>>, job: &JobId) {
+async fn exit(running: &mut Option<Box<dyn Running>>, job: &JobId) -> Exit {
     match running {
         Some(running) => {
             let exit = running.wait().await;
             tracing::debug!(%job, %exit, "executor exited");
+            exit
         }
         None => std::future::pending().await,
     }

@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc};
@@ -44,6 +44,8 @@ pub struct Pool {
     clock: Clock,
     manifest: Manifest,
     posts: Mutex<HashMap<JobId, Post>>,
+    /// The classes of slots that are out of service, by the job that left them so.
+    resting: Mutex<HashMap<JobId, ExecutorClass>>,
     freed: Notify,
 }
 
@@ -55,16 +57,23 @@ impl Pool {
             clock,
             manifest,
             posts: Mutex::default(),
+            resting: Mutex::default(),
             freed: Notify::new(),
         }
     }
 
-    /// Returns what the pool offers.
-    pub fn manifest(&self) -> &Manifest {
-        &self.manifest
+    /// Returns what the pool offers now: its executors without those that are out of service.
+    pub fn manifest(&self) -> Manifest {
+        let mut manifest = self.manifest.clone();
+        for class in self.resting().values() {
+            if let Some(count) = manifest.0.get_mut(class) {
+                *count = (*count - 1).max(0);
+            }
+        }
+        manifest
     }
 
-    /// Returns how many executors of a class there are.
+    /// Returns how many executors of a class there are, also those that are out of service: their slots stay taken.
     pub fn slots(&self, class: ExecutorClass) -> u32 {
         u32::try_from(self.manifest.count(class)).unwrap_or(u32::MAX)
     }
@@ -85,6 +94,12 @@ impl Pool {
 
     fn slots_in_use(&self, class: ExecutorClass) -> u32 {
         let taken = self.with(|posts| posts.values().filter(|post| post.class == class).count());
+        let taken = taken
+            + self
+                .resting()
+                .values()
+                .filter(|resting| **resting == class)
+                .count();
         u32::try_from(taken).unwrap_or(u32::MAX)
     }
 
@@ -114,6 +129,23 @@ impl Pool {
         }
         self.with(|posts| posts.remove(job));
         self.freed.notify_waiters();
+    }
+
+    /// Takes the slot of a job that is over out of service; its keeper leaves the list.
+    pub fn rest(&self, job: &JobId, class: ExecutorClass) {
+        self.resting().insert(job.clone(), class);
+        self.with(|posts| posts.remove(job));
+        self.freed.notify_waiters();
+    }
+
+    /// Puts a slot back into service.
+    pub async fn wake(&self, job: &JobId) {
+        self.resting().remove(job);
+        self.release(job).await;
+    }
+
+    fn resting(&self) -> MutexGuard<'_, HashMap<JobId, ExecutorClass>> {
+        self.resting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Returns the keeper of a job.
@@ -150,5 +182,52 @@ impl Pool {
 
     fn with<T>(&self, look: impl FnOnce(&mut HashMap<JobId, Post>) -> T) -> T {
         look(&mut self.posts.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CLASS: ExecutorClass = ExecutorClass::AlwaysOnTest;
+
+    fn offer(number: u32, slots: u32) -> Offer {
+        let job = JobId::new(format!("00000000-0000-4000-8000-{number:012}"));
+        let text = format!(
+            r#"{{"payload":{{"job_uuid":"{job}","miner_hotkey":"m","validator_hotkey":"v",
+                "timestamp":"2026-01-15T12:30:45Z","receipt_type":"JobStartedReceipt",
+                "executor_class":"always_on.test","is_organic":true,"ttl":7}},
+                "validator_signature":"0x01","miner_signature":"0x02"}}"#
+        );
+        Offer {
+            validator: Hotkey::from("v"),
+            job,
+            class: CLASS,
+            token: format!("token {number}"),
+            request: "{}".to_owned(),
+            receipt: serde_json::from_str(&text).unwrap(),
+            slots,
+        }
+    }
+
+    #[tokio::test]
+    async fn the_slot_of_an_unfit_machine_is_neither_offered_nor_given_until_it_is_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = MinerStore::open(&folder.path().join("miner.sqlite")).unwrap();
+        let manifest = Manifest::from_iter([(CLASS, 2)]);
+        let pool = Pool::new(store, Clock::system(), manifest);
+        let reserve = async |number| {
+            let offer = offer(number, pool.slots(CLASS));
+            matches!(pool.reserve(offer).await.unwrap(), Reservation::Reserved(_))
+        };
+        assert!(reserve(1).await);
+        let unfit = offer(1, 2).job;
+        pool.rest(&unfit, CLASS);
+        assert_eq!(pool.manifest().count(CLASS), 1);
+        assert!(reserve(2).await, "the other slot is free");
+        assert!(!reserve(3).await, "the unfit one is not");
+        pool.wake(&unfit).await;
+        assert_eq!(pool.manifest().count(CLASS), 2);
+        assert!(reserve(4).await);
     }
 }

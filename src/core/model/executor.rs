@@ -9,6 +9,9 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use super::lenient::Integer;
 
+/// The exit code of an executor whose machine is not fit for another job until somebody has looked after it.
+pub const UNHEALTHY: u8 = 11;
+
 /// A hardware class of executors (wire-dynamic-config §5).
 ///
 /// An unknown class makes a whole message invalid, on every wire.
