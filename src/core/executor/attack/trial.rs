@@ -70,6 +70,10 @@ const PREFIX: &str = "horde-attack-";
 /// Where archives try to place files on the host.
 const STRAYS: &str = "/tmp";
 
+/// How the files begin in which executors keep which images they used; engines that give local images a digest have
+/// one for the attack's image too.
+const IMAGE_RECORD: &[u8] = b"horde-images-";
+
 /// A profile under attack.
 #[derive(Debug)]
 pub(super) struct Trial {
@@ -303,12 +307,12 @@ impl Trial {
             .filter(|path| path.symlink_metadata().is_ok())
             .map(|path| path.display().to_string())
             .collect();
-        // The executor has cleared its folder: what is left there came out of a job.
+        // The executor has cleared its folder: what is left there, but for its own record of images, came out of a
+        // job.
+        let left = fs::read_dir(work_dir).into_iter().flatten().flatten();
+        let is_record = |entry: &fs::DirEntry| entry.file_name().as_encoded_bytes().starts_with(IMAGE_RECORD);
         strays.extend(
-            fs::read_dir(work_dir)
-                .into_iter()
-                .flatten()
-                .flatten()
+            left.filter(|entry| !is_record(entry))
                 .map(|entry| entry.path().display().to_string()),
         );
         Seen {
