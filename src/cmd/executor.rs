@@ -34,6 +34,9 @@ pub enum ExecutorCommand {
     /// Be a helper of a streaming job, in a container that an executor made
     #[command(hide = true)]
     Helper(HelperArgs),
+    /// Empty folders, in a container that an executor made
+    #[command(hide = true)]
+    EmptyFolders(EmptyFoldersArgs),
 }
 
 /// `horde executor run …`
@@ -94,6 +97,14 @@ pub struct HelperArgs {
     folder: PathBuf,
 }
 
+/// `horde executor empty-folders …`
+#[derive(Args, Debug)]
+pub struct EmptyFoldersArgs {
+    /// The folders
+    #[arg(value_name = "DIRECTORY", required = true)]
+    folders: Vec<PathBuf>,
+}
+
 impl ExecutorCommand {
     /// Runs the command.
     pub async fn run(self, context: &Context) -> Result<(), CmdError> {
@@ -104,6 +115,8 @@ impl ExecutorCommand {
             Self::Specs(args) => args.run(context).await,
             Self::AttackInside(args) => args.run(),
             Self::Helper(args) => args.run(context).await,
+            Self::EmptyFolders(args) => executor::cleaner::empty_folders(&args.folders)
+                .or_fail(ExitCode::Failed, "could not empty the folders"),
         }
     }
 }

@@ -25,6 +25,8 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Cursor;
+use std::os::unix::fs::{MetadataExt, chown};
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::ExitStatus;
 use std::sync::{Arc, Mutex};
@@ -263,6 +265,9 @@ pub(crate) fn base64_of(bytes: &[u8]) -> String {
     base64::engine::general_purpose::STANDARD.encode(bytes)
 }
 
+/// How the executor is started.
+const ARGUMENTS: [&str; 4] = ["executor", "run", "--startup-time-limit", "60"];
+
 /// A running executor and its link.
 pub(crate) struct Session {
     pub(crate) home: Home,
@@ -275,9 +280,29 @@ impl Session {
     /// Starts the real binary and waits until it is connected.
     pub(crate) async fn start(miner: &mut Miner, extra: &[(&str, &str)]) -> Self {
         let home = Home::new();
+        let command = home.horde(ARGUMENTS);
+        Self::start_in(home, command, miner, extra).await
+    }
+
+    /// Starts it as another user and group.
+    pub(crate) async fn start_as(miner: &mut Miner, uid: u32, gid: u32) -> Self {
+        let home = Home::new();
+        let mut command = home.own_horde(ARGUMENTS);
+        chown(home.path(), Some(uid), Some(gid)).unwrap();
+        command.uid(uid).gid(gid);
+        Self::start_in(home, command, miner, &[]).await
+    }
+
+    async fn start_in(
+        home: Home,
+        mut command: std::process::Command,
+        miner: &mut Miner,
+        extra: &[(&str, &str)],
+    ) -> Self {
+        let owner = fs::metadata(home.path()).unwrap();
         fs::create_dir(home.path().join("work")).unwrap();
+        chown(home.path().join("work"), Some(owner.uid()), Some(owner.gid())).unwrap();
         let token = format!("horde-test-{}", uuid::Uuid::new_v4());
-        let mut command = home.horde(["executor", "run", "--startup-time-limit", "60"]);
         command
             .env("MINER_ADDRESS", format!("ws://{}", miner.address))
             .env("EXECUTOR_TOKEN", &token)

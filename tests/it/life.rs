@@ -4,6 +4,7 @@
 
 use std::collections::HashMap;
 use std::fs;
+use std::os::unix::fs::{MetadataExt, chown};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -224,6 +225,37 @@ async fn executors_of_two_owners_and_strangers_leave_each_other_alone() {
         "true"
     );
     docker(&["rm", "-f", &stranger]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_executor_without_root_removes_what_jobs_left_as_other_users() {
+    let Some(engine) = engine().await else { return };
+    let mut miner = Miner::start().await;
+    // A user without a name, who may talk to the engine; where tests do not run as root, this user is one already.
+    let group = fs::metadata("/var/run/docker.sock").unwrap().gid();
+    let is_root = rustix::process::geteuid().is_root();
+    let mut session = if is_root {
+        Session::start_as(&mut miner, 65_000, group).await
+    } else {
+        Session::start(&mut miner, &[]).await
+    };
+    // What an executor left that was killed.
+    let killed = session.home.path().join("work/horde-executor-killed");
+    fs::create_dir_all(killed.join("volume/deep")).unwrap();
+    fs::write(killed.join("volume/deep/x"), "x").unwrap();
+    fs::write(killed.join("lock"), "").unwrap();
+    if is_root {
+        for ours in ["", "lock", "volume"] {
+            chown(killed.join(ours), Some(65_000), Some(group)).unwrap();
+        }
+    }
+    let script = "umask 077; mkdir -p /output/deep/er /volume/other; echo x > /output/deep/er/x
+        ln -s /volume /output/deep/link; busybox chown -R 1234 /volume/other; busybox chmod 1777 /output/deep
+        busybox chown 0 /output && busybox chmod 700 /output && id -u";
+    let initial = initial(json!(null), AMPLE);
+    let said = run(&mut session, &initial, &job(&initial, &["sh", "-c", script])).await;
+    assert_eq!(said.last().unwrap()["docker_process_stdout"], "0\n", "{said:?}");
+    assert!(session.end(&*engine).await.success());
 }
 
 // --- images -----------------------------------------------------------------------------------------------------

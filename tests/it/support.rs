@@ -34,7 +34,19 @@ impl Home {
 
     /// Returns the binary with arguments, ready to run.
     pub(crate) fn horde<A: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = A>) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_horde"));
+        self.horde_at(Path::new(env!("CARGO_BIN_EXE_horde")), args)
+    }
+
+    /// Returns a copy of the binary in the home directory with arguments, ready to run as a user who may not enter the
+    /// folder that it was built in.
+    pub(crate) fn own_horde<A: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = A>) -> Command {
+        let copy = self.path().join("horde");
+        std::fs::copy(env!("CARGO_BIN_EXE_horde"), &copy).unwrap();
+        self.horde_at(&copy, args)
+    }
+
+    fn horde_at<A: AsRef<OsStr>>(&self, binary: &Path, args: impl IntoIterator<Item = A>) -> Command {
+        let mut command = Command::new(binary);
         command
             .args(args)
             .env_clear()

@@ -21,6 +21,9 @@ pub const HELPER_PIDS_MAX: i64 = 64;
 /// The most memory of a helper, in bytes; what runs in one copies bytes or reads a few files.
 pub const HELPER_MEMORY_BYTES: i64 = 256 * 1024 * 1024;
 
+/// What a cleaner may do beyond a helper: enter folders that only their owners may, and take files out of sticky ones.
+const CLEANER_CAPABILITIES: [&str; 2] = ["DAC_OVERRIDE", "FOWNER"];
+
 /// The longest path inside a container that a peer may name, in bytes (`PATH_MAX` of Linux).
 const CONTAINER_PATH_BYTES_MAX: usize = 4096;
 
@@ -147,6 +150,9 @@ pub enum Role {
         /// Its view of devices.
         preset: Preset,
     },
+    /// A piece of this program that removes what users of any number left in its mounts: a helper that runs as root
+    /// and may touch anybody's files, of which it sees no others.
+    Cleaner,
     /// Our own executor: trusted, since it holds the engine's socket anyway; the engine removes it when it ends.
     Executor,
 }
@@ -186,7 +192,7 @@ pub(crate) fn container_body(spec: &ContainerSpec) -> ContainerCreateBody {
         cmd: (!spec.command.is_empty()).then(|| spec.command.clone()),
         env: Some(match &spec.role {
             Role::Job { preset, sandbox } => sandbox.environment(*preset, &spec.env),
-            Role::Helper { .. } | Role::Executor => spec
+            Role::Helper { .. } | Role::Cleaner | Role::Executor => spec
                 .env
                 .iter()
                 .map(|(name, value)| format!("{name}={value}"))
@@ -200,6 +206,7 @@ pub(crate) fn container_body(spec: &ContainerSpec) -> ContainerCreateBody {
         open_stdin: Some(false),
         user: match &spec.role {
             Role::Helper { uid, gid, .. } => Some(format!("{uid}:{gid}")),
+            Role::Cleaner => Some("0:0".to_owned()),
             Role::Job { sandbox, .. } => sandbox.user(),
             // Its image says who runs in it.
             Role::Executor => None,
@@ -260,6 +267,10 @@ fn host_config(spec: &ContainerSpec) -> HostConfig {
         },
         Role::Job { preset, sandbox } => sandbox.host_config(*preset, shared),
         Role::Helper { preset, .. } => helper(*preset, shared),
+        Role::Cleaner => HostConfig {
+            cap_add: Some(CLEANER_CAPABILITIES.map(str::to_owned).to_vec()),
+            ..helper(Preset::None, shared)
+        },
     }
 }
 
@@ -366,6 +377,22 @@ mod tests {
             (Some(HELPER_MEMORY_BYTES), Some(HELPER_MEMORY_BYTES))
         );
         assert_eq!((host.privileged, host.runtime), (Some(false), None));
+    }
+
+    #[test]
+    fn a_cleaner_is_a_helper_that_may_only_touch_anybodys_files() {
+        let mut spec = job(Preset::None);
+        spec.role = Role::Helper {
+            uid: 0,
+            gid: 0,
+            preset: Preset::None,
+        };
+        let helper = container_body(&spec);
+        spec.role = Role::Cleaner;
+        let mut cleaner = container_body(&spec);
+        let more = cleaner.host_config.as_mut().unwrap().cap_add.take();
+        assert_eq!(more, Some(vec!["DAC_OVERRIDE".to_owned(), "FOWNER".to_owned()]));
+        assert_eq!(cleaner, helper);
     }
 
     #[test]

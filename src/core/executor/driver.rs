@@ -33,6 +33,7 @@ use crate::core::transfer::folder::Folder;
 use crate::core::transfer::path::RelativePath;
 use crate::core::transfer::upload::Uploader;
 
+use super::cleaner;
 use super::container::{ContainerNews, Identity, JobContainer, Plan, STREAM_FILES, Told, disk, ours};
 use super::describe::{self, describe};
 use super::guard::Guard;
@@ -453,17 +454,8 @@ impl Driver {
             }
         }
         let settled = self.ports.guard.settle().await;
-        let (workspace, work_dir) = (self.workspace.take(), Arc::clone(&self.work_dir));
-        // On a thread that may block; whoever still holds the folders drops them there or here.
-        let removal = tokio::task::spawn_blocking(move || {
-            drop(workspace);
-            Workspace::sweep(&work_dir)
-        });
-        match removal.await.unwrap_or_else(|error| Err(io::Error::other(error))) {
-            Ok(0) => {}
-            Ok(count) => tracing::info!(count, "removed folders of executors that were killed"),
-            Err(error) => tracing::warn!(%error, "could not look for folders of executors that were killed"),
-        }
+        let workspace = self.workspace.take();
+        cleaner::remove_folders(&*self.ports.engine, &self.identity, workspace, &self.work_dir).await;
         self.ports.images.shrink().await;
         if tokio::time::timeout(GOODBYE_PATIENCE, self.link.sender().closed())
             .await

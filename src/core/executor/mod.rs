@@ -7,6 +7,7 @@
 pub mod attack;
 mod cache;
 mod capture;
+pub mod cleaner;
 mod container;
 mod describe;
 mod driver;

@@ -1,7 +1,7 @@
 //! The folders of one job on the host.
 //!
 //! Each workspace holds a lock while its executor lives. The kernel drops it with the process, however that ends,
-//! so the next executor sees which folders nobody will come back for ([`Workspace::sweep`]).
+//! so the next executor sees which folders nobody will come back for ([`Abandoned`]).
 
 use std::fs;
 use std::io;
@@ -9,6 +9,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::{FlockOperation, Mode, OFlags, flock};
 
@@ -28,6 +29,17 @@ const LOCK: &str = "lock";
 /// The name of that file until it is locked.
 const UNLOCKED: &str = "lock.new";
 
+/// The folders that a job may write into.
+const JOB_FOLDERS: [&str; 4] = [VOLUME, OUTPUT, ARTIFACTS, SPECS];
+
+const VOLUME: &str = "volume";
+const OUTPUT: &str = "output";
+const ARTIFACTS: &str = "artifacts";
+const SPECS: &str = "specs";
+
+/// Workspaces of killed executors that one executor looks after; the next goes on.
+const ABANDONED_MAX: usize = 64;
+
 /// A job's folders, below one that only this user may enter; removed with everything in them.
 ///
 /// The job's own folders are open to all, since its container may run as any user.
@@ -37,7 +49,14 @@ pub(super) struct Workspace {
     /// The root as the engine's host has it, once that is known to differ.
     host_root: OnceLock<PathBuf>,
     _lock: OwnedFd,
-    is_removed: bool,
+    is_removed: AtomicBool,
+}
+
+/// The workspace of an executor that was killed, held so that no other executor removes it meanwhile.
+#[derive(Debug)]
+pub(super) struct Abandoned {
+    root: PathBuf,
+    _lock: OwnedFd,
 }
 
 impl Workspace {
@@ -56,7 +75,7 @@ impl Workspace {
             root,
             host_root: OnceLock::new(),
             _lock: lock,
-            is_removed: false,
+            is_removed: AtomicBool::new(false),
         };
         for (folder, mode) in [
             (workspace.volume(), 0o777),
@@ -70,34 +89,6 @@ impl Workspace {
         Ok(workspace)
     }
 
-    /// Removes the workspaces in `work_dir` whose executors were killed, and returns how many; blocks.
-    ///
-    /// Only folders of this user that bear our name and a lock that nobody holds.
-    pub(super) fn sweep(work_dir: &Path) -> io::Result<usize> {
-        let this_user = rustix::process::geteuid().as_raw();
-        let mut count = 0;
-        for entry in fs::read_dir(work_dir)? {
-            let entry = entry?;
-            let facts = match entry.metadata() {
-                Ok(facts) => facts,
-                // Its executor was faster.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                Err(error) => return Err(error),
-            };
-            let is_ours = entry
-                .file_name()
-                .as_encoded_bytes()
-                .starts_with(PREFIX.as_bytes())
-                && facts.is_dir()
-                && facts.uid() == this_user;
-            if is_ours && is_abandoned(&entry.path()) {
-                folder::remove(&entry.path())?;
-                count += 1;
-            }
-        }
-        Ok(count)
-    }
-
     /// The folder that holds all others.
     pub(super) fn root(&self) -> &Path {
         &self.root
@@ -106,6 +97,11 @@ impl Workspace {
     /// Notes where the engine's host has the root; the first word counts.
     pub(super) fn settle(&self, host_root: PathBuf) {
         self.host_root.get_or_init(|| host_root);
+    }
+
+    /// The folder around this workspace and those of other executors, as the engine's host has it, once known.
+    pub(super) fn host_work_dir(&self) -> Option<&Path> {
+        self.host_root.get()?.parent()
     }
 
     /// Returns a path of the workspace as the engine's host has it.
@@ -118,22 +114,22 @@ impl Workspace {
 
     /// The folder mounted at `/volume/`.
     pub(super) fn volume(&self) -> PathBuf {
-        self.root.join("volume")
+        self.root.join(VOLUME)
     }
 
     /// The folder mounted at `/output/`.
     pub(super) fn output(&self) -> PathBuf {
-        self.root.join("output")
+        self.root.join(OUTPUT)
     }
 
     /// The folder mounted where the job wants its artifacts.
     pub(super) fn artifacts(&self) -> PathBuf {
-        self.root.join("artifacts")
+        self.root.join(ARTIFACTS)
     }
 
     /// The folder mounted at `/specs/`; never filled.
     pub(super) fn specs(&self) -> PathBuf {
-        self.root.join("specs")
+        self.root.join(SPECS)
     }
 
     /// A folder that no container sees: zips on their way, streams as they come.
@@ -159,33 +155,90 @@ impl Workspace {
     }
 
     /// Removes everything; blocks. Follows no link, whatever the job left behind.
-    pub(super) fn remove(&mut self) -> io::Result<()> {
-        if self.is_removed {
-            return Ok(());
+    pub(super) fn remove(&self) -> io::Result<()> {
+        if !self.is_removed.load(Ordering::Acquire) {
+            remove(&self.root)?;
+            self.is_removed.store(true, Ordering::Release);
         }
-        let mut attempt = 1;
-        loop {
-            match folder::remove(&self.root) {
-                Ok(()) => break,
-                // A download that was cut short may write one more file.
-                Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty && attempt < REMOVALS_MAX => {
-                    attempt += 1;
-                }
-                Err(error) => return Err(error),
-            }
-        }
-        self.is_removed = true;
         Ok(())
     }
 }
 
-/// Returns whether a workspace has a lock and nobody holds it.
-fn is_abandoned(workspace: &Path) -> bool {
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    match rustix::fs::open(workspace.join(LOCK), flags, Mode::empty()) {
-        Ok(lock) => flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok(),
-        Err(_) => false,
+impl Abandoned {
+    /// Finds the workspaces in `work_dir` whose executors were killed; blocks.
+    ///
+    /// Only folders of this user that bear our name and a lock that nobody holds.
+    pub(super) fn find(work_dir: &Path) -> io::Result<Vec<Self>> {
+        let this_user = rustix::process::geteuid().as_raw();
+        let mut found = Vec::new();
+        for entry in fs::read_dir(work_dir)? {
+            let entry = entry?;
+            let facts = match entry.metadata() {
+                Ok(facts) => facts,
+                // Its executor was faster.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) => return Err(error),
+            };
+            let is_ours = entry
+                .file_name()
+                .as_encoded_bytes()
+                .starts_with(PREFIX.as_bytes())
+                && facts.is_dir()
+                && facts.uid() == this_user;
+            if is_ours && let Some(lock) = take_over(&entry.path()) {
+                found.push(Self {
+                    root: entry.path(),
+                    _lock: lock,
+                });
+            }
+            if found.len() >= ABANDONED_MAX {
+                break;
+            }
+        }
+        Ok(found)
     }
+
+    /// The folder that holds all others.
+    pub(super) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Removes everything; blocks. Follows no link.
+    pub(super) fn remove(&self) -> io::Result<()> {
+        remove(&self.root)
+    }
+}
+
+/// Returns the folders of a workspace that a job may have written into, by name.
+pub(super) fn job_folders(root: &Path) -> impl Iterator<Item = &'static str> {
+    let is_there = |name: &&str| fs::symlink_metadata(root.join(name)).is_ok_and(|facts| facts.is_dir());
+    JOB_FOLDERS.into_iter().filter(is_there)
+}
+
+fn remove(root: &Path) -> io::Result<()> {
+    let mut attempt = 1;
+    loop {
+        // What may fail first: as long as it does, the lock is there to be found by the next executor.
+        let removed = JOB_FOLDERS
+            .iter()
+            .try_for_each(|name| folder::remove(&root.join(name)))
+            .and_then(|()| folder::remove(root));
+        match removed {
+            // A download that was cut short may write one more file.
+            Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty && attempt < REMOVALS_MAX => {
+                attempt += 1;
+            }
+            result => return result,
+        }
+    }
+}
+
+/// Takes the lock of a workspace when it has one and nobody holds it.
+fn take_over(workspace: &Path) -> Option<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let lock = rustix::fs::open(workspace.join(LOCK), flags, Mode::empty()).ok()?;
+    flock(&lock, FlockOperation::NonBlockingLockExclusive).ok()?;
+    Some(lock)
 }
 
 impl Drop for Workspace {
@@ -211,7 +264,7 @@ mod tests {
     fn folders_are_open_to_the_job_below_one_that_is_not_and_go_with_it() {
         let outside = tempfile::tempdir().unwrap();
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
-        let mut workspace = Workspace::create(outside.path()).unwrap();
+        let workspace = Workspace::create(outside.path()).unwrap();
         assert_eq!(mode(&workspace.root), 0o700);
         assert_eq!(mode(&workspace.volume()), 0o777);
         assert_eq!(mode(&workspace.specs()), 0o755);
@@ -250,7 +303,11 @@ mod tests {
             outside.path().join("horde-executor-link"),
         )
         .unwrap();
-        assert_eq!(Workspace::sweep(outside.path()).unwrap(), 1);
+        let abandoned = Abandoned::find(outside.path()).unwrap();
+        let roots: Vec<_> = abandoned.iter().map(Abandoned::root).collect();
+        assert_eq!(roots, [&killed]);
+        assert_eq!(Abandoned::find(outside.path()).unwrap().len(), 0, "it is held");
+        abandoned[0].remove().unwrap();
         assert!(!killed.exists() && held.output().exists());
         assert_eq!(fs::read_dir(outside.path()).unwrap().count(), 5);
     }
