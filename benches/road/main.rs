@@ -80,7 +80,7 @@ async fn measure(runs: usize) -> Result<Vec<Figure>, Failure> {
             value: ratio,
             unit: "",
             reference: 8.2,
-            target: 1.5,
+            target: 1.3,
             note: format!("{} s ÷ {} s", job.summary(3), docker_run.summary(3)),
         },
         Figure::of(
