@@ -8,6 +8,7 @@ use std::time::Duration;
 use horde::core::chain::local::{BLOCK_TIME, LocalChain, Registration};
 use horde::core::clock::Clock;
 use horde::core::crypto::Keypair;
+use horde::core::host::floors::Floors;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::process::{Child, Command};
 use tokio::time::{Instant, sleep, timeout};
@@ -79,9 +80,17 @@ pub(crate) async fn make_chain(directory: &Path) -> Result<(), Failure> {
 }
 
 /// Starts a miner with a development key and one executor class, on the local chain in `directory`.
+///
+/// Its executors take every named risk of the machine: what runs here is the benchmark's own.
 pub(crate) fn start_miner(directory: &Path, listen: SocketAddr) -> Result<Child, Failure> {
+    let risks: Vec<_> = Floors::built_in()?
+        .list
+        .into_iter()
+        .map(|floor| floor.id)
+        .collect();
     let mut command = horde();
     command
+        .env("HORDE_EXECUTOR_ACCEPT", risks.join(","))
         .env("HORDE_WALLET_URI", MINER)
         .env("HORDE_CHAIN_PATH", directory.join(CHAIN))
         .arg("--dir")
