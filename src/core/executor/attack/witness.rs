@@ -106,6 +106,8 @@ fn resident_bytes() -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read as _;
+
     use super::*;
 
     #[test]
@@ -113,10 +115,14 @@ mod tests {
         let marker = format!("horde-test-{}", uuid::Uuid::new_v4());
         assert_eq!(processes(&marker), 0);
         let mut child = std::process::Command::new("sh")
-            .args(["-c", "read x", &marker])
+            .args(["-c", "echo here; read x", &marker])
             .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
             .spawn()
             .unwrap();
+        // Spawned means that it is about to have its command line: until it speaks, the kernel may show none.
+        let mut word = [0; 5];
+        child.stdout.as_mut().unwrap().read_exact(&mut word).unwrap();
         assert_eq!(processes(&marker), 1);
         child.kill().unwrap();
         child.wait().unwrap();
