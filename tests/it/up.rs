@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use crate::support::{Home, docker_is_there};
+use crate::support::{Home, SAMPLE_IMAGE, docker_is_there};
 
 /// Returns `horde up` whose temporary files lie in the home directory, where the test sees them.
 fn up(home: &Home, args: &[&str]) -> Command {
@@ -163,6 +163,34 @@ fn an_image_that_is_not_there_is_told_before_anything_starts() {
         .unwrap();
     assert_eq!(output.status.code(), Some(3), "{}", home.told(&output));
     assert_eq!(leftovers(&home), [""; 0]);
+}
+
+#[test]
+fn a_job_over_its_time_is_told_by_its_executor_before_the_validator_gives_up() {
+    if !docker_is_there() {
+        return;
+    }
+    let home = Home::new();
+    let network = Network::start(&home);
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    let (url, key) = (
+        text(&network.told["facilitator"]["url"]),
+        text(&network.told["user"]["uri"]),
+    );
+    // A shell that is the container's first process ignores TERM, so it takes the whole ladder.
+    let output = home
+        .horde(["job", "submit", "--facilitator", &url, "--key-uri", &key])
+        .args(["--class", "always_on.test", "--download-limit", "1"])
+        .args(["--execution-limit", "1", SAMPLE_IMAGE, "--"])
+        .args(["sh", "-c", "trap '' TERM; echo begun; while :; do sleep 1; done"])
+        .output()
+        .unwrap();
+    let told = home.told(&output);
+    assert_eq!(output.status.code(), Some(124), "{told}");
+    assert!(
+        told.contains("begun") && told.contains("Execution time exceeded"),
+        "{told}"
+    );
 }
 
 #[test]

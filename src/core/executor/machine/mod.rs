@@ -13,7 +13,8 @@
 //! One deadline rules the whole job (wire-executor-miner §5): each stage adds its limit to it, what one stage saves
 //! the next may use, and the leeway is shared. A job of the legacy kind has one limit for everything. The reference
 //! has a second cap on the container's own time besides, which its recordings do not show: in
-//! `executor-exec-timeout` a limit of 2 s after 4 s of unused time ends the container after 6 s. So none here.
+//! `executor-exec-timeout` a limit of 2 s after 4 s of unused time ends the container after 6 s. So none here, but a
+//! part of the leeway is kept: the validator reckons with the same deadline and must hear of the end before it.
 //!
 //! A container over its time is asked to end (TERM), then killed (KILL). No report goes out before the container is
 //! gone and nothing of it runs ([`Effect::Remove`], [`Event::Gone`]): whoever reads it may count on the machine.
@@ -48,6 +49,13 @@ use report::encoded_bytes;
 /// How long a container may take to end by itself once it was asked to, before it is killed: what the reference
 /// gives (wire-executor-miner §7), and what validators reckon with.
 const STOP_GRACE: Duration = Duration::from_secs(1);
+
+/// Time kept from the slack for ending a container and reporting it: [`STOP_GRACE`], the kill, the removal. The
+/// validator counts the same sum of limits, so a container that ran to its end would be reported too late.
+const REPORT_TIME: Duration = Duration::from_secs(2);
+
+/// The part of a single limit, which has no slack of its own, that is kept for the same at most: a tenth.
+const REPORT_PART: u32 = 10;
 
 /// How long the removal of the container may hold up the report. The driver gives up before that.
 const LEAVE_PATIENCE: Duration = REMOVAL_PATIENCE.saturating_add(Duration::from_secs(5));
@@ -145,6 +153,8 @@ pub struct Machine {
     state: State,
     container: Presence,
     deadline: Instant,
+    /// How long before the deadline a running container is asked to end.
+    report_time: Duration,
     timing: Timing,
     stream: Stream,
     miner: String,
@@ -159,6 +169,7 @@ impl Machine {
             state: State::AwaitingInitial,
             container: Presence::Absent,
             deadline: later(now, startup),
+            report_time: Duration::ZERO,
             timing: Timing::Single,
             stream: Stream::None,
             miner: miner.into(),
@@ -177,7 +188,25 @@ impl Machine {
             | State::Running { .. }
             | State::Stopping { .. }
             | State::Uploading { .. }
-            | State::Leaving { .. } => Some(self.deadline),
+            | State::Leaving { .. } => Some(self.due()),
+        }
+    }
+
+    /// Returns when the present state is over its time.
+    fn due(&self) -> Instant {
+        match self.state {
+            State::Running { .. } => self
+                .deadline
+                .checked_sub(self.report_time)
+                .unwrap_or(self.deadline),
+            State::AwaitingInitial
+            | State::Preparing { .. }
+            | State::AwaitingJob { .. }
+            | State::Fetching { .. }
+            | State::Stopping { .. }
+            | State::Uploading { .. }
+            | State::Leaving { .. }
+            | State::Ended => self.deadline,
         }
     }
 
@@ -198,7 +227,7 @@ impl Machine {
         match event {
             Event::Message(message) => self.on_message(now, *message),
             Event::Malformed { text, error } => self.on_malformed(&text, &error),
-            Event::Tick if now >= self.deadline => self.on_overrun(now),
+            Event::Tick if now >= self.due() => self.on_overrun(now),
             Event::Tick => Vec::new(),
             Event::Prepared(result) => self.on_prepared(now, result),
             Event::Fetched(result) => self.on_fetched(result),
@@ -333,7 +362,12 @@ impl Machine {
         };
         let initial = initial.clone();
         self.timing = timing;
-        self.deadline = later(now, seconds(leeway));
+        let slack = seconds(leeway);
+        self.report_time = REPORT_TIME.min(match timing {
+            Timing::Staged(_) => slack,
+            Timing::Single => slack / REPORT_PART,
+        });
+        self.deadline = later(now, slack);
         self.extend(|timing| timing.download_time_limit);
         self.state = State::AwaitingJob { initial };
         let mut effects = vec![ready];
