@@ -79,7 +79,11 @@ impl Command {
 
     /// Long-running servers get two workers; for all others one thread is enough and starts faster.
     fn is_server(&self) -> bool {
-        matches!(self, Self::Facilitator(_) | Self::Validator(_) | Self::Miner(_))
+        match self {
+            Self::Facilitator(_) | Self::Validator(_) => true,
+            Self::Miner(command) => command.is_server(),
+            _ => false,
+        }
     }
 }
 

@@ -10,6 +10,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use uuid::Uuid;
 
 use super::Miner;
+use super::admission::admit;
 use super::job::unknown_job;
 use super::keeper::{Assignment, Keeper, LETTERS, Letter, Line};
 use super::machine::{self, Conversation, Effect, Parties, declined};
@@ -174,8 +175,11 @@ impl Desk {
         let decline = |message: &str| {
             self.say(declined(job.clone(), RejectionReason::Unknown, message.to_owned()).into())
         };
-        if self.tasks.is_stopping() {
-            return decline("miner is stopping").await;
+        if let Err(refusal) = admit(&self.miner, &request, self.tasks.is_stopping()) {
+            tracing::info!(%job, class = %request.executor_class, %refusal, validator = %self.validator, "job declined");
+            return self
+                .say(declined(job, refusal.reason(), refusal.to_string()).into())
+                .await;
         }
         let payload = ReceiptPayload::Started(request.job_started_receipt_payload.clone());
         let signature = request.job_started_receipt_signature.clone();

@@ -14,6 +14,7 @@
 //! What is owed to others (jobs, slots, outcomes, receipts) is on the disk before anyone is told. A miner that was
 //! killed ends, at its next start, what its former life left: executors, containers, open jobs.
 
+pub mod admission;
 pub mod backend;
 pub mod driver;
 pub mod job;

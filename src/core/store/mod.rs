@@ -55,6 +55,12 @@ pub enum OpenError {
         /// What the operating system says.
         source: io::Error,
     },
+    /// There is none, and none is to be made.
+    #[error("there is no {}", path.display())]
+    Missing {
+        /// The database.
+        path: PathBuf,
+    },
     /// Another process has the database open.
     #[error("{} is in use by another process{}", path.display(), pid.as_ref().map(|pid| format!(" (pid {pid})")).unwrap_or_default())]
     InUse {
@@ -209,6 +215,15 @@ impl Store {
         prepare_files(path)?;
         let lock = Lock::acquire(path)?;
         Self::start(path, migrations, Some(Arc::new(lock)))
+    }
+
+    /// Opens a database that exists, beside the process that holds it, for short reads and writes.
+    fn open_beside(path: &Path, migrations: &'static [Migration]) -> Result<Self, OpenError> {
+        if !path.exists() {
+            let path = path.to_owned();
+            return Err(OpenError::Missing { path });
+        }
+        Self::start(path, migrations, None)
     }
 
     /// Opens a database that several processes share; a write waits for those of the others.

@@ -1,27 +1,18 @@
-//! `horde miner`: serve executors to validators.
+//! `horde miner run`: the role itself.
 
 use std::sync::Arc;
 
-use clap::{Args, Subcommand};
+use clap::Args;
 use tokio::net::TcpListener;
 
-use super::context::Context;
-use super::error::{CmdError, ExitCode, OrFail};
-use super::key::open_hotkey;
+use super::super::context::Context;
+use super::super::error::{CmdError, ExitCode, OrFail};
+use super::super::key::open_hotkey;
+use super::DATABASE;
 use crate::core::chain::local::LocalChain;
 use crate::core::config::{ChainConfig, Flag, MinerConfig, Scope};
 use crate::core::miner::{self, Ports};
 use crate::core::store::miner::MinerStore;
-
-/// The miner's database in its data directory.
-const DATABASE: &str = "miner.sqlite";
-
-/// `horde miner …`
-#[derive(Debug, Subcommand)]
-pub enum MinerCommand {
-    /// Serve validators and start an executor per job until stopped
-    Run(RunArgs),
-}
 
 /// `horde miner run …`
 #[derive(Args, Debug)]
@@ -37,17 +28,8 @@ pub struct RunArgs {
     executors: Option<String>,
 }
 
-impl MinerCommand {
-    /// Runs the command.
-    pub async fn run(self, context: &Context) -> Result<(), CmdError> {
-        match self {
-            Self::Run(args) => args.run(context).await,
-        }
-    }
-}
-
 impl RunArgs {
-    async fn run(self, context: &Context) -> Result<(), CmdError> {
+    pub(super) async fn run(self, context: &Context) -> Result<(), CmdError> {
         let flags = [
             ("miner.listen", "--listen", self.listen),
             ("miner.backend", "--backend", self.backend),

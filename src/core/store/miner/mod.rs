@@ -13,9 +13,13 @@ use crate::core::model::{ExecutorClass, Hotkey, JobId};
 const MIGRATIONS: &[Migration] = &[
     Migration {
         name: "miner/0001_start",
-        sql: include_str!("migrations/miner/0001_start.sql"),
+        sql: include_str!("../migrations/miner/0001_start.sql"),
     },
     receipts::MIGRATION,
+    Migration {
+        name: "miner/0002_operator",
+        sql: include_str!("../migrations/miner/0002_operator.sql"),
+    },
 ];
 
 /// How long ended jobs and receipts are kept: 2 days (sem-miner §13).
@@ -176,6 +180,24 @@ impl MinerStore {
     pub fn open(path: &Path) -> Result<Self, OpenError> {
         let store = Store::open(path, MIGRATIONS)?;
         Ok(Self { store })
+    }
+
+    /// Opens the database of a miner that may be running, for questions and orders of its operator.
+    pub fn open_beside(path: &Path) -> Result<Self, OpenError> {
+        let store = Store::open_beside(path, MIGRATIONS)?;
+        Ok(Self { store })
+    }
+
+    /// Returns how many orders the operator has given in the life of the database; whoever saw another number before
+    /// has to look for what has changed.
+    pub async fn orders_revision(&self) -> Result<i64, StoreError> {
+        self.store
+            .read(|connection| {
+                Ok(connection
+                    .prepare_cached("SELECT revision FROM operator")?
+                    .query_row((), |row| row.get(0))?)
+            })
+            .await
     }
 
     /// Returns the label by which this miner knows its containers; it stays the same for the life of the database.

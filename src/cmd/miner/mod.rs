@@ -1,0 +1,62 @@
+//! `horde miner`: serve executors to validators, and what its operator asks of it.
+//!
+//! A command beside a running miner reads its database, and orders by writing there: the miner looks for new orders
+//! every second, and finds at its start those that were given while it did not run.
+
+mod run;
+
+use clap::Subcommand;
+
+use super::context::Context;
+use super::error::{CmdError, ExitCode, OrFail};
+use crate::core::config::{Scope, Settings};
+use crate::core::store::OpenError;
+use crate::core::store::miner::MinerStore;
+
+/// The miner's database in its data directory.
+pub(super) const DATABASE: &str = "miner.sqlite";
+
+/// `horde miner …`
+#[derive(Debug, Subcommand)]
+pub enum MinerCommand {
+    /// Serve validators and start an executor per job until stopped
+    Run(run::RunArgs),
+}
+
+impl MinerCommand {
+    /// Runs the command.
+    pub async fn run(self, context: &Context) -> Result<(), CmdError> {
+        match self {
+            Self::Run(args) => args.run(context).await,
+        }
+    }
+
+    /// Tells whether the command serves until it is stopped.
+    pub(super) fn is_server(&self) -> bool {
+        match self {
+            Self::Run(_) => true,
+        }
+    }
+}
+
+/// Opens the database of a miner that may be running.
+#[expect(dead_code, reason = "the operator's commands come next")]
+async fn open_beside(context: &Context) -> Result<(MinerStore, Settings), CmdError> {
+    let settings = context.settings(Scope::Miner, Vec::new())?;
+    let file = settings.dir()?.join(DATABASE);
+    let opened = tokio::task::spawn_blocking(move || MinerStore::open_beside(&file))
+        .await
+        .or_fail(ExitCode::Bug, "could not open the miner's database")?;
+    match opened {
+        Ok(store) => Ok((store, settings)),
+        Err(error @ OpenError::Missing { .. }) => Err(CmdError::new(
+            ExitCode::NotFound,
+            "could not open the miner's database",
+        )
+        .caused_by(&error)
+        .hint("`horde miner run` makes it; `--dir` names the directory that the miner was started with")),
+        Err(error) => {
+            Err(CmdError::new(ExitCode::Failed, "could not open the miner's database").caused_by(&error))
+        }
+    }
+}
