@@ -15,7 +15,7 @@
 //! | exit-3, and every container that fails | context is null | context names a bound that was met, or a right that may be missing | a person must be able to act on it |
 //! | happy-registry-pull | the image is pulled though it is there | an image that was made here is used as it is | no registry has it |
 //! | exec-timeout, exec-timeout-overall | context is null | context says by which signal the container ended, and with what | a person must be able to act on it |
-//! | exec-timeout, exec-timeout-overall, legacy-single-timeout | the whole sum of limits is the container's | up to 2 s of the leeway (a tenth of a single limit) are kept | the report goes out after the container is gone, and the validator waits no longer than the sum |
+//! | exec-timeout, exec-timeout-overall, legacy-single-timeout | the whole sum of limits is the container's | up to 3 s of the leeway (a tenth of a single limit) are kept | the report goes out after the container is gone, and the validator waits no longer than the sum |
 
 #![expect(
     clippy::expect_used,

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesUnordered;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
@@ -372,6 +373,9 @@ async fn execute(
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let (mut exit_code, mut has_ended, mut is_seen) = (None, false, false);
     let (mut excess, mut refused_processes) = (None, 0);
+    // Beside the reading: an engine answers to KILL when the container has ended, which waits until all that it wrote
+    // is read.
+    let mut kills = FuturesUnordered::new();
     let exit_code = loop {
         if let (Some(code), true, true) = (exit_code, has_ended, is_seen) {
             break code;
@@ -380,8 +384,9 @@ async fn execute(
             biased;
             Some(signal) = signals.recv() => {
                 tracing::info!(%container, signal = signal.as_str(), "the job is over its time");
-                engine.kill(container, signal).await.map_err(ours)?;
+                kills.push(engine.kill(container, signal));
             }
+            Some(killed) = kills.next() => killed.map_err(ours)?,
             state = &mut look, if !is_seen => {
                 is_seen = true;
                 let pid = state.ok().flatten().and_then(|state| state.pid);
@@ -394,7 +399,7 @@ async fn execute(
             found = &mut overuse, if excess.is_none() && exit_code.is_none() => {
                 tracing::warn!(%container, excess = ?found, "the job is over what it may write and is killed");
                 excess = Some(found);
-                engine.kill(container, Signal::Kill).await.map_err(ours)?;
+                kills.push(engine.kill(container, Signal::Kill));
             }
             _ = ticks.tick(), if exit_code.is_none() => {
                 let refused = cgroup.as_ref().map_or(0, Cgroup::refused_processes);

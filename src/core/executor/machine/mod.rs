@@ -52,7 +52,7 @@ const STOP_GRACE: Duration = Duration::from_secs(1);
 
 /// Time kept from the slack for ending a container and reporting it: [`STOP_GRACE`], the kill, the removal. The
 /// validator counts the same sum of limits, so a container that ran to its end would be reported too late.
-const REPORT_TIME: Duration = Duration::from_secs(2);
+const REPORT_TIME: Duration = Duration::from_secs(3);
 
 /// The part of a single limit, which has no slack of its own, that is kept for the same at most: a tenth.
 const REPORT_PART: u32 = 10;

@@ -127,7 +127,7 @@ fn one_deadline_grows_by_stage_and_keeps_what_was_saved() {
     assert_eq!(machine.deadline(), Some(at(1 + 2 + 3)));
     machine.on(at(2), full(|_| {}));
     machine.on(at(3), Event::Fetched(Ok(())));
-    // The slack of 2 s is kept for the report.
+    // The slack, here 2 s, is kept for the report.
     assert_eq!(machine.deadline(), Some(at(1 + 3 + 4)));
     assert_eq!(kinds(&machine.on(at(7), Event::Tick)), [""; 0]);
     machine.on(at(7), ended(0));
