@@ -13,6 +13,13 @@ pub enum Refusal {
 }
 
 impl Refusal {
+    /// Returns the code under which the operator finds it.
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::Stopping => "stopping",
+        }
+    }
+
     /// Returns the wire's word for it; what the wire has no word for is `unknown`.
     pub const fn reason(&self) -> RejectionReason {
         match self {

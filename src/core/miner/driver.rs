@@ -1,10 +1,12 @@
 //! Carries out what a validator's conversation decides: one task per connection.
 
+use std::net::IpAddr;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
+use serde_json::json;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::time::{Instant, sleep_until, timeout};
 use uuid::Uuid;
@@ -13,6 +15,7 @@ use super::Miner;
 use super::admission::admit;
 use super::job::unknown_job;
 use super::keeper::{Assignment, Keeper, LETTERS, Letter, Line};
+use super::ledger::{Rebuff, Step, occupation};
 use super::machine::{self, Conversation, Effect, Parties, declined};
 use super::pool::Post;
 use super::validators::Standing;
@@ -40,15 +43,17 @@ pub async fn serve(
     miner: Arc<Miner>,
     mut link: Link,
     validator: Hotkey,
+    peer: IpAddr,
     door: OwnedSemaphorePermit,
     tasks: Tasks,
 ) {
-    let refusal = match miner.validators.standing(&validator).await {
+    let refusal = match miner.standing(&validator, peer).await {
         Standing::Active => None,
-        Standing::Inactive => Some(machine::inactive_validator(&validator)),
-        Standing::Unknown => Some(machine::unknown_validator(&validator)),
+        Standing::Inactive => Some(("inactive_validator", machine::inactive_validator(&validator))),
+        Standing::Unknown => Some(("unknown_validator", machine::unknown_validator(&validator))),
     };
-    if let Some(refusal) = refusal {
+    if let Some((code, refusal)) = refusal {
+        miner.ledger.turn_away(&validator, peer, code, "");
         if link.send(refusal.encode()).await.is_ok() {
             link.close(close_code::NORMAL, "").await;
         }
@@ -65,6 +70,7 @@ pub async fn serve(
     let mut desk = Desk {
         conversation: Conversation::new(parties, miner.pool.manifest()),
         validator,
+        peer,
         line,
         miner,
         tasks,
@@ -77,6 +83,7 @@ pub async fn serve(
 struct Desk {
     miner: Arc<Miner>,
     validator: Hotkey,
+    peer: IpAddr,
     line: Line,
     conversation: Conversation,
     tasks: Tasks,
@@ -118,6 +125,10 @@ impl Desk {
 
     async fn carry_out(&mut self, effect: Effect) -> Result<(), LinkClosed> {
         match effect {
+            Effect::Note(rebuff) => {
+                self.miner.ledger.refuse(&self.validator, self.peer, *rebuff);
+                Ok(())
+            }
             Effect::Say(message) => self.say(message).await,
             Effect::Close(code) => {
                 self.line.sender.close(code, "").await;
@@ -172,11 +183,17 @@ impl Desk {
 
     async fn offer(&self, request: Box<InitialJob>, text: String) -> Result<(), LinkClosed> {
         let job = request.job_uuid.clone();
+        let offered_at = self.miner.clock.now();
+        let refuse = |code, words: &str, evidence| {
+            let rebuff = Rebuff::offer(&request, code, words, evidence);
+            self.miner.ledger.refuse(&self.validator, self.peer, rebuff);
+        };
         let decline = |message: &str| {
             self.say(declined(job.clone(), RejectionReason::Unknown, message.to_owned()).into())
         };
         if let Err(refusal) = admit(&self.miner, &request, self.tasks.is_stopping()) {
             tracing::info!(%job, class = %request.executor_class, %refusal, validator = %self.validator, "job declined");
+            refuse(refusal.code(), &refusal.to_string(), json!({}));
             return self
                 .say(declined(job, refusal.reason(), refusal.to_string()).into())
                 .await;
@@ -187,11 +204,13 @@ impl Desk {
             Ok(receipt) => receipt,
             Err(error) => {
                 tracing::error!(%job, %error, "cannot countersign a receipt");
+                refuse("countersign_error", &error.to_string(), json!({}));
                 return decline("receipt could not be countersigned").await;
             }
         };
         let class = request.executor_class;
         let token = format!("{job}-{}", Uuid::new_v4());
+        let slots = self.miner.pool.slots(class);
         let offer = Offer {
             validator: self.validator.clone(),
             job: job.clone(),
@@ -199,11 +218,12 @@ impl Desk {
             token: token.clone(),
             request: text,
             receipt,
-            slots: self.miner.pool.slots(class),
+            slots,
         };
         match self.miner.pool.reserve(offer).await {
             Ok(Reservation::Reserved(slot)) => {
                 tracing::info!(%job, %class, slot, validator = %self.validator, "job accepted");
+                self.miner.ledger.note_at(&job, Step::Offered, offered_at);
                 // Sent before the executor is started, so that nothing overtakes it. The job goes on if the
                 // validator is gone already: it may come back.
                 let accepted = self
@@ -219,6 +239,7 @@ impl Desk {
             }
             Ok(Reservation::Busy(receipts)) => {
                 tracing::info!(%job, %class, excuses = receipts.len(), validator = %self.validator, "job declined: busy");
+                refuse("busy", "all executors are taken", occupation(&receipts, slots));
                 let busy = Declined {
                     receipts,
                     ..declined(job, RejectionReason::Busy, String::new())
@@ -227,12 +248,22 @@ impl Desk {
             }
             // To decline a job that runs would end it at the validator, so only its repetition is refused.
             Ok(Reservation::Known { validator, state }) if validator == self.validator && state.is_open() => {
+                refuse(
+                    "duplicate",
+                    "the job runs already",
+                    json!({"status": state.as_str()}),
+                );
                 self.complain(format!("Received InitialJobRequest twice job_uuid: {job}"))
                     .await
             }
-            Ok(Reservation::Known { .. }) => decline("job_uuid is known already").await,
+            Ok(Reservation::Known { validator, state }) => {
+                let evidence = json!({"status": state.as_str(), "validator": validator});
+                refuse("duplicate", "job_uuid is known already", evidence);
+                decline("job_uuid is known already").await
+            }
             Err(error) => {
                 tracing::error!(%job, %error, "cannot keep a job");
+                refuse("store_error", &error.to_string(), json!({}));
                 decline("miner cannot keep jobs at the moment").await
             }
         }

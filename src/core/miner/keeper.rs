@@ -13,6 +13,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use super::Miner;
 use super::backend::{ExecutorOrder, Exit, Running};
 use super::job::{Effect, Event, Job, Outcome};
+use super::ledger::{Step, step_of};
 use super::ports::PortLease;
 use crate::core::crypto::signed::streaming_blob;
 use crate::core::model::JobId;
@@ -204,6 +205,7 @@ impl Keeper {
 
     async fn look_after(&mut self, running: Box<dyn Running>, tasks: &Tasks) {
         self.deadline = Instant::now() + self.miner.config.executor_ttl;
+        self.miner.ledger.note(&self.order.job, Step::ExecutorStarted);
         let process = running.process();
         self.running = Some(running);
         if let Some(process) = process
@@ -325,6 +327,9 @@ impl Keeper {
 
     /// Lets the job decide, and does what it says.
     async fn happen(&mut self, event: Event) {
+        if let Some(step) = step_of(&event) {
+            self.miner.ledger.note(&self.order.job, step);
+        }
         for effect in self.job.on(event) {
             match effect {
                 Effect::Instruct(message) => self.instruct(*message).await,

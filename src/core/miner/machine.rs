@@ -12,8 +12,10 @@
 //! a signature that cannot be read gets the words of one that does not match (the reference closes with 1011).
 #![warn(clippy::wildcard_enum_match_arm)]
 
+use serde_json::{Value, json};
 use time::OffsetDateTime;
 
+use super::ledger::{Rebuff, short};
 use crate::core::crypto::signed::{MessageSignatureError, auth_blob, verify_message};
 use crate::core::crypto::verify_hex;
 use crate::core::model::job::RejectionReason;
@@ -40,6 +42,8 @@ const MALFORMED_CHARS_MAX: usize = 500;
 /// What the driver has to do; effects are carried out in order.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Effect {
+    /// Notes a refusal for the operator.
+    Note(Box<Rebuff>),
     /// Sends a message.
     Say(Up),
     /// Ends the connection after what was said.
@@ -140,7 +144,8 @@ impl Conversation {
                 State::Waiting { queue, bytes } => {
                     *bytes = bytes.saturating_add(text.len());
                     if queue.len() >= QUEUED_FRAMES_MAX || *bytes > QUEUED_BYTES_MAX {
-                        return self.refuse("too much was sent before authentication");
+                        let sent = json!({"frames": queue.len() + 1, "bytes": *bytes});
+                        return self.refuse("too much was sent before authentication", sent);
                     }
                     queue.push(text);
                     Vec::new()
@@ -162,14 +167,14 @@ impl Conversation {
     /// Returns what follows when the validator has not authenticated in time.
     pub fn on_auth_timeout(&mut self) -> Vec<Effect> {
         match self.state {
-            State::Waiting { .. } => self.refuse("no authentication in time"),
+            State::Waiting { .. } => self.refuse("no authentication in time", json!({})),
             State::Trusted | State::Over => Vec::new(),
         }
     }
 
     fn on_authenticate(&mut self, now: OffsetDateTime, auth: &Authenticate) -> Vec<Effect> {
         if let Err(reason) = check(&self.parties, now, auth) {
-            return self.refuse(&reason);
+            return self.refuse(&reason, evidence(&self.parties, now, auth));
         }
         let manifest = validator_miner::Manifest {
             manifest: self.manifest.clone(),
@@ -187,10 +192,11 @@ impl Conversation {
         effects
     }
 
-    fn refuse(&mut self, reason: &str) -> Vec<Effect> {
+    fn refuse(&mut self, reason: &str, evidence: Value) -> Vec<Effect> {
         self.state = State::Over;
         let validator = &self.parties.validator;
         vec![
+            Effect::Note(Box::new(Rebuff::authentication(reason, evidence))),
             Effect::Say(
                 GenericError::new(format!(
                     "Validator {validator} not authenticated due to: {reason}"
@@ -232,22 +238,31 @@ impl Conversation {
     }
 
     fn on_initial_job(&self, request: InitialJob, text: String) -> Vec<Effect> {
-        let decline = |reason, message: String| {
-            vec![Effect::Say(
-                declined(request.job_uuid.clone(), reason, message).into(),
-            )]
+        let decline = |reason: RejectionReason, code, message: String, evidence| {
+            let rebuff = Rebuff::offer(&request, code, message.as_str(), evidence);
+            vec![
+                Effect::Note(Box::new(rebuff)),
+                Effect::Say(declined(request.job_uuid.clone(), reason, message).into()),
+            ]
         };
         if let Err(error) = self.check_message(&text) {
-            return decline(RejectionReason::InvalidSignature, error.to_string());
+            let signature = request.validator_signature.as_deref().map(short);
+            let covered = json!({"signed": "the whole request without validator_signature", "bytes": text.len(),
+                "signature": signature});
+            let reason = RejectionReason::InvalidSignature;
+            return decline(reason, reason.as_str(), error.to_string(), covered);
         }
         if let Err((reason, message)) = self.check_started_receipt(&request) {
-            return decline(reason, message);
+            let covered = json!({"signed": &request.job_started_receipt_payload,
+                "signature": short(&request.job_started_receipt_signature)});
+            return decline(reason, reason.as_str(), message, covered);
         }
         if !self.manifest.lists(request.executor_class) {
             // Not `busy`, which would claim an occupation that receipts do not show; no other reason of the wire
             // says what is the case.
             let message = format!("executor class {} is not in the manifest", request.executor_class);
-            return decline(RejectionReason::Unknown, message);
+            let evidence = json!({"manifest": &self.manifest});
+            return decline(RejectionReason::Unknown, "not_in_manifest", message, evidence);
         }
         vec![Effect::Offer {
             request: Box::new(request),
@@ -315,7 +330,9 @@ impl Conversation {
             Err(error) => {
                 // The wire has no answer to a receipt, good or bad.
                 tracing::warn!(%validator, job = %payload.job_uuid(), %error, "receipt refused");
-                Vec::new()
+                let evidence = json!({"signed": &payload, "signature": short(&signature)});
+                let rebuff = Rebuff::receipt(payload.job_uuid(), error.to_string(), evidence);
+                vec![Effect::Note(Box::new(rebuff))]
             }
         }
     }
@@ -365,6 +382,19 @@ fn check(parties: &Parties, now: OffsetDateTime, auth: &Authenticate) -> Result<
     verify_hex(validator, &blob, &auth.signature).map_err(|error| {
         tracing::debug!(%validator, %error, "authentication refused");
         "Signature mismatches".to_owned()
+    })
+}
+
+/// Returns what shows an operator why an authentication was refused: what is signed, by whom, and the clocks.
+fn evidence(parties: &Parties, now: OffsetDateTime, auth: &Authenticate) -> Value {
+    let Parties { validator, miner } = parties;
+    json!({
+        "signed": format!("{}:{}:{}", theirs(&auth.validator_hotkey), theirs(&auth.miner_hotkey), auth.timestamp),
+        "signature": short(&auth.signature),
+        "expected_validator": validator,
+        "expected_miner": miner,
+        // Positive when the validator's clock, or its message, is behind ours.
+        "age_seconds": now.unix_timestamp().saturating_sub(auth.timestamp),
     })
 }
 
@@ -428,14 +458,15 @@ mod tests {
     fn words(effects: &[Effect]) -> Vec<&'static str> {
         effects
             .iter()
-            .map(|effect| match effect {
-                Effect::Say(message) => message.message_type(),
-                Effect::Close(_) => "close",
-                Effect::Resume => "resume",
-                Effect::Offer { .. } => "offer",
-                Effect::Order { .. } => "order",
-                Effect::Abandon { .. } => "abandon",
-                Effect::Keep { .. } => "keep",
+            .filter_map(|effect| match effect {
+                Effect::Note(_) => None,
+                Effect::Say(message) => Some(message.message_type()),
+                Effect::Close(_) => Some("close"),
+                Effect::Resume => Some("resume"),
+                Effect::Offer { .. } => Some("offer"),
+                Effect::Order { .. } => Some("order"),
+                Effect::Abandon { .. } => Some("abandon"),
+                Effect::Keep { .. } => Some("keep"),
             })
             .collect()
     }
@@ -538,7 +569,7 @@ mod tests {
     #[test]
     fn the_vectors_of_authentication_are_believed_as_marked() {
         let text = include_str!("../../../tests/golden/validator_auth.json");
-        let vectors: serde_json::Value = serde_json::from_str(text).unwrap();
+        let vectors: Value = serde_json::from_str(text).unwrap();
         let cases = vectors["cases"].as_array().unwrap();
         assert!(cases.len() > 3);
         for case in cases {
@@ -568,7 +599,7 @@ mod tests {
     ///
     /// Of a malformed frame's answer only the beginning is compared: the rest is pydantic's.
     fn replay(trace: &str) -> (Vec<String>, Vec<String>, Vec<&'static str>) {
-        let frames: Vec<serde_json::Value> = trace
+        let frames: Vec<Value> = trace
             .lines()
             .map(|line| serde_json::from_str(line).unwrap())
             .collect();
@@ -578,7 +609,7 @@ mod tests {
                 .filter(|frame| frame["msg"]["message_type"] == "ValidatorAuthForMiner")
         };
         let first = &auths().next().unwrap()["msg"];
-        let text = |value: &serde_json::Value| Hotkey::new(value.as_str().unwrap());
+        let text = |value: &Value| Hotkey::new(value.as_str().unwrap());
         let is_of_the_reference = first["miner_hotkey"] != first["validator_hotkey"];
         let parties = Parties {
             validator: text(&first["validator_hotkey"]),
@@ -676,8 +707,8 @@ mod tests {
     fn the_recorded_stranger_hears_the_same_words() {
         let trace = trace!("unknown");
         let hotkey = Hotkey::from("5FQzhS8MRMGNZfCxVJaWu4n4Q6jt53zv2hxYguM4Y5fVkcHZ");
-        let said: serde_json::Value = serde_json::from_str(&unknown_validator(&hotkey).encode()).unwrap();
-        let recorded: serde_json::Value = serde_json::from_str(trace.lines().nth(1).unwrap()).unwrap();
+        let said: Value = serde_json::from_str(&unknown_validator(&hotkey).encode()).unwrap();
+        let recorded: Value = serde_json::from_str(trace.lines().nth(1).unwrap()).unwrap();
         assert_eq!(said, recorded["msg"]);
     }
 }

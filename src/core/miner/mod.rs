@@ -19,6 +19,7 @@ pub mod backend;
 pub mod driver;
 pub mod job;
 pub mod keeper;
+pub mod ledger;
 pub mod machine;
 pub mod output;
 pub mod pool;
@@ -40,6 +41,7 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 use self::backend::container::ContainerBackend;
 use self::backend::process::ProcessBackend;
 use self::backend::{Backend, Terms};
+use self::ledger::Ledger;
 use self::pool::Pool;
 use self::ports::StreamingPorts;
 use self::validators::Validators;
@@ -120,6 +122,7 @@ pub struct Miner {
     pool: Pool,
     ports: StreamingPorts,
     validators: Validators,
+    ledger: Ledger,
     backend: Arc<dyn Backend>,
     lines: AtomicU64,
     strangers: Arc<Semaphore>,
@@ -199,6 +202,7 @@ pub async fn run(
         pool: Pool::new(store.clone(), clock.clone(), manifest),
         ports: StreamingPorts::new(config.streaming_ports.clone()),
         validators: Validators::new(Arc::clone(&chain)),
+        ledger: Ledger::new(store.clone(), clock.clone()),
         lines: AtomicU64::new(0),
         strangers: Arc::new(Semaphore::new(STRANGERS_MAX)),
         deliveries: (0..DELIVERY_LOCKS).map(|_| Mutex::new(())).collect(),
@@ -216,6 +220,7 @@ pub async fn run(
         "watch chain",
         watch_chain(Arc::clone(&miner), chain, axon, tasks.clone()),
     );
+    tasks.spawn("ledger", ledger::keep(Arc::clone(&miner), tasks.clone()));
     tasks.spawn("forget", forget(Arc::clone(&miner), tasks.clone()));
     tasks.spawn("reap", reap(Arc::clone(&miner), tasks.clone()));
     tracing::info!(

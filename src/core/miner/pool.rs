@@ -123,7 +123,7 @@ impl Pool {
 
     /// Gives a job's slot back and strikes its keeper off the list.
     pub async fn release(&self, job: &JobId) {
-        if let Err(error) = self.store.release(job).await {
+        if let Err(error) = self.store.release(job, self.clock.now()).await {
             // The slot is lost until the next start, which finds it as a leftover.
             tracing::error!(%job, %error, "cannot give a slot back");
         }

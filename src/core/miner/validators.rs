@@ -1,6 +1,7 @@
 //! Who may ask for work: the validators of the metagraph, read every minute and when a stranger knocks.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -26,6 +27,26 @@ pub enum Standing {
     Inactive,
     /// Not registered.
     Unknown,
+}
+
+impl super::Miner {
+    /// Returns the standing of a hotkey that calls from `peer`: one that `horde miner check` made for its own jobs is a
+    /// validator for connections of this host.
+    pub(super) async fn standing(&self, hotkey: &Hotkey, peer: IpAddr) -> Standing {
+        let standing = self.validators.standing(hotkey).await;
+        let is_of_this_host = peer.to_canonical().is_loopback() || peer == self.config.listen.ip();
+        if standing == Standing::Active || !is_of_this_host {
+            return standing;
+        }
+        match self.store.is_check_validator(hotkey, self.clock.now()).await {
+            Ok(true) => Standing::Active,
+            Ok(false) => standing,
+            Err(error) => {
+                tracing::error!(%error, "cannot look for the hotkeys of checks");
+                standing
+            }
+        }
+    }
 }
 
 /// The validators as last read.

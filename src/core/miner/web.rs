@@ -1,8 +1,9 @@
 //! The miner's front door: websockets for validators and executors, and the pages by which others see that it lives.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
-use axum::extract::{Path, State};
+use axum::extract::{ConnectInfo, Path, State};
 use axum::http::StatusCode;
 use axum::response::{Html, IntoResponse, Redirect, Response};
 use axum::routing::get;
@@ -57,14 +58,21 @@ async fn version() -> Json<serde_json::Value> {
     Json(json!({"miner_version": version, "runner_version": version}))
 }
 
-async fn validator(State(house): State<House>, Path(hotkey): Path<String>, upgrade: Upgrade) -> Response {
+async fn validator(
+    State(house): State<House>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    Path(hotkey): Path<String>,
+    upgrade: Upgrade,
+) -> Response {
     let House { miner, tasks } = house;
     let Ok(door) = Arc::clone(&miner.strangers).try_acquire_owned() else {
+        let hotkey = Hotkey::new(hotkey);
+        miner.ledger.turn_away(&hotkey, peer.ip(), "over_capacity", "");
         return StatusCode::SERVICE_UNAVAILABLE.into_response();
     };
     let family = tasks.clone();
     ws::accept(upgrade, Limits::default(), &tasks, move |link| {
-        driver::serve(miner, link, Hotkey::new(hotkey), door, family)
+        driver::serve(miner, link, Hotkey::new(hotkey), peer.ip(), door, family)
     })
 }
 

@@ -1,5 +1,7 @@
 //! The miner's database: accepted jobs, the executor slots that they occupy, and their receipts.
 
+pub mod ledger;
+
 use std::path::Path;
 
 use rusqlite::{Connection, OptionalExtension, Row, named_params};
@@ -19,6 +21,10 @@ const MIGRATIONS: &[Migration] = &[
     Migration {
         name: "miner/0002_operator",
         sql: include_str!("../migrations/miner/0002_operator.sql"),
+    },
+    Migration {
+        name: "miner/0005_ledger",
+        sql: include_str!("../migrations/miner/0005_ledger.sql"),
     },
 ];
 
@@ -283,12 +289,12 @@ impl MinerStore {
     }
 
     /// Gives the job's slot back.
-    pub async fn release(&self, job: &JobId) -> Result<(), StoreError> {
+    pub async fn release(&self, job: &JobId, now: OffsetDateTime) -> Result<(), StoreError> {
         let job = job.clone();
         let change = move |connection: &Connection| {
             connection
-                .prepare_cached("UPDATE accepted_job SET slot = NULL WHERE job_uuid = ?1")?
-                .execute((job.as_str(),))?;
+                .prepare_cached("UPDATE accepted_job SET slot = NULL, updated_at = ?2 WHERE job_uuid = ?1")?
+                .execute((job.as_str(), micros(now)))?;
             Ok(())
         };
         self.store.write(change).await
@@ -374,8 +380,8 @@ impl MinerStore {
         let change = move |connection: &Connection| {
             end(connection, &job, JobState::Failed, &outcome, now)?;
             connection.execute(
-                "UPDATE accepted_job SET slot = NULL WHERE job_uuid = ?1",
-                (job.as_str(),),
+                "UPDATE accepted_job SET slot = NULL, updated_at = ?2 WHERE job_uuid = ?1",
+                (job.as_str(), micros(now)),
             )?;
             Ok(())
         };
@@ -436,6 +442,7 @@ impl MinerStore {
                      AND status IN ('FINISHED', 'FAILED', 'REJECTED')",
                 (micros(cutoff),),
             )?;
+            ledger::forget(connection, now)?;
             Ok(jobs + receipts::delete_older(connection, cutoff)?)
         };
         self.store.write(change).await
@@ -605,7 +612,7 @@ mod tests {
         for number in 0..3 {
             store.reserve(offer(number, 3), NOW).await.unwrap();
         }
-        store.release(&job(1)).await.unwrap();
+        store.release(&job(1), NOW).await.unwrap();
         assert_eq!(
             store.reserve(offer(7, 3), NOW).await.unwrap(),
             Reservation::Reserved(1)
