@@ -113,7 +113,7 @@ impl CheckArgs {
 }
 
 /// Returns what one job may need of the disk: input and output at their limits.
-fn bytes_of_a_job(settings: &Settings) -> Result<u64, crate::core::config::ConfigError> {
+pub(super) fn bytes_of_a_job(settings: &Settings) -> Result<u64, crate::core::config::ConfigError> {
     let volume: u64 = settings.integer("executor.volume_bytes_max")?;
     let upload: u64 = settings.integer("executor.upload_bytes_max")?;
     Ok(volume.saturating_add(upload))
@@ -137,14 +137,20 @@ impl From<CmdError> for LookError {
     }
 }
 
-fn tell(context: &Context, finding: &Finding) -> Result<(), CmdError> {
-    let status = match finding.status {
+/// Returns the word by which people read what came of a check.
+pub(super) const fn status_word(status: Status) -> &'static str {
+    match status {
         Status::Held => "held",
         Status::Failed => "FAILED",
         Status::Accepted => "accepted",
         Status::Unknown => "unknown",
         Status::Advice => "advice",
-    };
+        Status::Skipped => "skipped",
+    }
+}
+
+fn tell(context: &Context, finding: &Finding) -> Result<(), CmdError> {
+    let status = status_word(finding.status);
     context.line(format_args!("{status:<8}  {}", finding.check))?;
     for (name, text) in [
         ("actual", &finding.actual),

@@ -1,5 +1,6 @@
 //! `horde executor`: run one job for a miner.
 
+use std::io::Read as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,6 +11,7 @@ use super::attack::InsideArgs;
 use super::check::{CheckArgs, SpecsArgs};
 use super::context::Context;
 use super::error::{CmdError, ExitCode, OrFail};
+use super::miner::QUESTION;
 use crate::core::config::{ExecutorConfig, Flag, Scope};
 use crate::core::docker::engine::Bollard;
 use crate::core::docker::image::{ImageError, make_executor_image};
@@ -31,6 +33,9 @@ pub enum ExecutorCommand {
     /// Try to get out of the container that this runs in
     #[command(hide = true)]
     AttackInside(InsideArgs),
+    /// Print the input of a self-test, in its container
+    #[command(hide = true)]
+    AnswerInside,
     /// Be a helper of a streaming job, in a container that an executor made
     #[command(hide = true)]
     Helper(HelperArgs),
@@ -114,6 +119,7 @@ impl ExecutorCommand {
             Self::Check(args) => args.run(context).await,
             Self::Specs(args) => args.run(context).await,
             Self::AttackInside(args) => args.run(),
+            Self::AnswerInside => answer(context),
             Self::Helper(args) => args.run(context).await,
             Self::EmptyFolders(args) => executor::cleaner::empty_folders(&args.folders)
                 .or_fail(ExitCode::Failed, "could not empty the folders"),
@@ -200,6 +206,23 @@ impl HelperArgs {
             })
             .await
     }
+}
+
+/// The largest input of a self-test, in bytes.
+const QUESTION_BYTES_MAX: u64 = 1024;
+
+/// Prints the input of a self-test: what its job does.
+fn answer(context: &Context) -> Result<(), CmdError> {
+    let path = std::path::Path::new("/volume").join(QUESTION);
+    let read = || {
+        let mut bytes = Vec::new();
+        std::fs::File::open(&path)?
+            .take(QUESTION_BYTES_MAX)
+            .read_to_end(&mut bytes)?;
+        Ok::<_, std::io::Error>(bytes)
+    };
+    let bytes = read().or_fail(ExitCode::Failed, format!("could not read {}", path.display()))?;
+    context.bytes(&bytes)
 }
 
 /// Returns the engine of the setting `executor.docker_host`.

@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use super::context::Context;
 use super::error::{CmdError, ExitCode};
 use super::key;
+use super::table::{Table, printable};
 use crate::core::client::{Client, ClientError, inline};
 use crate::core::config::{Flag, Scope, WalletConfig};
 use crate::core::model::job::{FailureReason, JobStatus};
@@ -262,21 +263,17 @@ impl ListArgs {
             context.say("no jobs yet");
             return Ok(());
         }
-        let row = |cells: [&str; 5]| {
-            let [id, status, class, created, image] = cells;
-            format!("{id:<36}  {status:<15}  {class:<22}  {created:<27}  {image}")
-        };
-        context.line(row(["JOB", "STATUS", "CLASS", "SUBMITTED", "IMAGE"]))?;
+        let mut table = Table::new(["JOB", "STATUS", "CLASS", "SUBMITTED", "IMAGE"]);
         for job in &jobs {
-            context.line(row([
-                job.uuid.as_str(),
-                job.current().as_str(),
-                job.executor_class.as_str(),
-                &job.created_at.to_string(),
-                &printable(&job.docker_image),
-            ]))?;
+            table.add([
+                printable(job.uuid.as_str()),
+                job.current().to_string(),
+                job.executor_class.to_string(),
+                job.created_at.to_string(),
+                printable(&job.docker_image),
+            ]);
         }
-        Ok(())
+        table.print(context)
     }
 }
 
@@ -691,13 +688,6 @@ fn finish(context: &Context, job: &JobView) -> Result<(), CmdError> {
         None => Ok(()),
         Some(words) => Err(CmdError::new(end.code, printable(&words))),
     }
-}
-
-/// Takes what would steer a terminal out of a foreign text.
-pub(super) fn printable(text: &str) -> String {
-    text.chars()
-        .map(|c| if c.is_control() { '\u{fffd}' } else { c })
-        .collect()
 }
 
 fn client_error(tried: &str, error: &ClientError) -> CmdError {

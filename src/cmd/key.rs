@@ -111,6 +111,22 @@ pub async fn open_hotkey(context: &Context, wallet: &WalletConfig) -> Result<Key
     }
 }
 
+/// Returns the address of the key that a role signs with, without opening what is encrypted.
+pub async fn own_address(context: &Context, wallet: &WalletConfig) -> Result<Hotkey, CmdError> {
+    if wallet.uri.is_some() {
+        return Ok(open_hotkey(context, wallet).await?.hotkey().clone());
+    }
+    let private = wallet.hotkey_file();
+    let mut public = private.clone().into_os_string();
+    public.push("pub.txt");
+    tokio::task::spawn_blocking(move || {
+        keyfile::load_public(Path::new(&public)).or_else(|_| keyfile::load_public(&private))
+    })
+    .await
+    .or_fail(ExitCode::Bug, "could not read the wallet")?
+    .map_err(|error| wallet_error("could not read the wallet", &error))
+}
+
 async fn open_file(context: &Context, wallet: &WalletConfig, file: PathBuf) -> Result<Keypair, CmdError> {
     let password_file = wallet.password_file.clone();
     let variable = context

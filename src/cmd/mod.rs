@@ -10,6 +10,7 @@ pub mod facilitator;
 pub mod job;
 pub mod key;
 pub mod miner;
+mod table;
 pub mod up;
 pub mod validator;
 

@@ -371,7 +371,7 @@ impl UpArgs {
         };
         tell_result(context, &result)?;
         match end.words {
-            Some(words) => Err(CmdError::new(end.code, job::printable(&words))),
+            Some(words) => Err(CmdError::new(end.code, super::table::printable(&words))),
             None if uploaded == Some(sample::expected()) => Ok(()),
             None => Err(CmdError::new(
                 ExitCode::Failed,

@@ -38,7 +38,9 @@ const ROOMS: &[(&str, &[&str])] = &[
     ),
     (
         "miner",
-        &["proto", "crypto", "net", "store", "chain", "docker", "receipts"],
+        &[
+            "proto", "crypto", "net", "store", "chain", "docker", "host", "receipts",
+        ],
     ),
     (
         "executor",

@@ -16,6 +16,7 @@ mod facilitator;
 mod hostile;
 mod job;
 mod key;
+mod ledger;
 mod life;
 mod miner;
 mod published;

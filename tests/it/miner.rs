@@ -41,19 +41,19 @@ type Spoil<M> = fn(&mut M);
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A miner process with a chain and a directory of its own.
-struct Miner {
-    home: Home,
+pub(crate) struct Miner {
+    pub(crate) home: Home,
     ip: &'static str,
     arguments: Vec<&'static str>,
-    port: u16,
+    pub(crate) port: u16,
     process: Option<Child>,
-    keypair: Keypair,
+    pub(crate) keypair: Keypair,
     executor_image: Option<String>,
 }
 
 impl Miner {
     /// Starts a miner of one executor on a chain where //Alice and //Charlie validate and //Dave does not.
-    async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         Self::start_with("127.0.0.1", Vec::new()).await
     }
 
@@ -99,7 +99,7 @@ impl Miner {
     }
 
     /// Starts the process and waits until it serves and has announced itself.
-    async fn launch(&mut self) {
+    pub(crate) async fn launch(&mut self) {
         let directory = self.directory();
         let listen = format!("{}:{}", self.ip, self.port);
         let executors = format!("{CLASS}=1");
@@ -140,12 +140,12 @@ impl Miner {
         sleep(Duration::from_millis(200)).await;
     }
 
-    fn directory(&self) -> PathBuf {
+    pub(crate) fn directory(&self) -> PathBuf {
         self.home.path().join("miner")
     }
 
     /// Ends the process with a signal and waits for it.
-    async fn signal(&mut self, signal: Signal) {
+    pub(crate) async fn signal(&mut self, signal: Signal) {
         let mut process = self.process.take().unwrap();
         let pid = Pid::from_raw(i32::try_from(process.id()).unwrap()).unwrap();
         kill_process(pid, signal).unwrap();
@@ -208,7 +208,7 @@ fn free_port() -> u16 {
 }
 
 /// A validator's connection.
-struct Validator {
+pub(crate) struct Validator {
     keypair: Keypair,
     miner: Keypair,
     link: Link,
@@ -217,7 +217,7 @@ struct Validator {
 }
 
 impl Validator {
-    async fn connect(miner: &Miner, uri: &str) -> Self {
+    pub(crate) async fn connect(miner: &Miner, uri: &str) -> Self {
         let keypair = Keypair::from_uri(uri).unwrap();
         let url = format!(
             "ws://{}:{}/v0.1/validator_interface/{}",
@@ -239,14 +239,14 @@ impl Validator {
     }
 
     /// Connects, authenticates and takes the manifest.
-    async fn trusted(miner: &Miner, uri: &str) -> Self {
+    pub(crate) async fn trusted(miner: &Miner, uri: &str) -> Self {
         let mut validator = Self::connect(miner, uri).await;
         validator.say(validator.auth()).await;
         validator.expect_manifest().await;
         validator
     }
 
-    fn auth(&self) -> Authenticate {
+    pub(crate) fn auth(&self) -> Authenticate {
         let timestamp = self.clock.unix_seconds();
         let (validator, miner) = (self.keypair.hotkey(), self.miner.hotkey());
         Authenticate {
@@ -260,7 +260,7 @@ impl Validator {
         }
     }
 
-    async fn say(&self, message: impl Into<Down>) {
+    pub(crate) async fn say(&self, message: impl Into<Down>) {
         self.link.send(message.into().encode()).await.unwrap();
     }
 
@@ -268,7 +268,7 @@ impl Validator {
         timeout(PATIENCE, self.link.recv()).await.unwrap()
     }
 
-    async fn expect(&mut self) -> Up {
+    pub(crate) async fn expect(&mut self) -> Up {
         match self.hear().await {
             Event::Text(text) => Up::decode(&text).unwrap(),
             other => panic!("expected a message, got {other:?}"),
@@ -282,14 +282,14 @@ impl Validator {
         }
     }
 
-    async fn expect_error(&mut self) -> String {
+    pub(crate) async fn expect_error(&mut self) -> String {
         match self.expect().await {
             Up::GenericError(GenericError { details }) => details.unwrap(),
             other => panic!("expected an error, got {other:?}"),
         }
     }
 
-    async fn expect_decline(&mut self) -> Declined {
+    pub(crate) async fn expect_decline(&mut self) -> Declined {
         match self.expect().await {
             Up::Declined(declined) => declined,
             other => panic!("expected a decline, got {other:?}"),
@@ -303,14 +303,14 @@ impl Validator {
         }
     }
 
-    async fn expect_close(&mut self) {
+    pub(crate) async fn expect_close(&mut self) {
         match self.hear().await {
             Event::Closed { code, .. } => assert_eq!(code, 1000),
             other => panic!("expected the end, got {other:?}"),
         }
     }
 
-    fn request(&self, job: &JobId) -> InitialJob {
+    pub(crate) fn request(&self, job: &JobId) -> InitialJob {
         let about = About {
             job_uuid: job,
             miner: self.miner.hotkey(),
@@ -338,7 +338,7 @@ impl Validator {
     }
 
     /// Sends the request signed, as the newest validators do.
-    async fn request_signed(&self, job: &JobId) {
+    pub(crate) async fn request_signed(&self, job: &JobId) {
         let mut request = self.request(job);
         let blob = message_blob(&to_object(&request));
         request.validator_signature = Some(self.keypair.sign(&blob).to_hex_prefixed());
@@ -346,7 +346,7 @@ impl Validator {
     }
 
     /// Asks for an executor and waits until it is ready.
-    async fn engage(&mut self, job: &JobId) {
+    pub(crate) async fn engage(&mut self, job: &JobId) {
         self.request_signed(job).await;
         match self.expect().await {
             Up::Accepted(accepted) => assert_eq!(&accepted.job_uuid, job),
@@ -358,7 +358,7 @@ impl Validator {
         }
     }
 
-    fn order(job: &JobId, script: &str) -> FullJob {
+    pub(crate) fn order(job: &JobId, script: &str) -> FullJob {
         FullJob {
             validator_signature: None,
             job_uuid: job.clone(),
@@ -388,7 +388,7 @@ impl Validator {
         .await;
     }
 
-    async fn say_finished_receipt(&self, job: &JobId) {
+    pub(crate) async fn say_finished_receipt(&self, job: &JobId) {
         let about = About {
             job_uuid: job,
             miner: self.miner.hotkey(),
@@ -409,7 +409,7 @@ impl Validator {
     }
 
     /// Runs a whole job and returns its standard output.
-    async fn run(&mut self, job: &JobId, script: &str) -> String {
+    pub(crate) async fn run(&mut self, job: &JobId, script: &str) -> String {
         self.engage(job).await;
         self.say_accepted_receipt(job).await;
         self.say(Self::order(job, script)).await;
@@ -429,13 +429,13 @@ impl Validator {
         }
     }
 
-    async fn close(self) {
+    pub(crate) async fn close(self) {
         self.link.close(1000, "").await;
         self.tasks.shut_down(PATIENCE).await;
     }
 }
 
-fn new_job() -> JobId {
+pub(crate) fn new_job() -> JobId {
     JobId::new(Uuid::new_v4().to_string())
 }
 

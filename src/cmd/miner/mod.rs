@@ -3,7 +3,13 @@
 //! A command beside a running miner reads its database, and orders by writing there: the miner looks for new orders
 //! every second, and finds at its start those that were given while it did not run.
 
+mod check;
+mod jobs;
 mod run;
+mod show;
+mod stats;
+
+pub(super) use self::check::QUESTION;
 
 use clap::Subcommand;
 
@@ -21,6 +27,12 @@ pub(super) const DATABASE: &str = "miner.sqlite";
 pub enum MinerCommand {
     /// Serve validators and start an executor per job until stopped
     Run(run::RunArgs),
+    /// List the accepted jobs, newest first, or what was not accepted and why
+    Jobs(jobs::JobsArgs),
+    /// Count offers, jobs and refusals by reason
+    Stats(stats::StatsArgs),
+    /// Tell whether validators find this miner and get their jobs done
+    Check(check::CheckArgs),
 }
 
 impl MinerCommand {
@@ -28,6 +40,9 @@ impl MinerCommand {
     pub async fn run(self, context: &Context) -> Result<(), CmdError> {
         match self {
             Self::Run(args) => args.run(context).await,
+            Self::Jobs(args) => args.run(context).await,
+            Self::Stats(args) => args.run(context).await,
+            Self::Check(args) => args.run(context).await,
         }
     }
 
@@ -35,12 +50,12 @@ impl MinerCommand {
     pub(super) fn is_server(&self) -> bool {
         match self {
             Self::Run(_) => true,
+            Self::Jobs(_) | Self::Stats(_) | Self::Check(_) => false,
         }
     }
 }
 
 /// Opens the database of a miner that may be running.
-#[expect(dead_code, reason = "the operator's commands come next")]
 async fn open_beside(context: &Context) -> Result<(MinerStore, Settings), CmdError> {
     let settings = context.settings(Scope::Miner, Vec::new())?;
     let file = settings.dir()?.join(DATABASE);

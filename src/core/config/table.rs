@@ -268,6 +268,11 @@ pub const SETTINGS: &[Setting] = &[
         "false",
         "start executors that ask for no GPU: for development",
     ),
+    unset(
+        "miner.clock_url",
+        Kind::Url(&["http", "https"]),
+        "a web server by whose Date header `horde miner check` measures this machine's clock",
+    ),
     setting(
         "miner.profiles",
         Kind::WordPerClass(Profile::WORDS),

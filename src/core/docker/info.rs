@@ -94,6 +94,8 @@ pub struct EngineInfo {
     pub storage_status: Vec<(String, String)>,
     /// The folder in which images and containers lie.
     pub root_dir: String,
+    /// Who keeps the control groups: `cgroupfs` or `systemd`; empty when the engine does not say.
+    pub cgroup_driver: String,
     /// The control groups that limits are set through.
     pub cgroup_version: CgroupVersion,
     /// Which limits work.
@@ -165,7 +167,9 @@ impl From<SystemInfo> for EngineInfo {
             Some("2") => CgroupVersion::V2,
             _ => CgroupVersion::Unknown,
         };
+        let cgroup_driver = info.cgroup_driver.map(|driver| driver.to_string());
         Self {
+            cgroup_driver: cgroup_driver.unwrap_or_default(),
             kernel: info.kernel_version.unwrap_or_default(),
             operating_system: info.operating_system.unwrap_or_default(),
             architecture: info.architecture.unwrap_or_default(),

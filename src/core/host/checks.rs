@@ -34,6 +34,8 @@ pub enum Status {
     Unknown,
     /// As it may be; better were otherwise.
     Advice,
+    /// Not looked at; `actual` says why.
+    Skipped,
 }
 
 /// What a check found.

@@ -16,6 +16,7 @@
 
 pub mod admission;
 pub mod backend;
+pub mod check;
 pub mod driver;
 pub mod job;
 pub mod keeper;

@@ -38,6 +38,11 @@ impl StreamingPorts {
     }
 }
 
+/// Returns how many ports of a range nobody listens at now.
+pub fn count_free(range: &RangeInclusive<u16>) -> usize {
+    range.clone().filter(|port| is_free(*port)).count()
+}
+
 /// Tells whether nobody listens at a port now.
 fn is_free(port: u16) -> bool {
     TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).is_ok()

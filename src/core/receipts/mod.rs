@@ -16,6 +16,7 @@ use crate::core::model::receipt::{
     AcceptedWord, FinishedWord, JobAccepted, JobFinished, JobStarted, Receipt, ReceiptPayload, StartedWord,
 };
 use crate::core::model::{ExecutorClass, Hotkey, JobId, Timestamp};
+use crate::core::store::receipts::KeptReceipt;
 
 /// A payload with its validator's signature (`0x` and 128 hex digits), ready for the wire.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -195,6 +196,16 @@ pub fn verify_receipt(receipt: &Receipt) -> Result<(), ReceiptError> {
         .map_err(ReceiptError::MinerSignature)?;
     verify_hex(payload.validator_hotkey(), &blob, &receipt.validator_signature)
         .map_err(ReceiptError::ValidatorSignature)
+}
+
+/// Checks a receipt of a miner's store: bounds and both signatures.
+pub fn verify_kept(kept: &KeptReceipt) -> Result<(), ReceiptError> {
+    let miner_signature = kept.miner_signature.clone().unwrap_or_default();
+    verify_receipt(&Receipt {
+        payload: kept.payload.clone(),
+        validator_signature: kept.validator_signature.clone(),
+        miner_signature,
+    })
 }
 
 #[cfg(test)]

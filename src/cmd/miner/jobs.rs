@@ -1,0 +1,469 @@
+//! `horde miner jobs`: the accepted jobs, those that were not accepted, and one job from all sides.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+use serde_json::{Value, json};
+use tokio::time::sleep;
+
+use super::super::context::Context;
+use super::super::error::{CmdError, ExitCode, OrFail};
+use super::super::table::{NOTHING, Table, ago, or_nothing, parse_ago, stamp, to_the_second};
+use super::open_beside;
+use super::show::ShowArgs;
+use crate::core::miner::ledger::meaning;
+use crate::core::model::ExecutorClass;
+use crate::core::store::StoreError;
+use crate::core::store::miner::ledger::{
+    JobFilter, JobRow, Refused, RefusedFilter, RefusedRow, Step, Strangers, Subject,
+};
+use crate::core::store::miner::{JobState, MinerStore};
+use crate::core::tasks::Tasks;
+
+/// Time between two looks of `--follow`.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// Newest rows that `--follow` watches for changes.
+const WATCHED: u32 = 500;
+
+/// `horde miner jobs …`
+#[derive(Args, Debug)]
+#[command(args_conflicts_with_subcommands = true, after_help = EXAMPLES)]
+pub struct JobsArgs {
+    #[command(subcommand)]
+    command: Option<JobsCommand>,
+    #[command(flatten)]
+    list: ListArgs,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  horde miner jobs --since 2h --status failed
+  horde miner jobs --rejected
+  horde miner jobs --follow --json
+  horde miner jobs show 3f2a";
+
+#[derive(Debug, Subcommand)]
+enum JobsCommand {
+    /// Show a job with its timeline, receipts and output
+    Show(ShowArgs),
+}
+
+#[derive(Args, Debug)]
+struct ListArgs {
+    /// List only jobs that stand so: open, finished, failed, rejected, or a status as the list has it
+    #[arg(long, value_name = "STATUS", value_delimiter = ',')]
+    status: Vec<String>,
+    /// List only those of a validator; the beginning of its hotkey is enough
+    #[arg(long, value_name = "HOTKEY")]
+    validator: Option<String>,
+    /// List only those of an executor class
+    #[arg(long, value_name = "CLASS")]
+    class: Option<ExecutorClass>,
+    /// List only those since so long ago, such as 90s, 30m, 2h, 1d
+    #[arg(long, value_name = "TIME")]
+    since: Option<String>,
+    /// List so many at most
+    #[arg(long, value_name = "NUMBER", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    limit: u32,
+    /// List what was not accepted instead, with reason and evidence
+    #[arg(long, conflicts_with = "status")]
+    rejected: bool,
+    /// Go on and print what changes
+    #[arg(long)]
+    follow: bool,
+}
+
+impl JobsArgs {
+    pub(super) async fn run(self, context: &Context) -> Result<(), CmdError> {
+        match self.command {
+            Some(JobsCommand::Show(args)) => args.run(context).await,
+            None => self.list.run(context).await,
+        }
+    }
+}
+
+impl ListArgs {
+    async fn run(self, context: &Context) -> Result<(), CmdError> {
+        let states = states(&self.status)?;
+        let since = self.since.as_deref().map(parse_ago).transpose()?;
+        let since = since.map(|span| ago(context.clock.now(), span));
+        let (store, _) = open_beside(context).await?;
+        let view = if self.rejected {
+            View::Rejected(RefusedFilter {
+                validator: self.validator,
+                class: self.class,
+                job: None,
+                since,
+            })
+        } else {
+            View::Jobs(JobFilter {
+                states,
+                validator: self.validator,
+                class: self.class,
+                since,
+            })
+        };
+        if self.follow {
+            return follow(context, &store, &view, self.limit).await;
+        }
+        let items = view
+            .read(&store, self.limit)
+            .await
+            .or_fail(ExitCode::Failed, TRIED)?;
+        if items.is_empty() {
+            context.say(view.hint());
+        }
+        if context.json {
+            let rows: Vec<Value> = items.iter().map(Item::json).collect();
+            return context.print_json(&rows);
+        }
+        if items.is_empty() {
+            return Ok(());
+        }
+        view.print(context, &items)
+    }
+}
+
+const TRIED: &str = "could not read the jobs";
+
+/// Reads the words of `--status`; without any, all but what was declined.
+fn states(words: &[String]) -> Result<Vec<JobState>, CmdError> {
+    if words.is_empty() {
+        let accepted = JobState::ALL.into_iter();
+        return Ok(accepted.filter(|state| *state != JobState::Rejected).collect());
+    }
+    let mut states = Vec::new();
+    for word in words {
+        let found: Vec<JobState> = JobState::ALL
+            .into_iter()
+            .filter(|state| match word.to_ascii_lowercase().as_str() {
+                "open" => state.is_open(),
+                word => state.as_str().eq_ignore_ascii_case(word),
+            })
+            .collect();
+        if found.is_empty() {
+            let known: Vec<&str> = JobState::ALL.iter().map(|state| state.as_str()).collect();
+            return Err(
+                CmdError::new(ExitCode::Usage, format!("{word:?} is no status of a job"))
+                    .hint(format!("there are open, {}", known.join(", "))),
+            );
+        }
+        states.extend(found);
+    }
+    Ok(states)
+}
+
+/// What is listed.
+enum View {
+    Jobs(JobFilter),
+    Rejected(RefusedFilter),
+}
+
+/// A line of a list.
+#[derive(Clone, PartialEq)]
+enum Item {
+    Job(Box<JobRow>),
+    Refused(Box<RefusedRow>),
+    Strangers(Strangers),
+}
+
+impl View {
+    /// Returns at most `limit` items, newest first.
+    async fn read(&self, store: &MinerStore, limit: u32) -> Result<Vec<Item>, StoreError> {
+        match self {
+            Self::Jobs(filter) => {
+                let rows = store.jobs(filter.clone(), limit).await?;
+                Ok(rows.into_iter().map(|row| Item::Job(Box::new(row))).collect())
+            }
+            Self::Rejected(filter) => {
+                let rows = store.refusals(filter.clone(), limit).await?;
+                let mut items: Vec<Item> = rows.into_iter().map(|row| Item::Refused(Box::new(row))).collect();
+                // Strangers have no name to look for, and offer nothing.
+                if filter.validator.is_none() && filter.class.is_none() {
+                    let strangers = store.strangers(filter.since, limit).await?;
+                    items.extend(strangers.into_iter().map(Item::Strangers));
+                    items.sort_by_key(|item| std::cmp::Reverse(item.at()));
+                    items.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
+                }
+                Ok(items)
+            }
+        }
+    }
+
+    const fn hint(&self) -> &'static str {
+        match self {
+            Self::Jobs(_) => {
+                "no such jobs; `horde miner jobs --rejected` lists what was not accepted, `horde miner check` tells \
+                 whether validators can reach this miner"
+            }
+            Self::Rejected(_) => "nothing was rejected",
+        }
+    }
+
+    fn print(&self, context: &Context, items: &[Item]) -> Result<(), CmdError> {
+        match self {
+            Self::Jobs(_) => job_table(items).print(context),
+            Self::Rejected(_) => refused_table(items).print(context),
+        }
+    }
+}
+
+impl Item {
+    fn at(&self) -> time::OffsetDateTime {
+        match self {
+            Self::Job(row) => row.created_at,
+            Self::Refused(row) => row.refused.at,
+            Self::Strangers(strangers) => strangers.last_at,
+        }
+    }
+
+    fn key(&self) -> String {
+        match self {
+            Self::Job(row) => row.job.to_string(),
+            Self::Refused(row) => format!("{} {}", row.refused.subject.as_str(), row.id),
+            Self::Strangers(strangers) => format!("{} {}", strangers.reason, strangers.address),
+        }
+    }
+
+    fn json(&self) -> Value {
+        match self {
+            Self::Job(row) => job_json(row),
+            Self::Refused(row) => refused_json(&row.refused),
+            Self::Strangers(strangers) => strangers_json(strangers),
+        }
+    }
+
+    const fn kind(&self) -> &'static str {
+        match self {
+            Self::Job(_) => "job",
+            Self::Refused(_) | Self::Strangers(_) => "rejection",
+        }
+    }
+}
+
+/// Returns the exit code of a job's container: one that finished has ended with 0.
+pub(super) fn exit_code(row: &JobRow) -> Option<i64> {
+    match row.state {
+        JobState::Finished => Some(row.exit_status.unwrap_or(0)),
+        _ => row.exit_status,
+    }
+}
+
+/// Returns a job as JSON has it.
+pub(super) fn job_json(row: &JobRow) -> Value {
+    json!({
+        "id": row.id,
+        "job": row.job,
+        "validator": row.validator,
+        "class": row.class,
+        "status": row.state.as_str(),
+        "exit": exit_code(row),
+        "time_took_us": row.time_took_us,
+        "score": row.score,
+        "reason": row.error_type,
+        "detail": row.error_detail,
+        "slot": row.slot,
+        "created_at": stamp(row.created_at),
+        "updated_at": stamp(row.updated_at),
+        "delivered_at": row.reported_at.map(stamp),
+    })
+}
+
+/// Returns a refusal as JSON has it.
+pub(super) fn refused_json(refused: &Refused) -> Value {
+    let (meaning, remedy) = meaning(&refused.reason).unzip();
+    json!({
+        "at": stamp(refused.at),
+        "what": refused.subject.as_str(),
+        "validator": refused.validator,
+        "address": refused.address,
+        "job": refused.job,
+        "class": refused.class,
+        "reason": refused.reason,
+        "words": refused.words,
+        "meaning": meaning,
+        "remedy": remedy,
+        "evidence": refused.evidence,
+        "count": 1,
+    })
+}
+
+fn strangers_json(strangers: &Strangers) -> Value {
+    let (meaning, remedy) = meaning(&strangers.reason).unzip();
+    json!({
+        "at": stamp(strangers.last_at),
+        "what": Subject::Authentication.as_str(),
+        "validator": strangers.last_validator,
+        "address": strangers.address,
+        "job": null,
+        "class": null,
+        "reason": strangers.reason,
+        "words": strangers.last_words,
+        "meaning": meaning,
+        "remedy": remedy,
+        "evidence": {"first_at": stamp(strangers.first_at), "last_at": stamp(strangers.last_at)},
+        "count": strangers.count,
+    })
+}
+
+const JOB_COLUMNS: [&str; 10] = [
+    "ID",
+    "ACCEPTED",
+    "JOB",
+    "VALIDATOR",
+    "CLASS",
+    "STATUS",
+    "EXIT",
+    "TIME",
+    "SCORE",
+    "REASON",
+];
+
+fn job_cells(row: &JobRow) -> [String; 10] {
+    let took = row
+        .time_took_us
+        .map(|micros| format!("{:.1}s", time::Duration::microseconds(micros).as_seconds_f64()));
+    let reason = match (&row.error_type, &row.error_detail) {
+        (Some(reason), Some(detail)) if !detail.is_empty() => Some(format!("{reason}: {detail}")),
+        (reason, _) => reason.clone(),
+    };
+    [
+        row.id.to_string(),
+        to_the_second(row.created_at),
+        or_nothing(Some(row.job.as_str())),
+        or_nothing(Some(row.validator.as_str())),
+        row.class.to_string(),
+        row.state.as_str().to_owned(),
+        exit_code(row).map_or_else(|| NOTHING.to_owned(), |code| code.to_string()),
+        or_nothing(took.as_deref()),
+        row.score
+            .map_or_else(|| NOTHING.to_owned(), |score| format!("{score:.2}")),
+        or_nothing(reason.as_deref()),
+    ]
+}
+
+fn job_table(items: &[Item]) -> Table<10> {
+    let mut table = Table::new(JOB_COLUMNS);
+    for item in items {
+        if let Item::Job(row) = item {
+            table.add(job_cells(row));
+        }
+    }
+    table
+}
+
+fn refused_table(items: &[Item]) -> Table<9> {
+    let mut table = Table::new([
+        "AT",
+        "WHAT",
+        "COUNT",
+        "VALIDATOR",
+        "ADDRESS",
+        "JOB",
+        "CLASS",
+        "REASON",
+        "EVIDENCE",
+    ]);
+    for item in items {
+        let value = item.json();
+        let text = |key: &str| or_nothing(value.get(key).and_then(Value::as_str));
+        let evidence = value.get("evidence").map(Value::to_string).unwrap_or_default();
+        let reason = match text("words") {
+            words if words == NOTHING => text("reason"),
+            words => format!("{}: {words}", text("reason")),
+        };
+        table.add([
+            to_the_second(item.at()),
+            text("what"),
+            value.get("count").map(Value::to_string).unwrap_or_default(),
+            text("validator"),
+            text("address"),
+            text("job"),
+            text("class"),
+            reason,
+            or_nothing(Some(&evidence)),
+        ]);
+    }
+    table
+}
+
+/// Prints what there is, oldest first, and then what changes, until a signal comes.
+async fn follow(context: &Context, store: &MinerStore, view: &View, limit: u32) -> Result<(), CmdError> {
+    let tasks = Tasks::new();
+    let received = context.watch(&tasks)?;
+    let mut known: HashMap<String, Item> = HashMap::new();
+    let mut sequence = 0_u64;
+    let mut first_limit = Some(limit);
+    loop {
+        let watched = first_limit.take().unwrap_or(WATCHED);
+        let items = view.read(store, watched).await.or_fail(ExitCode::Failed, TRIED)?;
+        let mut now = HashMap::with_capacity(items.len());
+        let mut changed = Vec::new();
+        for item in items.into_iter().rev() {
+            let key = item.key();
+            if known.get(&key) != Some(&item) {
+                changed.push(item.clone());
+            }
+            now.insert(key, item);
+        }
+        // Rows that fell out of the window are not news when they come back.
+        if known.len() <= usize::try_from(WATCHED).unwrap_or(usize::MAX) * 4 {
+            now.extend(
+                known
+                    .drain()
+                    .filter(|(key, _)| !now.contains_key(key))
+                    .collect::<Vec<_>>(),
+            );
+        }
+        known = now;
+        for item in changed {
+            sequence += 1;
+            print_change(context, view, &item, sequence)?;
+        }
+        tokio::select! {
+            biased;
+            () = tasks.stopped() => break,
+            () = sleep(LOOK) => {}
+        }
+    }
+    if context.json {
+        let end = json!({"type": "end", "ts": stamp(context.clock.now()), "seq": sequence + 1, "schema": 1});
+        context.print_json(&end)?;
+    }
+    Err(CmdError::quiet(ExitCode::Passed(
+        received.exit_code().unwrap_or(0),
+    )))
+}
+
+fn print_change(context: &Context, view: &View, item: &Item, sequence: u64) -> Result<(), CmdError> {
+    if context.json {
+        return context.print_json(
+            &json!({"type": item.kind(), "ts": stamp(context.clock.now()), "seq": sequence,
+            "schema": 1, item.kind(): item.json()}),
+        );
+    }
+    let lines = match view {
+        View::Jobs(_) => job_table(std::slice::from_ref(item)).lines(),
+        View::Rejected(_) => refused_table(std::slice::from_ref(item)).lines(),
+    };
+    let skipped = usize::from(sequence > 1);
+    lines.iter().skip(skipped).try_for_each(|line| context.line(line))
+}
+
+/// Returns a timeline: each step, when it was, and how long after the one before.
+pub(super) fn timeline(steps: &[(Step, time::OffsetDateTime)]) -> Vec<Value> {
+    let start = steps.first().map(|(_, at)| *at);
+    let mut before = start;
+    steps
+        .iter()
+        .map(|(step, at)| {
+            let since_start = start.map_or(time::Duration::ZERO, |start| *at - start);
+            let since_last = before.map_or(time::Duration::ZERO, |before| *at - before);
+            before = Some(*at);
+            json!({"step": step.as_str(), "at": stamp(*at), "since_start_seconds": since_start.as_seconds_f64(),
+                "seconds": since_last.as_seconds_f64()})
+        })
+        .collect()
+}

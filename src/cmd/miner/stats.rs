@@ -1,0 +1,96 @@
+//! `horde miner stats`: how often what happened, and why.
+
+use std::collections::BTreeMap;
+
+use clap::{Args, ValueEnum};
+use serde_json::{Value, json};
+
+use super::super::context::Context;
+use super::super::error::{CmdError, ExitCode, OrFail};
+use super::super::table::{Table, or_nothing};
+use super::open_beside;
+use crate::core::miner::ledger::meaning;
+use crate::core::store::miner::ledger::{Counter, Event};
+
+/// `horde miner stats …`
+#[derive(Args, Debug)]
+#[command(after_help = EXAMPLES)]
+pub struct StatsArgs {
+    /// Count apart
+    #[arg(long, value_name = "WHAT")]
+    by: Option<By>,
+}
+
+const EXAMPLES: &str = "\
+Counts are of the life of the database; `self-test` are the jobs of `horde miner check`.
+
+Examples:
+  horde miner stats
+  horde miner stats --by validator --json";
+
+/// What counts are told apart by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum By {
+    /// Whose offers and jobs
+    Validator,
+}
+
+impl StatsArgs {
+    pub(super) async fn run(self, context: &Context) -> Result<(), CmdError> {
+        let (store, _) = open_beside(context).await?;
+        let counters = store
+            .counters()
+            .await
+            .or_fail(ExitCode::Failed, "could not read the counts")?;
+        let by_validator = self.by == Some(By::Validator);
+        let mut counts: BTreeMap<(Event, String, Option<String>), u64> = BTreeMap::new();
+        for Counter {
+            event,
+            reason,
+            validator,
+            count,
+        } in counters
+        {
+            let key = (event, reason, by_validator.then_some(validator));
+            let sum = counts.entry(key).or_default();
+            *sum = sum.saturating_add(count);
+        }
+        if counts.is_empty() {
+            context.say("nothing was counted yet: no validator has offered a job or tried to authenticate");
+        }
+        if context.json {
+            return context.print_json(&json!({ "counters": list(&counts) }));
+        }
+        if counts.is_empty() {
+            return Ok(());
+        }
+        let mut table = Table::new(["EVENT", "REASON", "VALIDATOR", "COUNT", "MEANING"]);
+        for ((event, reason, validator), count) in &counts {
+            let validator = match validator.as_deref() {
+                None => "all".to_owned(),
+                Some("") => "strangers".to_owned(),
+                Some(name) => or_nothing(Some(name)),
+            };
+            let explained = meaning(reason).map_or("", |(meaning, _)| meaning);
+            table.add([
+                event.as_str().to_owned(),
+                or_nothing(Some(reason)),
+                validator,
+                count.to_string(),
+                explained.to_owned(),
+            ]);
+        }
+        table.print(context)
+    }
+}
+
+fn list(counts: &BTreeMap<(Event, String, Option<String>), u64>) -> Vec<Value> {
+    let row = |((event, reason, validator), count): (&(Event, String, Option<String>), &u64)| {
+        let mut row = json!({"event": event.as_str(), "reason": reason, "count": count});
+        if let (Some(validator), Some(row)) = (validator, row.as_object_mut()) {
+            row.insert("validator".to_owned(), json!(validator));
+        }
+        row
+    };
+    counts.iter().map(row).collect()
+}
