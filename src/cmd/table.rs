@@ -38,11 +38,12 @@ impl<const N: usize> Table<N> {
         };
         let widths: Vec<usize> = (0..N).map(width).collect();
         let line = |row: &[String; N]| {
-            let mut text = String::new();
-            for (cell, width) in row.iter().zip(&widths) {
-                text.push_str(&format!("{cell:<width$}  "));
-            }
-            text.trim_end().to_owned()
+            let cells: Vec<String> = row
+                .iter()
+                .zip(&widths)
+                .map(|(cell, width)| format!("{cell:<width$}"))
+                .collect();
+            cells.join("  ").trim_end().to_owned()
         };
         self.rows.iter().map(line).collect()
     }

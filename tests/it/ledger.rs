@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
 use crate::miner::{Miner, Validator, new_job};
-use crate::support::{SAMPLE_IMAGE, docker_is_there};
+use crate::support::{SAMPLE_IMAGE, accepted_risks, docker_is_there};
 
 /// How long anything may take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -464,6 +464,68 @@ async fn a_self_test_in_a_given_image_fails_with_the_reason_and_the_slot_comes_b
     );
 }
 
+/// An image that answers in the place of hashcat; it goes with the test.
+struct Hashcat(String);
+
+impl Hashcat {
+    fn answering(answer: &str) -> Self {
+        let image = format!("horde-test-hashcat-{}", new_job());
+        let docker = |args: &[&str]| {
+            let output = Command::new("docker").args(args).output().unwrap();
+            assert!(
+                output.status.success(),
+                "{}",
+                String::from_utf8_lossy(&output.stderr)
+            );
+            String::from_utf8(output.stdout).unwrap().trim().to_owned()
+        };
+        let container = docker(&["create", SAMPLE_IMAGE, "true"]);
+        let entry = format!("ENTRYPOINT [\"sh\", \"-c\", \"echo {answer}\", \"hashcat\"]");
+        docker(&["commit", "--change", &entry, &container, &image]);
+        docker(&["rm", &container]);
+        Self(image)
+    }
+}
+
+impl Drop for Hashcat {
+    fn drop(&mut self) {
+        let remove = ["image", "rm", "--force", &self.0];
+        drop(Command::new("docker").args(remove).output());
+    }
+}
+
+/// The known hashcat job goes over the whole wire, and only its answer counts; no GPU is needed for that.
+#[tokio::test]
+async fn the_known_hashcat_job_must_answer_what_is_known() {
+    if !docker_is_there() {
+        return;
+    }
+    let mut miner = Miner::start().await;
+    miner.signal(Signal::TERM).await;
+    let gpu_class = [
+        ("HORDE_MINER_EXECUTORS", "always_on.gpu-24gb=1"),
+        ("HORDE_MINER_NO_GPU", "true"),
+    ];
+    let mut run = command(&miner, &["run"]);
+    run.envs(gpu_class).envs([accepted_risks()]);
+    let _running = Follower(run.stdout(Stdio::null()).spawn().unwrap());
+    let started = Instant::now();
+    while check(&miner, &["--only", "front-door"], |_| {}).await.1[0]["status"] != "held" {
+        assert!(started.elapsed() < PATIENCE, "the miner does not come up");
+        sleep(Duration::from_millis(100)).await;
+    }
+    for (answer, status) in [("mQNJTt", "held"), ("mQNJTu", "failed")] {
+        let image = Hashcat::answering(answer);
+        let args = ["--only", "self-test", "--gpu-image", &image.0];
+        let (_, checks) = check(&miner, &args, |command| {
+            command.envs(gpu_class);
+        })
+        .await;
+        let found = find(&checks, "self-test:always_on.gpu-24gb");
+        assert_eq!(found["status"], status, "{found}");
+    }
+}
+
 /// A web server whose clock is an hour ahead.
 async fn wrong_clock() -> String {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -521,6 +583,27 @@ async fn each_check_fails_when_it_should_and_names_its_remedy() {
             "Docker",
         ),
         (
+            "work-dir",
+            "failed",
+            &[("HORDE_EXECUTOR_WORK_DIR", "/nowhere")],
+            "executor.work_dir",
+        ),
+        (
+            "disk",
+            "failed",
+            &[("HORDE_EXECUTOR_VOLUME_BYTES_MAX", "1000000000000000")],
+            "make room",
+        ),
+        (
+            "image",
+            "failed",
+            &[
+                ("HORDE_MINER_BACKEND", "docker"),
+                ("HORDE_MINER_EXECUTOR_IMAGE", "horde-test-none:1"),
+            ],
+            "horde executor image",
+        ),
+        (
             "streaming-ports",
             "failed",
             &[("HORDE_MINER_STREAMING_PORTS", &range)],
@@ -534,6 +617,10 @@ async fn each_check_fails_when_it_should_and_names_its_remedy() {
         ),
     ];
     for (name, status, variables, remedy) in cases {
+        // Of an engine that is not there nothing else is said.
+        if ["work-dir", "disk", "image"].contains(name) && !docker_is_there() {
+            continue;
+        }
         let (code, checks) = check(&miner, &["--only", name], |command| {
             command.envs(variables.iter().copied());
         })
@@ -661,9 +748,7 @@ async fn a_miner_that_is_registered_and_never_announced_is_told() {
         stake_rao: 0,
         validator_permit: false,
     };
-    horde::core::chain::local::LocalChain::register(&chain, registration)
-        .await
-        .unwrap();
+    chain.register(registration).await.unwrap();
     let (code, checks) = check(&miner, &["--hotkey", hotkey.as_str()], |_| {}).await;
     assert_eq!(code, Some(10));
     assert_eq!(find(&checks, "registered")["status"], "held");

@@ -17,34 +17,20 @@ use super::super::table::printable;
 use super::open_beside;
 use crate::core::chain::local::LocalChain;
 use crate::core::chain::{Chain, ChainError};
-use crate::core::client::inline;
 use crate::core::config::{Backend, ChainConfig, MinerConfig, Scope, Settings};
-use crate::core::crypto::Keypair;
-use crate::core::docker::image::make_image_with;
 use crate::core::docker::reference::ImageReference;
 use crate::core::host::facts::{Facts, Host};
 use crate::core::host::gpu::NvmlGpus;
 use crate::core::host::posture::{self, Wants, WorkDir};
-use crate::core::miner::check::trial::{
-    Bench, HASHCAT_ANSWER, HASHCAT_IMAGE, LEAVE, Passed, Trial, TrialError, hashcat_arguments,
-};
 use crate::core::miner::check::{self, FROM_ELSEWHERE, Finding, KeyFile, NAMES, Status, probe, skipped};
 use crate::core::miner::ports::count_free;
-use crate::core::model::job::RunPreset;
+use crate::core::model::Hotkey;
 use crate::core::model::subnet::{Axon, Metagraph};
-use crate::core::model::volume::{InlineVolume, Volume};
-use crate::core::model::{ExecutorClass, Hotkey, JobId};
 use crate::core::store::miner::MinerStore;
 use crate::core::tasks::Tasks;
 
-/// Seconds of one page of receipts (wire-receipts-http §1).
-const PAGE_SECONDS: i64 = 300;
-
 /// How long connections of the check may take to say goodbye.
 const GRACE: Duration = Duration::from_secs(5);
-
-/// The file that the job of a self-test prints.
-pub(in super::super) const QUESTION: &str = "question.txt";
 
 /// `horde miner check …`
 #[derive(Args, Debug)]
@@ -64,10 +50,10 @@ pub struct CheckArgs {
     hotkey: Option<String>,
     /// Run the self-test's job in this image, which needs cat [default: one made of this binary]
     #[arg(long, value_name = "IMAGE")]
-    image: Option<String>,
-    /// Run the self-test of GPU classes in this image of hashcat
-    #[arg(long, value_name = "IMAGE", default_value = HASHCAT_IMAGE)]
-    gpu_image: String,
+    pub(super) image: Option<String>,
+    /// Run the known hashcat job of GPU classes in this image [default: that of the reference]
+    #[arg(long, value_name = "IMAGE")]
+    pub(super) gpu_image: Option<String>,
 }
 
 const EXAMPLES: &str = "\
@@ -137,18 +123,18 @@ impl CheckArgs {
 }
 
 /// A check in progress.
-struct Inspection<'a> {
-    context: &'a Context,
-    args: CheckArgs,
+pub(super) struct Inspection<'a> {
+    pub(super) context: &'a Context,
+    pub(super) args: CheckArgs,
     settings: Settings,
-    config: MinerConfig,
+    pub(super) config: MinerConfig,
     wanted: Vec<&'static str>,
-    tasks: Tasks,
+    pub(super) tasks: Tasks,
     findings: Vec<Finding>,
     /// The image of the self-test, which goes with it.
-    made_image: Option<ImageReference>,
+    pub(super) made_image: Option<ImageReference>,
     /// The hotkey that is let in for the self-test, and the database that says so.
-    guest: Option<(Hotkey, MinerStore)>,
+    pub(super) guest: Option<(Hotkey, MinerStore)>,
 }
 
 impl Inspection<'_> {
@@ -174,12 +160,12 @@ impl Inspection<'_> {
         self.self_tests(hotkey.ok(), store, door).await
     }
 
-    fn wants(&self, check: &str) -> bool {
+    pub(super) fn wants(&self, check: &str) -> bool {
         self.wanted.contains(&check)
     }
 
     /// Keeps a finding, if it was asked for, and tells it at once.
-    fn add(&mut self, finding: Finding) -> Result<(), CmdError> {
+    pub(super) fn add(&mut self, finding: Finding) -> Result<(), CmdError> {
         let name = finding.check.split(':').next().unwrap_or_default();
         if !self.wants(name) {
             return Ok(());
@@ -192,7 +178,7 @@ impl Inspection<'_> {
     }
 
     /// Says that a check needs a running miner.
-    fn not_running(&mut self, check: &str) -> Result<(), CmdError> {
+    pub(super) fn not_running(&mut self, check: &str) -> Result<(), CmdError> {
         let status = if self.args.require_running {
             Status::Failed
         } else {
@@ -474,148 +460,6 @@ impl Inspection<'_> {
         }
     }
 
-    /// Runs a job on each class through the front door, as a validator of a hotkey made for it.
-    async fn self_tests(
-        &mut self,
-        miner: Option<Hotkey>,
-        store: Option<MinerStore>,
-        door: Option<SocketAddr>,
-    ) -> Result<(), CmdError> {
-        if !self.wants("self-test") && !self.wants("receipts-page") {
-            return Ok(());
-        }
-        let classes: Vec<ExecutorClass> = self.config.executors.iter().map(|(class, _)| *class).collect();
-        let (Some(miner), Some(store), Some(door)) = (miner, store, door) else {
-            for class in classes {
-                self.not_running(&format!("self-test:{class}"))?;
-            }
-            return self.not_running("receipts-page");
-        };
-        let keypair = Keypair::from_seed(&rand::random());
-        let now = self.context.clock.now();
-        store
-            .allow_check_validator(keypair.hotkey(), now + LEAVE, now)
-            .await
-            .or_fail(ExitCode::Failed, "could not let the self-test in")?;
-        self.guest = Some((keypair.hotkey().clone(), store.clone()));
-        let (clock, tasks) = (self.context.clock.clone(), self.tasks.clone());
-        let bench = Bench {
-            door,
-            miner: &miner,
-            validator: &keypair,
-            clock: &clock,
-            store: &store,
-            tasks: &tasks,
-        };
-        let mut ran = None;
-        for class in classes {
-            let name = format!("self-test:{class}");
-            let trial = match self.trial(class).await {
-                Ok(trial) => trial,
-                Err(error) => {
-                    self.add(check::finding(&name, Status::Failed, error))?;
-                    continue;
-                }
-            };
-            self.context.say(format_args!(
-                "running a job of class {class} in {} …",
-                trial.image
-            ));
-            let outcome = bench.run(&trial).await;
-            self.add(judge_trial(&name, &outcome))?;
-            ran = ran.or(outcome.ok().map(|passed| passed.job));
-        }
-        self.receipts_page(door, ran).await
-    }
-
-    /// Returns the job of a class.
-    async fn trial(&mut self, class: ExecutorClass) -> Result<Trial, CmdError> {
-        if class.has_gpu() && !self.config.no_gpu {
-            return Ok(Trial {
-                class,
-                image: self.args.gpu_image.clone(),
-                arguments: hashcat_arguments(),
-                preset: RunPreset::NvidiaAll,
-                volume: Some(question("")?),
-                expected: HASHCAT_ANSWER.to_owned(),
-            });
-        }
-        let nonce = uuid::Uuid::new_v4().to_string();
-        let (image, arguments) = match &self.args.image {
-            Some(image) => (
-                image.clone(),
-                vec!["cat".to_owned(), format!("/volume/{QUESTION}")],
-            ),
-            None => (
-                self.make_image().await?,
-                ["executor", "answer-inside"].map(str::to_owned).to_vec(),
-            ),
-        };
-        Ok(Trial {
-            class,
-            image,
-            arguments,
-            preset: RunPreset::None,
-            volume: Some(question(&nonce)?),
-            expected: nonce,
-        })
-    }
-
-    /// Makes the image of the self-test out of this binary, once.
-    async fn make_image(&mut self) -> Result<String, CmdError> {
-        if let Some(made) = &self.made_image {
-            return Ok(made.as_str().to_owned());
-        }
-        let tried = "could not make the image of the self-test";
-        let name = format!("horde-check:{}", uuid::Uuid::new_v4().simple());
-        let image = ImageReference::parse(&name).or_fail(ExitCode::Bug, tried)?;
-        let engine = engine(&self.config.docker_host)?;
-        self.made_image = Some(image.clone());
-        make_image_with(&*engine, &image, Vec::new())
-            .await
-            .or_fail(ExitCode::Failed, tried)?;
-        Ok(name)
-    }
-
-    /// Looks for the receipts of a job on the miner's pages.
-    async fn receipts_page(&mut self, door: SocketAddr, job: Option<JobId>) -> Result<(), CmdError> {
-        let check = "receipts-page";
-        let Some(job) = job else {
-            return self.add(skipped(check, "no self-test has left receipts"));
-        };
-        let page = self.context.clock.unix_seconds() / PAGE_SECONDS;
-        let mut status = None;
-        for page in [page, page - 1] {
-            let url = format!("http://{door}/receipts/{page}.jsonl");
-            match probe::get(&url).await {
-                Err(why) => {
-                    return self.add(check::finding(
-                        check,
-                        Status::Failed,
-                        format_args!("{url}: {why}"),
-                    ));
-                }
-                Ok(answer) if answer.status == 200 => {
-                    let text = String::from_utf8_lossy(&answer.body);
-                    if text.contains(job.as_str()) {
-                        return self.add(check::finding(
-                            check,
-                            Status::Held,
-                            format_args!("{url} lists them"),
-                        ));
-                    }
-                    status = Some(format!("{url} does not list them"));
-                }
-                Ok(answer) if answer.status == 404 => {}
-                Ok(answer) => status = Some(format!("{url}: HTTP {}", answer.status)),
-            }
-        }
-        self.add(match status {
-            Some(words) => check::finding(check, Status::Failed, words),
-            None => skipped(check, "this miner publishes no receipts"),
-        })
-    }
-
     /// Takes back what the self-test needed.
     async fn clear_away(&mut self) {
         if let Some((hotkey, store)) = self.guest.take()
@@ -670,32 +514,6 @@ fn line(finding: &Finding) -> String {
     text
 }
 
-fn judge_trial(name: &str, outcome: &Result<Passed, TrialError>) -> Finding {
-    match outcome {
-        Ok(passed) => check::finding(
-            name,
-            Status::Held,
-            format_args!(
-                "job {} ran in {:.1} s, its executor was ready after {:.1} s, all receipts are kept",
-                passed.job,
-                passed.took.as_secs_f64(),
-                passed.ready_after.as_secs_f64()
-            ),
-        ),
-        Err(error @ TrialError::Busy) => check::finding(name, Status::Unknown, error),
-        Err(error) => {
-            let mut words = error.to_string();
-            let mut source = std::error::Error::source(error);
-            while let Some(cause) = source {
-                words.push_str(": ");
-                words.push_str(&cause.to_string());
-                source = cause.source();
-            }
-            check::finding(name, Status::Failed, words)
-        }
-    }
-}
-
 async fn find_image(engine: &dyn crate::core::docker::Engine, name: &str) -> Result<bool, CmdError> {
     let image = ImageReference::parse(name).or_fail(
         ExitCode::Configuration,
@@ -705,18 +523,6 @@ async fn find_image(engine: &dyn crate::core::docker::Engine, name: &str) -> Res
     Ok(found
         .or_fail(ExitCode::Failed, "could not look for the executor's image")?
         .is_some())
-}
-
-/// Returns the input of a self-test's job: one small file.
-fn question(text: &str) -> Result<Volume, CmdError> {
-    let tried = "could not pack the input of the self-test";
-    let file = tempfile::NamedTempFile::new().or_fail(ExitCode::Failed, tried)?;
-    std::fs::write(file.path(), text).or_fail(ExitCode::Failed, tried)?;
-    let contents = inline::pack(file.path(), Some(QUESTION)).or_fail(ExitCode::Failed, tried)?;
-    Ok(Volume::Inline(InlineVolume {
-        contents,
-        relative_path: None,
-    }))
 }
 
 async fn blocking<T: Send + 'static>(look: impl FnOnce() -> T + Send + 'static) -> Result<T, CmdError> {
@@ -735,20 +541,5 @@ mod tests {
         let failed = check::finding("axon", Status::Failed, "none");
         assert!(!line(&held).contains('\n') && !line(&held).contains("remedy"));
         assert!(line(&failed).contains("remedy: run the miner"));
-    }
-
-    #[test]
-    fn an_occupied_class_is_no_failure_and_a_wrong_answer_is_one() {
-        assert_eq!(
-            judge_trial("self-test:x", &Err(TrialError::Busy)).status,
-            Status::Unknown
-        );
-        let wrong = TrialError::WrongAnswer {
-            expected: HASHCAT_ANSWER.to_owned(),
-            got: "other".to_owned(),
-        };
-        let found = judge_trial("self-test:x", &Err(wrong));
-        assert_eq!(found.status, Status::Failed);
-        assert!(found.actual.contains("mQNJTt"));
     }
 }

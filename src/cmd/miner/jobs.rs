@@ -395,29 +395,25 @@ async fn follow(context: &Context, store: &MinerStore, view: &View, limit: u32) 
     let received = context.watch(&tasks)?;
     let mut known: HashMap<String, Item> = HashMap::new();
     let mut sequence = 0_u64;
-    let mut first_limit = Some(limit);
+    let watched = WATCHED.max(limit);
+    let mut is_first = true;
     loop {
-        let watched = first_limit.take().unwrap_or(WATCHED);
         let items = view.read(store, watched).await.or_fail(ExitCode::Failed, TRIED)?;
-        let mut now = HashMap::with_capacity(items.len());
+        // At first the newest, as a list has them; then whatever is new or otherwise than it was.
+        let shown = if is_first { limit } else { watched };
+        is_first = false;
         let mut changed = Vec::new();
-        for item in items.into_iter().rev() {
+        let mut now = HashMap::with_capacity(items.len());
+        for (index, item) in items.into_iter().enumerate() {
             let key = item.key();
-            if known.get(&key) != Some(&item) {
+            let is_shown = u32::try_from(index).is_ok_and(|index| index < shown);
+            if is_shown && known.get(&key) != Some(&item) {
                 changed.push(item.clone());
             }
             now.insert(key, item);
         }
-        // Rows that fell out of the window are not news when they come back.
-        if known.len() <= usize::try_from(WATCHED).unwrap_or(usize::MAX) * 4 {
-            now.extend(
-                known
-                    .drain()
-                    .filter(|(key, _)| !now.contains_key(key))
-                    .collect::<Vec<_>>(),
-            );
-        }
         known = now;
+        changed.reverse();
         for item in changed {
             sequence += 1;
             print_change(context, view, &item, sequence)?;

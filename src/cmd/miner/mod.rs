@@ -6,10 +6,11 @@
 mod check;
 mod jobs;
 mod run;
+mod selftest;
 mod show;
 mod stats;
 
-pub(super) use self::check::QUESTION;
+pub(super) use self::selftest::QUESTION;
 
 use clap::Subcommand;
 

@@ -159,19 +159,18 @@ fn print_details(context: &Context, details: &JobDetails) -> Result<(), CmdError
         or_nothing(details.executor_process.as_deref()),
         or_nothing(details.executor_address.as_deref()),
     );
-    let mut outcome = or_nothing(details.outcome.as_deref());
-    if let Some(code) = exit_code(row) {
-        outcome.push_str(&format!(", exit code {code}"));
-    }
+    let mut outcome = vec![or_nothing(details.outcome.as_deref())];
+    outcome.extend(exit_code(row).map(|code| format!("exit code {code}")));
     for (name, text) in [
         ("reason", &row.error_type),
         ("stage", &details.stage),
         ("words", &row.error_detail),
     ] {
         if let Some(text) = text.as_deref().filter(|text| !text.is_empty()) {
-            outcome.push_str(&format!(", {name} {}", printable(text)));
+            outcome.push(format!("{name} {}", printable(text)));
         }
     }
+    let outcome = outcome.join(", ");
     let worth = match (row.time_took_us, row.score) {
         (Some(took), Some(score)) => {
             let took = time::Duration::microseconds(took).as_seconds_f64();
@@ -253,7 +252,8 @@ mod tests {
     #[test]
     fn the_tail_of_a_stream_is_bounded_and_says_what_is_left_out() {
         assert_eq!(tail("a\nb\n"), ("a\nb".to_owned(), 0));
-        let many: String = (0..100).map(|line| format!("{line:03}\n")).collect();
+        let many: Vec<String> = (0..100).map(|line| format!("{line:03}\n")).collect();
+        let many = many.concat();
         let (shown, left_out) = tail(&many);
         assert!(shown.starts_with("080") && shown.ends_with("099"));
         assert_eq!(left_out, 80 * 4);

@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -440,25 +441,19 @@ fn neighbourhood(peer: IpAddr) -> String {
 /// Writes the ledger until the family is told to stop and the last jobs have ended.
 pub(super) async fn keep(miner: Arc<Miner>, tasks: Tasks) {
     let ledger = &miner.ledger;
-    let write_on = async {
-        loop {
-            tokio::select! {
-                () = sleep(WRITE_EVERY) => {}
-                () = ledger.is_full.notified() => {}
-            }
-            ledger.write().await;
-        }
-    };
-    let end = async {
+    let mut end = pin!(async {
         tasks.stopped().await;
         drop(timeout(LAST_WORDS, miner.pool.emptied()).await);
-    };
-    // Dropped in the middle of a write, that write is still carried out: its batch is the store's already.
-    tokio::select! {
-        () = end => {}
-        () = write_on => {}
+    });
+    let mut is_last = false;
+    while !is_last {
+        tokio::select! {
+            () = &mut end => is_last = true,
+            () = sleep(WRITE_EVERY) => {}
+            () = ledger.is_full.notified() => {}
+        }
+        ledger.write().await;
     }
-    ledger.write().await;
 }
 
 #[cfg(test)]

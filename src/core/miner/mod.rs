@@ -11,6 +11,9 @@
 //!                       pool ──▶ store            backend
 //! ```
 //!
+//! What happens to jobs, and what is not accepted, is written into the [`ledger`] for the operator; [`check`] looks at
+//! the miner as its validators do.
+//!
 //! What is owed to others (jobs, slots, outcomes, receipts) is on the disk before anyone is told. A miner that was
 //! killed ends, at its next start, what its former life left: executors, containers, open jobs.
 
