@@ -543,6 +543,9 @@ async fn wrong_clock() -> String {
     format!("http://{address}/")
 }
 
+/// A check, the status it must have, the settings that make it so, and what its remedy names.
+type Case<'a> = (&'a str, &'a str, &'a [(&'a str, &'a str)], &'a str);
+
 /// Each check that can be made to fail here does so once, alone, and names its remedy.
 #[tokio::test]
 async fn each_check_fails_when_it_should_and_names_its_remedy() {
@@ -562,7 +565,7 @@ async fn each_check_fails_when_it_should_and_names_its_remedy() {
     let taken = taken.local_addr().map(|address| (taken, address.port())).unwrap();
     let range = format!("{0}-{0}", taken.1);
     let wallet_path = home.join("wallets").display().to_string();
-    let cases: &[(&str, &str, &[(&str, &str)], &str)] = &[
+    let cases: &[Case<'_>] = &[
         (
             "registered",
             "failed",
