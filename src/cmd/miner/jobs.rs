@@ -1,6 +1,6 @@
 //! `horde miner jobs`: the accepted jobs, those that were not accepted, and one job from all sides.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
@@ -205,7 +205,11 @@ impl View {
     fn print(&self, context: &Context, items: &[Item]) -> Result<(), CmdError> {
         match self {
             Self::Jobs(_) => job_table(items).print(context),
-            Self::Rejected(_) => refused_table(items).print(context),
+            Self::Rejected(_) => {
+                refused_table(items).print(context)?;
+                explain(context, items);
+                Ok(())
+            }
         }
     }
 }
@@ -387,6 +391,23 @@ fn refused_table(items: &[Item]) -> Table<9> {
         ]);
     }
     table
+}
+
+/// Says what the reasons of a list mean and what helps, each once.
+fn explain(context: &Context, items: &[Item]) {
+    let reasons: BTreeSet<&str> = items
+        .iter()
+        .filter_map(|item| match item {
+            Item::Job(_) => None,
+            Item::Refused(row) => Some(row.refused.reason.as_str()),
+            Item::Strangers(strangers) => Some(strangers.reason.as_str()),
+        })
+        .collect();
+    for reason in reasons {
+        if let Some((meaning, remedy)) = meaning(reason) {
+            context.say(format_args!("{reason}: {meaning}; remedy: {remedy}"));
+        }
+    }
 }
 
 /// Prints what there is, oldest first, and then what changes, until a signal comes.

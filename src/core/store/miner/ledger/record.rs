@@ -40,6 +40,14 @@ pub(super) fn record(connection: &Connection, batch: &Batch) -> Result<(), Store
         let name = counted_as(connection, validator)?;
         tally(connection, *subject, reason, name, *count)?;
     }
+    let mut room = if batch.strangers.is_empty() {
+        0
+    } else {
+        let rows: i64 = connection
+            .prepare_cached("SELECT count(*) FROM stranger")?
+            .query_row((), |row| row.get(0))?;
+        STRANGER_ROWS_MAX - rows
+    };
     for strangers in &batch.strangers {
         tally(
             connection,
@@ -48,7 +56,7 @@ pub(super) fn record(connection: &Connection, batch: &Batch) -> Result<(), Store
             "",
             strangers.count,
         )?;
-        fold(connection, strangers)?;
+        fold(connection, strangers, &mut room)?;
     }
     if !batch.refused.is_empty() {
         // Numbers of rows have no gaps but at their beginning.
@@ -148,16 +156,15 @@ fn keep_authentication(connection: &Connection, refused: &Refused) -> Result<(),
     Ok(())
 }
 
-/// Adds strangers to the row of their address, or to that of no address when there are too many rows.
-fn fold(connection: &Connection, strangers: &Strangers) -> Result<(), StoreError> {
+/// Adds strangers to the row of their address, or to that of no address when there is no room for one more row.
+fn fold(connection: &Connection, strangers: &Strangers, room: &mut i64) -> Result<(), StoreError> {
     let is_known = connection
         .prepare_cached("SELECT 1 FROM stranger WHERE reason = ?1 AND address = ?2")?
         .exists((&strangers.reason, &strangers.address))?;
-    let has_room = is_known
-        || connection
-            .prepare_cached("SELECT count(*) FROM stranger")?
-            .query_row((), |row| row.get::<_, i64>(0))?
-            < STRANGER_ROWS_MAX;
+    let has_room = is_known || *room > 0;
+    if !is_known && has_room {
+        *room -= 1;
+    }
     connection
         .prepare_cached(
             "INSERT INTO stranger (reason, address, count, first_at, last_at, last_validator, last_words)

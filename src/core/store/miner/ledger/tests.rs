@@ -337,3 +337,35 @@ async fn the_hotkey_of_a_check_is_let_in_for_a_time_and_its_jobs_are_counted_apa
     );
     assert_eq!(store.damage().await.unwrap(), [""; 0]);
 }
+
+#[tokio::test]
+async fn the_addresses_of_strangers_are_bounded_and_the_rest_is_still_counted() {
+    let (_folder, store) = store();
+    let max = u64::try_from(STRANGER_ROWS_MAX).unwrap();
+    let strangers = (0..max + 50).map(|number| Strangers {
+        reason: "unknown_validator".to_owned(),
+        address: number.to_string(),
+        count: 1,
+        first_at: NOW,
+        last_at: NOW,
+        last_validator: Hotkey::from("x"),
+        last_words: String::new(),
+    });
+    let strangers: Vec<_> = strangers.collect();
+    for batch in strangers.chunks(4096) {
+        let batch = Batch {
+            strangers: batch.to_vec(),
+            ..Batch::default()
+        };
+        store.record(Arc::new(batch)).await.unwrap();
+    }
+    let rows = store.strangers(None, u32::MAX).await.unwrap();
+    assert_eq!(u64::try_from(rows.len()).unwrap(), max + 1);
+    let nameless = rows.iter().find(|row| row.address.is_empty()).unwrap();
+    assert_eq!(nameless.count, 50);
+    let counters = store.counters().await.unwrap();
+    assert_eq!(
+        count(&counters, Event::AuthenticationRefused, "unknown_validator"),
+        max + 50
+    );
+}
