@@ -684,9 +684,14 @@ async fn each_check_fails_when_it_should_and_names_its_remedy() {
     let needs_it = ["--only", "front-door,reachable-http,self-test,receipts-page"];
     let (code, checks) = check(&miner, &needs_it, |_| {}).await;
     assert_eq!(code, Some(0));
-    assert!(checks.iter().all(|check| check["status"] == "skipped"
-        && check["actual"] == "the miner does not run"
-        && check["remedy"].as_str().unwrap().contains("horde miner run")));
+    assert!(checks.iter().all(|check| {
+        check["status"] == "skipped"
+            && check["actual"]
+                .as_str()
+                .unwrap()
+                .starts_with("the miner does not run")
+            && check["remedy"].as_str().unwrap().contains("horde miner run")
+    }));
     let required = [&needs_it[..], &["--require-running"]].concat();
     let (code, checks) = check(&miner, &required, |_| {}).await;
     assert_eq!(code, Some(10));

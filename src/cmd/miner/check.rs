@@ -179,6 +179,10 @@ impl Inspection<'_> {
 
     /// Says that a check needs a running miner.
     pub(super) fn not_running(&mut self, check: &str) -> Result<(), CmdError> {
+        self.not_running_since(check, "see front-door")
+    }
+
+    fn not_running_since(&mut self, check: &str, why: &str) -> Result<(), CmdError> {
         let status = if self.args.require_running {
             Status::Failed
         } else {
@@ -186,7 +190,7 @@ impl Inspection<'_> {
         };
         self.add(Finding {
             remedy: "start it: horde miner run".to_owned(),
-            ..check::finding(check, status, "the miner does not run")
+            ..check::finding(check, status, format_args!("the miner does not run: {why}"))
         })
     }
 
@@ -344,7 +348,7 @@ impl Inspection<'_> {
             }
             Err(why) => {
                 tracing::debug!(%door, why, "no miner answers");
-                self.not_running("front-door")?;
+                self.not_running_since("front-door", &why)?;
                 Ok(None)
             }
         }
