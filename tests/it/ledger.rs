@@ -307,6 +307,19 @@ async fn a_job_is_listed_followed_and_shown_with_its_timeline_receipts_and_outpu
         json!(declined.receipts.len())
     );
 
+    // An id is used once.
+    alice.say(alice.request(&job)).await;
+    alice.expect_decline().await;
+    let again = eventually(&miner, &["jobs", "--rejected", "--json"], |list| {
+        with_reason(list, "duplicate").is_some()
+    })
+    .await;
+    let again = with_reason(&again, "duplicate").unwrap();
+    assert_eq!(
+        (&again["job"], &again["evidence"]["status"]),
+        (&json!(job), &json!("FINISHED"))
+    );
+
     let prefix: String = job.as_str().chars().take(20).collect();
     let shown = eventually(&miner, &["jobs", "show", &prefix, "--json"], |shown| {
         shown["timeline"]
