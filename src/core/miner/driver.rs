@@ -210,7 +210,6 @@ impl Desk {
         };
         let class = request.executor_class;
         let token = format!("{job}-{}", Uuid::new_v4());
-        let slots = self.miner.pool.slots(class);
         let offer = Offer {
             validator: self.validator.clone(),
             job: job.clone(),
@@ -218,7 +217,8 @@ impl Desk {
             token: token.clone(),
             request: text,
             receipt,
-            slots,
+            // The pool's to say.
+            slots: Vec::new(),
         };
         match self.miner.pool.reserve(offer).await {
             Ok(Reservation::Reserved(slot)) => {
@@ -234,12 +234,16 @@ impl Desk {
                         .into(),
                     )
                     .await;
-                self.assign(request, token);
+                self.assign(request, slot, token);
                 accepted
             }
             Ok(Reservation::Busy(receipts)) => {
                 tracing::info!(%job, %class, excuses = receipts.len(), validator = %self.validator, "job declined: busy");
-                refuse("busy", "all executors are taken", occupation(&receipts, slots));
+                refuse(
+                    "busy",
+                    "all executors are taken",
+                    occupation(&receipts, self.miner.pool.manifest().count(class)),
+                );
                 let busy = Declined {
                     receipts,
                     ..declined(job, RejectionReason::Busy, String::new())
@@ -269,11 +273,12 @@ impl Desk {
         }
     }
 
-    fn assign(&self, request: Box<InitialJob>, token: String) {
+    fn assign(&self, request: Box<InitialJob>, slot: u32, token: String) {
         let (letters, mailbox) = mpsc::channel(LETTERS);
         let post = Post {
             validator: self.validator.clone(),
             class: request.executor_class,
+            slot,
             token: token.clone(),
             letters,
             is_leaving: false,
@@ -282,6 +287,7 @@ impl Desk {
         self.miner.pool.enter(&job, post);
         let assignment = Assignment {
             request,
+            slot,
             token: token.clone(),
             line: self.line.clone(),
             address: self.miner.config.address,

@@ -77,6 +77,8 @@ impl Line {
 pub struct Assignment {
     /// The validator's request.
     pub request: Box<InitialJob>,
+    /// Where its executor is to run.
+    pub slot: u32,
     /// The token of its executor.
     pub token: String,
     /// The connection that brought it.
@@ -121,6 +123,7 @@ impl Keeper {
     pub fn new(miner: Arc<Miner>, assignment: Assignment, letters: mpsc::Receiver<Letter>) -> Self {
         let Assignment {
             request,
+            slot,
             token,
             line,
             address,
@@ -128,6 +131,7 @@ impl Keeper {
         let order = ExecutorOrder {
             job: request.job_uuid.clone(),
             class: request.executor_class,
+            slot,
             token,
             streaming_port: None,
         };
@@ -192,7 +196,7 @@ impl Keeper {
             job = %order.job, class = %order.class, minutes,
             "the executor left its machine unfit; its slot is out of service (`horde executor check` tells more)"
         );
-        miner.pool.rest(&order.job, order.class);
+        miner.pool.rest(&order.job, order.class, order.slot);
         tasks.spawn("slot out of service", async move {
             tokio::select! {
                 biased;

@@ -125,7 +125,7 @@ pub fn short(text: &str) -> String {
 }
 
 /// Returns the evidence of an occupation: the receipts that excuse the miner, and how many executors there are.
-pub fn occupation(receipts: &[crate::core::model::receipt::Receipt], slots: u32) -> Value {
+pub fn occupation(receipts: &[crate::core::model::receipt::Receipt], executors: i64) -> Value {
     use crate::core::model::receipt::ReceiptPayload;
     let shown: Vec<Value> = receipts
         .iter()
@@ -141,7 +141,7 @@ pub fn occupation(receipts: &[crate::core::model::receipt::Receipt], slots: u32)
                 "timestamp": payload.timestamp(), "ttl_seconds": ttl})
         })
         .collect();
-    json!({"executors": slots, "excusing_receipts": receipts.len(), "receipts": shown})
+    json!({"executors": executors, "excusing_receipts": receipts.len(), "receipts": shown})
 }
 
 /// What a code means and what an operator can do; none for a code that needs no explanation.

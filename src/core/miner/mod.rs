@@ -42,6 +42,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{Mutex, Semaphore};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
+use self::backend::capacity::Capacity;
 use self::backend::container::ContainerBackend;
 use self::backend::process::ProcessBackend;
 use self::backend::{Backend, Terms};
@@ -57,9 +58,9 @@ use crate::core::docker::EngineError;
 use crate::core::docker::engine::Bollard;
 use crate::core::docker::limits::ContainerPathError;
 use crate::core::docker::reference::{ImageReference, ReferenceError};
+use crate::core::model::JobId;
 use crate::core::model::job::HordeReason;
 use crate::core::model::subnet::Axon;
-use crate::core::model::{JobId, Manifest};
 use crate::core::net::LinkSender;
 use crate::core::proto::validator_miner::Up;
 use crate::core::store::StoreError;
@@ -197,13 +198,8 @@ pub async fn run(
     let owner = store.owner().await?;
     let backend = make_backend(&config, &environment, owner, local)?;
     recovery::recover(&store, &backend, &clock, &tasks).await?;
-    let manifest: Manifest = config
-        .executors
-        .iter()
-        .map(|(class, count)| (*class, i64::from(*count)))
-        .collect();
     let miner = Arc::new(Miner {
-        pool: Pool::new(store.clone(), clock.clone(), manifest),
+        pool: Pool::new(store.clone(), clock.clone(), backend.capacity()),
         ports: StreamingPorts::new(config.streaming_ports.clone()),
         validators: Validators::new(Arc::clone(&chain)),
         ledger: Ledger::new(store.clone(), clock.clone()),
@@ -255,17 +251,26 @@ fn make_backend(
         no_gpu: config.no_gpu,
         profiles: config.profiles.clone(),
     };
+    let capacity = Capacity::fixed(&config.executors);
     Ok(match config.backend {
         BackendKind::Process => Arc::new(ProcessBackend::new(
             terms,
             environment,
+            capacity,
             &config.docker_host,
             engine,
         )),
         BackendKind::Docker => {
             let image = ImageReference::parse(&config.executor_image)?;
             let socket = engine.socket().to_owned();
-            Arc::new(ContainerBackend::new(terms, environment, image, socket, engine)?)
+            Arc::new(ContainerBackend::new(
+                terms,
+                environment,
+                capacity,
+                image,
+                socket,
+                engine,
+            )?)
         }
     })
 }

@@ -9,9 +9,10 @@ use std::collections::hash_map::Entry;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, timeout_at};
 
+use super::backend::capacity::Capacity;
 use super::keeper::Letter;
 use crate::core::clock::Clock;
 use crate::core::model::{ExecutorClass, Hotkey, JobId, Manifest};
@@ -29,6 +30,8 @@ pub struct Post {
     pub validator: Hotkey,
     /// The class of its executor.
     pub class: ExecutorClass,
+    /// Where that runs.
+    pub slot: u32,
     /// The token of its executor.
     pub token: String,
     /// Letters to its keeper.
@@ -42,65 +45,63 @@ pub struct Post {
 pub struct Pool {
     store: MinerStore,
     clock: Clock,
-    manifest: Manifest,
+    capacity: watch::Receiver<Capacity>,
     posts: Mutex<HashMap<JobId, Post>>,
-    /// The classes of slots that are out of service, by the job that left them so.
-    resting: Mutex<HashMap<JobId, ExecutorClass>>,
+    /// The slots that are out of service, by the job that left them so.
+    resting: Mutex<HashMap<JobId, (ExecutorClass, u32)>>,
     freed: Notify,
 }
 
 impl Pool {
-    /// Makes a pool of the executors of a manifest.
-    pub fn new(store: MinerStore, clock: Clock, manifest: Manifest) -> Self {
+    /// Makes a pool of the places of a backend.
+    pub fn new(store: MinerStore, clock: Clock, capacity: watch::Receiver<Capacity>) -> Self {
         Self {
             store,
             clock,
-            manifest,
+            capacity,
             posts: Mutex::default(),
             resting: Mutex::default(),
             freed: Notify::new(),
         }
     }
 
-    /// Returns what the pool offers now: its executors without those that are out of service.
+    /// Returns what the pool offers now: the places in service, without those that rest.
     pub fn manifest(&self) -> Manifest {
-        let mut manifest = self.manifest.clone();
-        for class in self.resting().values() {
-            if let Some(count) = manifest.0.get_mut(class) {
-                *count = (*count - 1).max(0);
+        let capacity = self.capacity.borrow();
+        let mut manifest = capacity.manifest();
+        for (class, slot) in self.resting().values() {
+            // A place that is lost besides counts once.
+            if capacity.in_service(*class).any(|other| other == *slot)
+                && let Some(count) = manifest.0.get_mut(class)
+            {
+                *count -= 1;
             }
         }
         manifest
     }
 
-    /// Returns how many executors of a class there are, also those that are out of service: their slots stay taken.
-    pub fn slots(&self, class: ExecutorClass) -> u32 {
-        u32::try_from(self.manifest.count(class)).unwrap_or(u32::MAX)
+    /// Returns the slots of a class that may be given now, the best first; none is in use by a job of this life.
+    pub fn slots(&self, class: ExecutorClass) -> Vec<u32> {
+        let mut busy: Vec<_> = self.resting().values().copied().collect();
+        self.with(|posts| busy.extend(posts.values().map(|post| (post.class, post.slot))));
+        self.capacity.borrow().preferred(class, &busy)
     }
 
     /// Gives the offered job a slot, waiting a little when one is about to become free.
-    pub async fn reserve(&self, offer: Offer) -> Result<Reservation, StoreError> {
+    pub async fn reserve(&self, mut offer: Offer) -> Result<Reservation, StoreError> {
         let deadline = Instant::now() + EXIT_WAIT;
         loop {
             // Registered before looking, so that a slot given back in between wakes us.
             let freed = self.freed.notified();
-            let is_full = self.slots_in_use(offer.class) >= self.slots(offer.class);
-            if is_full && self.expects_exit(offer.class) && timeout_at(deadline, freed).await.is_ok() {
+            offer.slots = self.slots(offer.class);
+            if offer.slots.is_empty()
+                && self.expects_exit(offer.class)
+                && timeout_at(deadline, freed).await.is_ok()
+            {
                 continue;
             }
             return self.store.reserve(offer, self.clock.now()).await;
         }
-    }
-
-    fn slots_in_use(&self, class: ExecutorClass) -> u32 {
-        let taken = self.with(|posts| posts.values().filter(|post| post.class == class).count());
-        let taken = taken
-            + self
-                .resting()
-                .values()
-                .filter(|resting| **resting == class)
-                .count();
-        u32::try_from(taken).unwrap_or(u32::MAX)
     }
 
     fn expects_exit(&self, class: ExecutorClass) -> bool {
@@ -132,8 +133,8 @@ impl Pool {
     }
 
     /// Takes the slot of a job that is over out of service; its keeper leaves the list.
-    pub fn rest(&self, job: &JobId, class: ExecutorClass) {
-        self.resting().insert(job.clone(), class);
+    pub fn rest(&self, job: &JobId, class: ExecutorClass, slot: u32) {
+        self.resting().insert(job.clone(), (class, slot));
         self.with(|posts| posts.remove(job));
         self.freed.notify_waiters();
     }
@@ -144,7 +145,7 @@ impl Pool {
         self.release(job).await;
     }
 
-    fn resting(&self) -> MutexGuard<'_, HashMap<JobId, ExecutorClass>> {
+    fn resting(&self) -> MutexGuard<'_, HashMap<JobId, (ExecutorClass, u32)>> {
         self.resting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -187,11 +188,12 @@ impl Pool {
 
 #[cfg(test)]
 mod tests {
+    use super::super::backend::capacity::PlaceState;
     use super::*;
 
     const CLASS: ExecutorClass = ExecutorClass::AlwaysOnTest;
 
-    fn offer(number: u32, slots: u32) -> Offer {
+    fn offer(number: u32) -> Offer {
         let job = JobId::new(format!("00000000-0000-4000-8000-{number:012}"));
         let text = format!(
             r#"{{"payload":{{"job_uuid":"{job}","miner_hotkey":"m","validator_hotkey":"v",
@@ -206,7 +208,7 @@ mod tests {
             token: format!("token {number}"),
             request: "{}".to_owned(),
             receipt: serde_json::from_str(&text).unwrap(),
-            slots,
+            slots: Vec::new(),
         }
     }
 
@@ -214,20 +216,44 @@ mod tests {
     async fn the_slot_of_an_unfit_machine_is_neither_offered_nor_given_until_it_is_back() {
         let folder = tempfile::tempdir().unwrap();
         let store = MinerStore::open(&folder.path().join("miner.sqlite")).unwrap();
-        let manifest = Manifest::from_iter([(CLASS, 2)]);
-        let pool = Pool::new(store, Clock::system(), manifest);
-        let reserve = async |number| {
-            let offer = offer(number, pool.slots(CLASS));
-            matches!(pool.reserve(offer).await.unwrap(), Reservation::Reserved(_))
+        let capacity = watch::Sender::new(Capacity::fixed(&[(CLASS, 2)]));
+        let pool = Pool::new(store, Clock::system(), capacity.subscribe());
+        let reserve = async |number| match pool.reserve(offer(number)).await.unwrap() {
+            Reservation::Reserved(slot) => Some(slot),
+            Reservation::Busy(_) | Reservation::Known { .. } => None,
         };
-        assert!(reserve(1).await);
-        let unfit = offer(1, 2).job;
-        pool.rest(&unfit, CLASS);
+        assert_eq!(reserve(1).await, Some(0));
+        let unfit = offer(1).job;
+        pool.rest(&unfit, CLASS, 0);
         assert_eq!(pool.manifest().count(CLASS), 1);
-        assert!(reserve(2).await, "the other slot is free");
-        assert!(!reserve(3).await, "the unfit one is not");
+        assert_eq!(reserve(2).await, Some(1), "the other slot is free");
+        assert_eq!(reserve(3).await, None, "the unfit one is not");
         pool.wake(&unfit).await;
         assert_eq!(pool.manifest().count(CLASS), 2);
-        assert!(reserve(4).await);
+        assert_eq!(reserve(4).await, Some(0));
+    }
+
+    #[tokio::test]
+    async fn a_lost_place_is_not_offered_and_its_job_keeps_its_slot() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = MinerStore::open(&folder.path().join("miner.sqlite")).unwrap();
+        let capacity = watch::Sender::new(Capacity::fixed(&[(CLASS, 2)]));
+        let pool = Pool::new(store, Clock::system(), capacity.subscribe());
+        let reserve = async |number| pool.reserve(offer(number)).await.unwrap();
+        assert_eq!(reserve(1).await, Reservation::Reserved(0));
+        capacity.send_modify(|capacity| {
+            capacity.places[&CLASS][0].state = PlaceState::Lost {
+                reason: "gone".to_owned(),
+                since: time::OffsetDateTime::UNIX_EPOCH,
+            };
+        });
+        pool.rest(&offer(1).job, CLASS, 0);
+        assert_eq!(
+            pool.manifest().count(CLASS),
+            1,
+            "lost and resting, it counts once"
+        );
+        assert_eq!(reserve(2).await, Reservation::Reserved(1));
+        assert!(matches!(reserve(3).await, Reservation::Busy(_)));
     }
 }

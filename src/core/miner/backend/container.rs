@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use tokio::sync::watch;
 
+use super::capacity::Capacity;
 use super::{Backend, ExecutorOrder, Exit, Running, STOP_SECONDS, StartError, Terms, executor_settings};
 use crate::core::config::Environment;
 use crate::core::docker::limits::{
@@ -35,6 +37,7 @@ pub struct ContainerBackend {
     /// What executors are told besides the terms.
     variables: Vec<(String, String)>,
     mounts: Vec<BindMount>,
+    capacity: watch::Sender<Capacity>,
     engine: Arc<dyn Engine>,
 }
 
@@ -45,6 +48,7 @@ impl ContainerBackend {
     pub fn new(
         terms: Terms,
         environment: &Environment,
+        capacity: Capacity,
         image: ImageReference,
         socket: PathBuf,
         engine: Arc<dyn Engine>,
@@ -68,6 +72,7 @@ impl ContainerBackend {
             image,
             variables,
             mounts,
+            capacity: watch::Sender::new(capacity),
             engine,
         })
     }
@@ -75,6 +80,10 @@ impl ContainerBackend {
 
 #[async_trait]
 impl Backend for ContainerBackend {
+    fn capacity(&self) -> watch::Receiver<Capacity> {
+        self.capacity.subscribe()
+    }
+
     async fn start(&self, order: &ExecutorOrder) -> Result<Box<dyn Running>, StartError> {
         let Some(image) = self.engine.find_image(&self.image).await? else {
             return Err(StartError::NoImage {
@@ -180,7 +189,8 @@ mod tests {
         let engine = Arc::new(crate::core::docker::engine::Bollard::new("/run/no.sock").unwrap());
         let image = ImageReference::parse("horde-executor:latest").unwrap();
         let socket = PathBuf::from("/run/docker.sock");
-        let backend = ContainerBackend::new(terms, &environment, image, socket, engine).unwrap();
+        let backend =
+            ContainerBackend::new(terms, &environment, Capacity::default(), image, socket, engine).unwrap();
         let names: Vec<_> = backend.variables.iter().map(|(name, _)| name.as_str()).collect();
         assert_eq!(
             names,

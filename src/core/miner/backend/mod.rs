@@ -3,6 +3,7 @@
 //! A backend starts one executor per token and can end it. What the executor does is between it and the miner,
 //! over the wire; the backend sees only whether it still runs.
 
+pub mod capacity;
 pub mod container;
 pub mod process;
 
@@ -10,7 +11,9 @@ use std::fmt;
 use std::io;
 
 use async_trait::async_trait;
+use tokio::sync::watch;
 
+use self::capacity::Capacity;
 use crate::core::config::Environment;
 use crate::core::docker::{Alive, EngineError};
 use crate::core::model::{ExecutorClass, JobId, Profile};
@@ -26,6 +29,8 @@ pub struct ExecutorOrder {
     pub job: JobId,
     /// The class that it is to be.
     pub class: ExecutorClass,
+    /// Its slot: the number of its place among those of its class.
+    pub slot: u32,
     /// The token by which it names itself to the miner.
     pub token: String,
     /// The port for the client of a streaming job.
@@ -147,6 +152,9 @@ impl fmt::Display for Exit {
 /// A way to start executors.
 #[async_trait]
 pub trait Backend: fmt::Debug + Send + Sync {
+    /// Returns where executors can run, now and whenever that changes.
+    fn capacity(&self) -> watch::Receiver<Capacity>;
+
     /// Starts an executor.
     async fn start(&self, order: &ExecutorOrder) -> Result<Box<dyn Running>, StartError>;
 
@@ -189,6 +197,7 @@ mod tests {
             let order = ExecutorOrder {
                 job: JobId::new("j"),
                 class,
+                slot: 0,
                 token: "t".to_owned(),
                 streaming_port: None,
             };
@@ -214,6 +223,7 @@ mod tests {
             let order = ExecutorOrder {
                 job: JobId::new("j"),
                 class: ExecutorClass::AlwaysOnTest,
+                slot: 0,
                 token: "t".to_owned(),
                 streaming_port,
             };

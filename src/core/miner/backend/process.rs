@@ -11,8 +11,10 @@ use std::time::Duration;
 use async_trait::async_trait;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::{Child, ChildStdin, Command};
+use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
+use super::capacity::Capacity;
 use super::{Backend, ExecutorOrder, Exit, Running, STOP_SECONDS, StartError, Terms, executor_settings};
 use crate::core::config::Environment;
 use crate::core::docker::{Alive, Engine, EngineError, Label, sweep, sweep_strays};
@@ -47,6 +49,7 @@ const LOOK_PAUSE: Duration = Duration::from_millis(20);
 pub struct ProcessBackend {
     terms: Terms,
     variables: Vec<(String, String)>,
+    capacity: watch::Sender<Capacity>,
     engine: Arc<dyn Engine>,
 }
 
@@ -54,7 +57,13 @@ impl ProcessBackend {
     /// Makes the backend; `engine` is the one that its executors run jobs on.
     ///
     /// They are told its address, so that what is swept here is what they made.
-    pub fn new(terms: Terms, environment: &Environment, docker_host: &str, engine: Arc<dyn Engine>) -> Self {
+    pub fn new(
+        terms: Terms,
+        environment: &Environment,
+        capacity: Capacity,
+        docker_host: &str,
+        engine: Arc<dyn Engine>,
+    ) -> Self {
         let mut variables: Vec<(String, String)> = environment
             .names()
             .filter(|name| PASSED_ON.contains(name))
@@ -65,6 +74,7 @@ impl ProcessBackend {
         Self {
             terms,
             variables,
+            capacity: watch::Sender::new(capacity),
             engine,
         }
     }
@@ -72,6 +82,10 @@ impl ProcessBackend {
 
 #[async_trait]
 impl Backend for ProcessBackend {
+    fn capacity(&self) -> watch::Receiver<Capacity> {
+        self.capacity.subscribe()
+    }
+
     async fn start(&self, order: &ExecutorOrder) -> Result<Box<dyn Running>, StartError> {
         let mut child = Command::new(OWN_BINARY)
             .arg("--exit-with-parent")
@@ -277,7 +291,13 @@ mod tests {
             profiles: Vec::new(),
         };
         let engine = Arc::new(crate::core::docker::engine::Bollard::new("/run/no.sock").unwrap());
-        let backend = ProcessBackend::new(terms, &environment, "unix:///run/no.sock", engine);
+        let backend = ProcessBackend::new(
+            terms,
+            &environment,
+            Capacity::default(),
+            "unix:///run/no.sock",
+            engine,
+        );
         let names: Vec<_> = backend.variables.iter().map(|(name, _)| name.as_str()).collect();
         assert_eq!(
             names,

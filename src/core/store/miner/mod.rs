@@ -102,8 +102,8 @@ pub struct Offer {
     pub request: String,
     /// Its started receipt, countersigned.
     pub receipt: Receipt,
-    /// How many executors of the class there are.
-    pub slots: u32,
+    /// The slots of the class that it may have, the best first.
+    pub slots: Vec<u32>,
 }
 
 /// What became of an [`Offer`].
@@ -455,7 +455,7 @@ fn reserve(connection: &Connection, offer: Offer, now: OffsetDateTime) -> Result
     }
     let at = offer.receipt.payload.timestamp().moment();
     receipts::insert(connection, &KeptReceipt::from(offer.receipt), now)?;
-    let slot = free_slot(connection, offer.class, offer.slots)?;
+    let slot = free_slot(connection, offer.class, &offer.slots)?;
     let state = match slot {
         Some(_) => JobState::WaitingForExecutor,
         None => JobState::Rejected,
@@ -483,20 +483,20 @@ fn reserve(connection: &Connection, offer: Offer, now: OffsetDateTime) -> Result
     Ok(Reservation::Busy(excuses))
 }
 
-/// Returns the lowest free slot below `slots`.
-fn free_slot(connection: &Connection, class: ExecutorClass, slots: u32) -> Result<Option<u32>, StoreError> {
-    let mut statement = connection.prepare_cached(
-        "SELECT slot FROM accepted_job WHERE executor_class = ?1 AND slot IS NOT NULL ORDER BY slot",
-    )?;
-    let taken = statement.query_map((class.as_str(),), |row| row.get::<_, u32>(0))?;
-    let mut free = 0;
-    for slot in taken {
-        if slot? != free {
-            break;
+/// Returns the first of `slots` that no job has.
+fn free_slot(
+    connection: &Connection,
+    class: ExecutorClass,
+    slots: &[u32],
+) -> Result<Option<u32>, StoreError> {
+    let mut statement =
+        connection.prepare_cached("SELECT 1 FROM accepted_job WHERE executor_class = ?1 AND slot = ?2")?;
+    for slot in slots {
+        if !statement.exists((class.as_str(), slot))? {
+            return Ok(Some(*slot));
         }
-        free += 1;
     }
-    Ok((free < slots).then_some(free))
+    Ok(None)
 }
 
 fn standing(connection: &Connection, job: &JobId) -> Result<Option<(Hotkey, JobState)>, StoreError> {
@@ -585,7 +585,7 @@ mod tests {
             token: format!("token {number}"),
             request: "{}".to_owned(),
             receipt: serde_json::from_str(&text).unwrap(),
-            slots,
+            slots: (0..slots).collect(),
         }
     }
 

@@ -42,7 +42,7 @@ fn offer(number: u32, slots: u32) -> Offer {
             "JobStartedReceipt",
             r#""executor_class":"always_on.test","is_organic":true,"ttl":7"#,
         ),
-        slots,
+        slots: (0..slots).collect(),
     }
 }
 
