@@ -1,6 +1,15 @@
 //! HTTP: serving a router under [`Tasks`], and making clients.
 
-use std::{io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::SocketAddr,
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use axum::{Router, extract::ConnectInfo, http::Request};
 use hyper::{body::Incoming, server::conn::http1, service::Service};
@@ -11,20 +20,16 @@ use hyper_util::{
 use thiserror::Error;
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore},
     time::sleep,
 };
 
+use super::guests::{Guests, Places, Seat, raise_file_limit};
 use crate::core::tasks::Tasks;
 
-/// Connections served at once, those that became links included; further ones wait in the backlog of the kernel.
-pub const CONNECTIONS_MAX: usize = 1024;
+/// Time that a client has to send the head of its first request.
+pub const FIRST_HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The place of a connection among [`CONNECTIONS_MAX`], which a link takes over from its request.
-#[derive(Debug, Clone)]
-pub(super) struct Slot(#[expect(dead_code, reason = "held, not read")] Arc<OwnedSemaphorePermit>);
-
-/// Time that a client has to send the head of a request.
+/// Time that a client has to send the head of a further request, counted from the answer to the last.
 pub const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Bytes of the head of a request, and of the read buffer behind it.
@@ -38,37 +43,25 @@ const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 
 /// Serves `router` on `listener` until `tasks` is told to stop, then lets requests in progress finish.
 ///
-/// Each connection is a task of `tasks`, so shutdown waits for it as long as it waits for anything.
-/// A handler finds the peer's address as [`ConnectInfo`]`<SocketAddr>`.
+/// Each connection is a task of `tasks`, so shutdown waits for it as long as it waits for anything. There are places for
+/// as many connections as the process may have files, whose limit is raised for that; when those of strangers are
+/// full, one gives way ([`super::guests`]). A handler finds the peer's address as [`ConnectInfo`]`<SocketAddr>`.
 pub async fn serve(listener: TcpListener, router: Router, tasks: &Tasks) {
-    serve_at_most(listener, router, tasks, CONNECTIONS_MAX).await;
+    serve_at_most(listener, router, tasks, Places::for_files(raise_file_limit())).await;
 }
 
-pub(super) async fn serve_at_most(
-    listener: TcpListener,
-    router: Router,
-    tasks: &Tasks,
-    connections_max: usize,
-) {
-    let slots = Arc::new(Semaphore::new(connections_max));
+pub(super) async fn serve_at_most(listener: TcpListener, router: Router, tasks: &Tasks, places: Places) {
+    let guests = Guests::new(places);
     let token = tasks.token();
     loop {
-        let accepted = async {
-            // Never closed, so there is always a slot in the end.
-            let slot = Arc::clone(&slots).acquire_owned().await.ok()?;
-            Some((Slot(Arc::new(slot)), listener.accept().await))
-        };
         let accepted = tokio::select! {
             biased;
             () = token.cancelled() => return,
-            accepted = accepted => accepted,
-        };
-        let Some((slot, accepted)) = accepted else {
-            return;
+            accepted = listener.accept() => accepted,
         };
         match accepted {
             Ok((stream, peer)) => {
-                let connection = converse(stream, peer, slot, router.clone(), tasks.clone());
+                let connection = converse(stream, peer, guests.enter(peer), router.clone(), tasks.clone());
                 tasks.spawn("http connection", connection);
             }
             Err(error) if is_of_one_connection(&error) => {}
@@ -91,14 +84,17 @@ fn is_of_one_connection(error: &io::Error) -> bool {
     )
 }
 
-async fn converse(stream: TcpStream, peer: SocketAddr, slot: Slot, router: Router, tasks: Tasks) {
+async fn converse(stream: TcpStream, peer: SocketAddr, seat: Seat, router: Router, tasks: Tasks) {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%peer, %error, "cannot set TCP_NODELAY");
     }
     let inner = TowerToHyperService::new(router);
+    let has_asked = Arc::new(AtomicBool::new(false));
+    let (asked, place) = (Arc::clone(&has_asked), seat.clone());
     let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
+        asked.store(true, Ordering::Relaxed);
         request.extensions_mut().insert(ConnectInfo(peer));
-        request.extensions_mut().insert(slot.clone());
+        request.extensions_mut().insert(place.clone());
         inner.call(request)
     });
     let connection = http1::Builder::new()
@@ -108,9 +104,23 @@ async fn converse(stream: TcpStream, peer: SocketAddr, slot: Slot, router: Route
         .serve_connection(TokioIo::new(stream), service)
         .with_upgrades();
     let mut connection = pin!(connection);
+    let silence = async {
+        sleep(FIRST_HEADER_TIMEOUT).await;
+        if has_asked.load(Ordering::Relaxed) {
+            std::future::pending::<()>().await;
+        }
+    };
     let token = tasks.token();
     let outcome = tokio::select! {
         outcome = connection.as_mut() => outcome,
+        () = seat.left() => {
+            tracing::debug!(%peer, "a stranger's connection gave way to another");
+            return;
+        }
+        () = silence => {
+            tracing::debug!(%peer, "no request in time");
+            return;
+        }
         () = token.cancelled() => {
             connection.as_mut().graceful_shutdown();
             connection.await

@@ -14,11 +14,20 @@
 //! silence is not held against it. Nothing is ever dropped to make room. A peer
 //! that is slowed down sees no pongs meanwhile and may lose its own patience, so
 //! an owner that is busy for longer than seconds should go on receiving.
+//!
+//! # Strangers
+//!
+//! Whoever connects to a listener is a stranger until the owner of its link calls [`Link::trust`]: its connection gives
+//! way to others when there are too many ([`guests`]), and where [`ws::Limits::stranger_bytes_max`] says so it is heard
+//! with one small message only ([`guard`]).
 
+pub mod buckets;
 pub mod extensions;
+pub mod guests;
 pub mod http;
 pub mod ws;
 
+mod guard;
 mod session;
 mod tls;
 
@@ -28,6 +37,8 @@ use thiserror::Error;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use extensions::Extensions;
+use guard::Trust;
+use guests::Place;
 
 /// Messages that wait in one direction of a link before the other side is slowed down.
 pub const QUEUE_MESSAGES: usize = 64;
@@ -151,6 +162,16 @@ pub struct Link {
     sender: LinkSender,
     receiver: LinkReceiver,
     extensions: Extensions,
+    standing: Standing,
+}
+
+/// What the listener and the session hold against a peer that has not proved who it is.
+#[derive(Debug)]
+struct Standing {
+    /// None where nothing is guarded.
+    trust: Option<Arc<Trust>>,
+    /// None for links that no listener of ours accepted.
+    place: Option<Place>,
 }
 
 impl Link {
@@ -174,6 +195,19 @@ impl Link {
     /// Returns what both sides know beyond the wire; nothing with a reference peer.
     pub fn extensions(&self) -> &Extensions {
         &self.extensions
+    }
+
+    /// Notes that the peer has proved who it is: its connection gives way to no other any more, and may send messages
+    /// of full size.
+    ///
+    /// False when the listener has no place for another such peer, or has given this one's place away: then nothing
+    /// has changed, and the link is best closed.
+    pub fn trust(&self) -> bool {
+        let has_place = self.standing.place.as_ref().is_none_or(Place::trust);
+        if has_place && let Some(trust) = &self.standing.trust {
+            trust.grant();
+        }
+        has_place
     }
 
     /// Returns a further handle for sending.

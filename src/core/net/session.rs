@@ -31,7 +31,11 @@ use tokio_tungstenite::{
 
 use super::{
     Arrival, Budget, Ending, Event, Link, LinkClosed, LinkReceiver, LinkSender, Order, QUEUE_MESSAGES,
-    close_code, extensions::Extensions, ws::Limits,
+    Standing, close_code,
+    extensions::Extensions,
+    guard::{Excess, Guard, Trust, excess},
+    guests::Place,
+    ws::Limits,
 };
 
 /// Longest wait for the peer's answer to a close frame (wire-miner-validator §1: 10 s).
@@ -64,6 +68,7 @@ pub(super) fn start<S>(
     socket: WebSocketStream<Watched<S>>,
     limits: Limits,
     extensions: Extensions,
+    place: Option<Place>,
 ) -> (Link, impl Future<Output = ()> + Send + 'static)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -82,9 +87,14 @@ where
             ending: Arc::clone(&ending),
         },
         extensions,
+        standing: Standing {
+            trust: socket.get_ref().trust(),
+            place,
+        },
     };
     let session = Session {
         limits,
+        trust: link.standing.trust.clone(),
         arrivals: arrival_sender,
         budget: Budget::new(),
         pulse: Arc::clone(&socket.get_ref().pulse),
@@ -158,6 +168,8 @@ impl Pulse {
 pub(super) struct Watched<S> {
     socket: S,
     pulse: Arc<Pulse>,
+    /// None once the peer is trusted.
+    guard: Option<Box<Guard>>,
 }
 
 impl<S> Watched<S> {
@@ -166,7 +178,20 @@ impl<S> Watched<S> {
         Self {
             socket,
             pulse: Arc::new(Pulse::new()),
+            guard: None,
         }
+    }
+
+    /// Takes over the socket of a peer that may send no more than one message of `bytes_max` until it is trusted.
+    pub(super) fn guarded(socket: S, bytes_max: usize) -> Self {
+        Self {
+            guard: Some(Box::new(Guard::new(bytes_max))),
+            ..Self::new(socket)
+        }
+    }
+
+    fn trust(&self) -> Option<Arc<Trust>> {
+        Some(self.guard.as_ref()?.trust())
     }
 }
 
@@ -177,7 +202,14 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
-        let outcome = Pin::new(&mut self.socket).poll_read(context, buffer);
+        let Self { socket, guard, .. } = &mut *self;
+        if guard.as_ref().is_some_and(|guard| guard.is_done()) {
+            *guard = None;
+        }
+        let outcome = match guard {
+            Some(guard) => guard.poll_read(socket, context, buffer),
+            None => Pin::new(socket).poll_read(context, buffer),
+        };
         if buffer.filled().len() > before {
             self.pulse.beat(&self.pulse.heard);
         }
@@ -212,6 +244,7 @@ struct Session {
     arrivals: mpsc::Sender<Arrival>,
     budget: Budget,
     pulse: Arc<Pulse>,
+    trust: Option<Arc<Trust>>,
 }
 
 impl Session {
@@ -233,6 +266,10 @@ impl Session {
                 stop = writing => stop,
             }
         };
+        if let Some(trust) = &self.trust {
+            // The peer's own farewell has to get through.
+            trust.say_farewell();
+        }
         let closed = match stop {
             Stop::Ours { code, reason } => {
                 // The ending is known before the farewell is over: whoever waits need not wait for it.
@@ -398,8 +435,22 @@ fn note(ending: &Ending, code: u16, reason: String) -> LinkClosed {
     ending.get_or_init(|| LinkClosed { code, reason }).clone()
 }
 
+/// Returns what a stranger sent too much of, if that is the error.
+fn excess_of(error: &WsError) -> Option<Excess> {
+    match error {
+        WsError::Io(error) => excess(error),
+        _ => None,
+    }
+}
+
 /// Says what an error of the socket means for the session.
 fn stop_for(error: &WsError) -> Stop {
+    if let Some(excess) = excess_of(error) {
+        return Stop::Ours {
+            code: close_code::TOO_BIG,
+            reason: excess.to_string(),
+        };
+    }
     let (code, reason) = match error {
         WsError::Capacity(CapacityError::MessageTooLong { size, max_size }) => (
             close_code::TOO_BIG,
@@ -444,7 +495,7 @@ async fn say_goodbye<S>(
         loop {
             match source.next().await {
                 Some(Ok(_)) => {}
-                Some(Err(error)) => return matches!(error, WsError::Capacity(_)),
+                Some(Err(error)) => return matches!(error, WsError::Capacity(_)) || excess_of(&error).is_some(),
                 None => return false,
             }
         }
@@ -456,7 +507,7 @@ async fn say_goodbye<S>(
         return;
     }
     if let Ok(socket) = sink.reunite(source) {
-        let mut raw = socket.into_inner();
+        let mut raw = socket.into_inner().socket;
         let mut scrap = [0_u8; 4096];
         let swallow = async { while matches!(raw.read(&mut scrap).await, Ok(n) if n > 0) {} };
         drop(timeout(DRAIN_TIMEOUT, swallow).await);

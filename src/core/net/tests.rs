@@ -605,35 +605,123 @@ async fn a_client_follows_redirects_only_where_told() {
     assert_eq!(stays.get(&url).send().await.unwrap().status(), 303);
 }
 
-#[tokio::test]
-async fn a_link_holds_its_place_among_the_connections_until_it_ends() {
+/// A server with few places.
+async fn small_server(limits: Limits, places: guests::Places) -> Server {
     let tasks = Tasks::new();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let (sender, mut links) = mpsc::channel(4);
-    let router =
-        Router::new()
-            .route("/link", get(welcome))
-            .with_state((sender, tasks.clone(), Limits::default()));
+    let (sender, links) = mpsc::channel(4);
+    let router = Router::new()
+        .route("/link", get(welcome))
+        .with_state((sender, tasks.clone(), limits));
     let family = tasks.clone();
     tasks.spawn("server", async move {
-        http::serve_at_most(listener, router, &family, 1).await;
+        http::serve_at_most(listener, router, &family, places).await;
     });
-    let url = format!("ws://{address}/link");
-    let client = connect(&url, &ConnectOptions::default(), &tasks).await.unwrap();
-    let (server, _, _) = in_time(links.recv()).await.unwrap();
-    let waiting = raw(
+    Server {
+        tasks,
         address,
-        "GET /nowhere HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
-    );
-    let ending = async {
-        sleep(Duration::from_millis(200)).await;
-        drop(server);
-        drop(client);
-        Instant::now()
-    };
-    let answering = async { (waiting.await, Instant::now()) };
-    let ((answer, answered), ended) = in_time(async { tokio::join!(answering, ending) }).await;
-    assert!(answer.starts_with("HTTP/1.1 404 "), "{answer}");
-    assert!(answered >= ended);
+        links,
+    }
+}
+
+const ONE_OF_EACH: guests::Places = guests::Places {
+    trusted_max: 1,
+    strangers_max: 1,
+    strangers_per_address_max: 1,
+};
+
+#[tokio::test]
+async fn a_strangers_link_gives_way_to_a_newcomer_and_a_trusted_one_does_not() {
+    let mut house = small_server(Limits::default(), ONE_OF_EACH).await;
+    let (mut pushed, mut client) = house.joined(&ConnectOptions::default()).await;
+    let (mut trusted, mut friend) = house.joined(&ConnectOptions::default()).await;
+    assert!(matches!(
+        in_time(pushed.recv()).await,
+        Event::Closed { code: 1006, .. }
+    ));
+    assert!(matches!(
+        in_time(client.recv()).await,
+        Event::Closed { code: 1006, .. }
+    ));
+    assert!(!pushed.trust(), "it has gone");
+    assert!(trusted.trust());
+    let (late, mut latest) = house.joined(&ConnectOptions::default()).await;
+    assert!(!late.trust(), "the only such place is taken");
+    late.close(1013, "full").await;
+    assert_eq!(in_time(latest.recv()).await, closed(1013, "full"));
+    // It is where it was.
+    friend.send("still here").await.unwrap();
+    assert_eq!(in_time(trusted.recv()).await, text("still here"));
+    drop(friend);
+    assert!(matches!(in_time(trusted.recv()).await, Event::Closed { .. }));
+    drop(trusted);
+    // The place is free again.
+    let started = Instant::now();
+    loop {
+        let (next, _client) = house.joined(&ConnectOptions::default()).await;
+        if next.trust() {
+            break;
+        }
+        assert!(started.elapsed() < Duration::from_secs(20));
+    }
+}
+
+#[tokio::test]
+async fn a_stranger_is_heard_with_one_small_message_until_it_is_trusted() {
+    let mut house = server(Limits::towards_strangers()).await;
+    let (mut server, client) = house.joined(&ConnectOptions::default()).await;
+    client.send("hello").await.unwrap();
+    client.send("x".repeat(200_000)).await.unwrap();
+    assert_eq!(in_time(server.recv()).await, text("hello"));
+    timeout(Duration::from_millis(100), server.recv()).await.unwrap_err();
+    assert!(server.trust());
+    assert_eq!(in_time(server.recv()).await, text(&"x".repeat(200_000)));
+
+    for bytes in [ws::STRANGER_BYTES_MAX + 1, 5_000_000] {
+        let (mut server, mut client) = house.joined(&ConnectOptions::default()).await;
+        client.send("x".repeat(bytes)).await.unwrap();
+        assert!(matches!(in_time(server.recv()).await, Event::Closed { code: 1009, .. }));
+        assert!(matches!(in_time(client.recv()).await, Event::Closed { code: 1009, .. }));
+    }
+    let (mut server, client) = house.joined(&ConnectOptions::default()).await;
+    client.send("x".repeat(ws::STRANGER_BYTES_MAX)).await.unwrap();
+    assert!(matches!(in_time(server.recv()).await, Event::Text(_)));
+}
+
+#[tokio::test]
+async fn a_stranger_that_is_refused_sees_why_though_it_has_sent_more() {
+    let mut house = server(Limits::towards_strangers()).await;
+    let (mut server, mut client) = house.joined(&ConnectOptions::default()).await;
+    client.send("hello").await.unwrap();
+    for _ in 0..20 {
+        client.send("and more").await.unwrap();
+    }
+    assert_eq!(in_time(server.recv()).await, text("hello"));
+    server.send("no").await.unwrap();
+    server.close(1000, "").await;
+    assert_eq!(in_time(client.recv()).await, text("no"));
+    assert_eq!(in_time(client.recv()).await, closed(1000, ""));
+    drop(client);
+    assert!(in_time(house.tasks.shut_down(Duration::from_secs(5))).await);
+}
+
+#[tokio::test]
+async fn who_asks_for_nothing_in_time_is_cut_off() {
+    let house = server(Limits::default()).await;
+    let ends = ["", "GET / HTTP/1.1\r\nHost: "].map(async |sent| {
+        let mut stream = TcpStream::connect(house.address).await.unwrap();
+        stream.write_all(sent.as_bytes()).await.unwrap();
+        let started = Instant::now();
+        let mut rest = Vec::new();
+        drop(in_time(stream.read_to_end(&mut rest)).await);
+        started.elapsed()
+    });
+    for waited in futures_util::future::join_all(ends).await {
+        assert!(
+            waited >= http::FIRST_HEADER_TIMEOUT - Duration::from_millis(500),
+            "{waited:?}"
+        );
+        assert!(waited < http::HEADER_TIMEOUT, "{waited:?}");
+    }
 }

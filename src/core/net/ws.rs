@@ -28,7 +28,7 @@ use tokio_tungstenite::{
 };
 
 use super::extensions::{self, Extensions};
-use super::http::Slot;
+use super::guests::Seat;
 use super::session::{self, Watched};
 use super::{Link, tls};
 use crate::core::tasks::Tasks;
@@ -54,6 +54,13 @@ pub const FACILITATOR_PONG_WITHIN: Duration = Duration::from_secs(20);
 /// Time for name, TCP, TLS and HTTP handshake together: 10 s (wire-miner-validator §1).
 pub const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Time that the client of an upgrade has until the session begins.
+pub const UPGRADE_TIME: Duration = Duration::from_secs(5);
+
+/// Bytes of the only message that a peer of the inner wires may send before it is trusted: an authentication has some
+/// 350.
+pub const STRANGER_BYTES_MAX: usize = 4096;
+
 /// Attempts to connect before giving up: 5 (wire-miner-validator §8).
 pub const CONNECT_ATTEMPTS: u32 = 5;
 
@@ -66,6 +73,8 @@ pub struct Limits {
     pub ping_every: Duration,
     /// Time that the peer has to answer a ping, and to take what is written, before it is given up.
     pub pong_within: Duration,
+    /// Bytes of the only message that is heard before [`Link::trust`]; none where a stranger may send what it likes.
+    pub stranger_bytes_max: Option<usize>,
 }
 
 impl Default for Limits {
@@ -75,11 +84,20 @@ impl Default for Limits {
             frame_bytes_max: FRAME_BYTES_MAX,
             ping_every: PING_EVERY,
             pong_within: PONG_WITHIN,
+            stranger_bytes_max: None,
         }
     }
 }
 
 impl Limits {
+    /// The limits of the inner wires, with one message of [`STRANGER_BYTES_MAX`] before the peer is trusted.
+    pub fn towards_strangers() -> Self {
+        Self {
+            stranger_bytes_max: Some(STRANGER_BYTES_MAX),
+            ..Self::default()
+        }
+    }
+
     /// The limits of a validator towards the facilitator: 1 MiB, 20 s, 20 s.
     pub fn towards_facilitator() -> Self {
         Self {
@@ -342,7 +360,7 @@ where
             let agreed = options
                 .extensions
                 .shared_with(&Extensions::read(response.headers()));
-            let (link, driver) = session::start(socket, options.limits.clone(), agreed);
+            let (link, driver) = session::start(socket, options.limits.clone(), agreed, None);
             tasks.spawn("link", driver);
             Ok(link)
         }
@@ -369,7 +387,7 @@ pub struct Upgrade {
     offered: Extensions,
     agreed: Extensions,
     /// None where another server than [`super::http::serve`] accepted the connection.
-    slot: Option<Slot>,
+    seat: Option<Seat>,
 }
 
 /// Why a request cannot become a WebSocket.
@@ -418,7 +436,7 @@ impl<S: Sync> FromRequestParts<S> for Upgrade {
             taking_over,
             offered: Extensions::read(&parts.headers),
             agreed: Extensions::default(),
-            slot: parts.extensions.get().cloned(),
+            seat: parts.extensions.get().cloned(),
         })
     }
 }
@@ -452,7 +470,7 @@ where
         taking_over,
         offered: _,
         agreed,
-        slot,
+        seat,
     } = upgrade;
     let Ok(accept_key) = HeaderValue::from_str(&accept_key) else {
         return UpgradeError::NotWebSocket.into_response();
@@ -460,8 +478,11 @@ where
     let answer = agreed.header();
     let spawner = tasks.clone();
     tasks.spawn("session", async move {
-        let stream = match timeout(OPEN_TIMEOUT, taking_over).await {
-            Ok(Ok(upgraded)) => Watched::new(TokioIo::new(upgraded)),
+        let stream = match timeout(UPGRADE_TIME, taking_over).await {
+            Ok(Ok(upgraded)) => match limits.stranger_bytes_max {
+                Some(bytes_max) => Watched::guarded(TokioIo::new(upgraded), bytes_max),
+                None => Watched::new(TokioIo::new(upgraded)),
+            },
             Ok(Err(error)) => {
                 tracing::debug!(%error, "upgrade failed");
                 return;
@@ -473,10 +494,16 @@ where
         };
         let config = session::websocket_config(&limits);
         let socket = WebSocketStream::from_raw_socket(stream, Role::Server, Some(config)).await;
-        let (link, driver) = session::start(socket, limits, agreed);
+        let (link, driver) = session::start(socket, limits, agreed, seat.as_ref().map(Seat::place));
         spawner.spawn("link", async move {
-            driver.await;
-            drop(slot);
+            match &seat {
+                Some(seat) => tokio::select! {
+                    () = driver => {}
+                    () = seat.left() => tracing::debug!("a stranger's link gave way to another"),
+                },
+                None => driver.await,
+            }
+            drop(seat);
         });
         session(link).await;
     });
@@ -502,8 +529,8 @@ pub async fn pair(tasks: &Tasks, limits: &Limits) -> (Link, Link) {
     let config = session::websocket_config(limits);
     let server = WebSocketStream::from_raw_socket(near, Role::Server, Some(config)).await;
     let client = WebSocketStream::from_raw_socket(far, Role::Client, Some(config)).await;
-    let (server, server_driver) = session::start(server, limits.clone(), Extensions::default());
-    let (client, client_driver) = session::start(client, limits.clone(), Extensions::default());
+    let (server, server_driver) = session::start(server, limits.clone(), Extensions::default(), None);
+    let (client, client_driver) = session::start(client, limits.clone(), Extensions::default(), None);
     tasks.spawn("link", server_driver);
     tasks.spawn("link", client_driver);
     (server, client)
