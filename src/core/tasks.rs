@@ -240,6 +240,8 @@ impl Tasks {
         F::Output: Ending,
     {
         let abort = self.abort.clone();
+        // Each future around another one keeps room for it twice, so a task of some KiB would take eight times as many.
+        let future = Box::pin(future);
         async move {
             tokio::select! {
                 biased;

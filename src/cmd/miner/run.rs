@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use clap::Args;
-use tokio::net::TcpListener;
 
 use super::super::context::Context;
 use super::super::error::{CmdError, ExitCode, OrFail};
@@ -12,6 +11,7 @@ use super::DATABASE;
 use crate::core::chain::local::LocalChain;
 use crate::core::config::{ChainConfig, Flag, MinerConfig, Scope};
 use crate::core::miner::{self, Ports};
+use crate::core::net::http;
 use crate::core::store::miner::MinerStore;
 
 /// `horde miner run …`
@@ -45,8 +45,7 @@ impl RunArgs {
         let settings = context.role_settings(Scope::Miner, flags.collect())?;
         let config = MinerConfig::from_settings(&settings)?;
         // Bound first: who connects while the rest opens waits in the kernel.
-        let listener = TcpListener::bind(config.listen)
-            .await
+        let listener = http::listen(config.listen)
             .or_fail(ExitCode::Failed, format!("could not listen on {}", config.listen))
             .map_err(|error| error.hint("is another miner running? `--listen` takes another address"))?;
         let ports = open_ports(context, &config).await?;

@@ -90,9 +90,14 @@ async fn authenticate(link: &mut Link, office: &Office) -> Result<Option<Hotkey>
             }
         };
         return match check(&request, office).await {
-            Ok(hotkey) => {
+            Ok(hotkey) if link.trust() => {
                 answer(link, Response::success()).await?;
                 Ok(Some(hotkey))
+            }
+            Ok(_) => {
+                link.close(close_code::TRY_AGAIN_LATER, "too many connections")
+                    .await;
+                Ok(None)
             }
             Err((response, code)) => {
                 answer(link, response).await?;

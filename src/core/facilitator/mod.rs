@@ -43,7 +43,6 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
 use self::auth::{Gate, Users};
@@ -139,7 +138,7 @@ pub async fn start(
         address: config.listen,
         source,
     };
-    let listener = TcpListener::bind(config.listen).await.map_err(failed)?;
+    let listener = http::listen(config.listen).map_err(failed)?;
     let address = listener.local_addr().map_err(failed)?;
     let office = Office(Arc::new(Inner {
         store,

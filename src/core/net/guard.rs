@@ -76,10 +76,10 @@ impl Trust {
 
     /// Lets the end of the session pass, in small messages, unless the peer is trusted.
     pub(super) fn say_farewell(&self) {
-        let is_stranger =
-            self.state
-                .compare_exchange(STRANGER, LEAVING, Ordering::AcqRel, Ordering::Acquire)
-                .is_ok();
+        let is_stranger = self
+            .state
+            .compare_exchange(STRANGER, LEAVING, Ordering::AcqRel, Ordering::Acquire)
+            .is_ok();
         if is_stranger {
             self.waker.wake();
         }
@@ -338,11 +338,11 @@ mod tests {
         match length {
             0..=125 => frame.push(0x80 | u8::try_from(length).unwrap()),
             126..=0xffff => {
-                frame.push(0x80 | 126);
+                frame.push(0xfe);
                 frame.extend(u16::try_from(length).unwrap().to_be_bytes());
             }
             _ => {
-                frame.push(0x80 | 127);
+                frame.push(0xff);
                 frame.extend(length.to_be_bytes());
             }
         }

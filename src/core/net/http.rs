@@ -19,7 +19,7 @@ use hyper_util::{
 };
 use thiserror::Error;
 use tokio::{
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpSocket, TcpStream},
     time::sleep,
 };
 
@@ -40,6 +40,20 @@ const POOL_IDLE: Duration = Duration::from_secs(20);
 
 /// Pause after `accept` failed for want of file handles or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
+
+/// Connections that wait in the kernel until they are accepted; it has at most `net.core.somaxconn` of them.
+const BACKLOG: u32 = 4096;
+
+/// Listens at an address, with room for a batch of connections at once.
+pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => TcpSocket::new_v6()?,
+    };
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
 
 /// Serves `router` on `listener` until `tasks` is told to stop, then lets requests in progress finish.
 ///

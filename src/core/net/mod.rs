@@ -64,6 +64,8 @@ pub mod close_code {
     pub const TOO_BIG: u16 = 1009;
     /// The peer that closes met a condition that it did not expect, or heard no pong.
     pub const INTERNAL: u16 = 1011;
+    /// There are too many connections; a later one may do better.
+    pub const TRY_AGAIN_LATER: u16 = 1013;
     /// Facilitator: the signature of the authentication is wrong.
     pub const AUTH_SIGNATURE_INVALID: u16 = 3000;
     /// Facilitator: no active validator has this key.

@@ -48,8 +48,12 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 /// Bytes of text that fit into a close frame beside the code.
 const CLOSE_REASON_BYTES_MAX: usize = 123;
 
-/// Bytes of the read buffer of a socket; allocated at once, so it is kept small.
-const READ_BUFFER_BYTES: usize = 16 * 1024;
+/// Bytes of the read buffer of a socket; allocated at once, so it is kept small. A larger frame has a buffer of its own
+/// length.
+const READ_BUFFER_BYTES: usize = 4 * 1024;
+
+/// Bytes that are gathered before they are written.
+const WRITE_BUFFER_BYTES: usize = 16 * 1024;
 
 /// Queued messages written before the socket is flushed.
 const WRITE_BATCH: usize = 16;
@@ -58,7 +62,7 @@ const WRITE_BATCH: usize = 16;
 pub(super) fn websocket_config(limits: &Limits) -> WebSocketConfig {
     WebSocketConfig::default()
         .read_buffer_size(READ_BUFFER_BYTES)
-        .write_buffer_size(READ_BUFFER_BYTES)
+        .write_buffer_size(WRITE_BUFFER_BYTES)
         .max_message_size(Some(limits.frame_bytes_max))
         .max_frame_size(Some(limits.frame_bytes_max))
 }
@@ -495,7 +499,9 @@ async fn say_goodbye<S>(
         loop {
             match source.next().await {
                 Some(Ok(_)) => {}
-                Some(Err(error)) => return matches!(error, WsError::Capacity(_)) || excess_of(&error).is_some(),
+                Some(Err(error)) => {
+                    return matches!(error, WsError::Capacity(_)) || excess_of(&error).is_some();
+                }
                 None => return false,
             }
         }

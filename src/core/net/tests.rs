@@ -635,7 +635,7 @@ const ONE_OF_EACH: guests::Places = guests::Places {
 async fn a_strangers_link_gives_way_to_a_newcomer_and_a_trusted_one_does_not() {
     let mut house = small_server(Limits::default(), ONE_OF_EACH).await;
     let (mut pushed, mut client) = house.joined(&ConnectOptions::default()).await;
-    let (mut trusted, mut friend) = house.joined(&ConnectOptions::default()).await;
+    let (mut trusted, friend) = house.joined(&ConnectOptions::default()).await;
     assert!(matches!(
         in_time(pushed.recv()).await,
         Event::Closed { code: 1006, .. }
@@ -674,15 +674,23 @@ async fn a_stranger_is_heard_with_one_small_message_until_it_is_trusted() {
     client.send("hello").await.unwrap();
     client.send("x".repeat(200_000)).await.unwrap();
     assert_eq!(in_time(server.recv()).await, text("hello"));
-    timeout(Duration::from_millis(100), server.recv()).await.unwrap_err();
+    timeout(Duration::from_millis(100), server.recv())
+        .await
+        .unwrap_err();
     assert!(server.trust());
     assert_eq!(in_time(server.recv()).await, text(&"x".repeat(200_000)));
 
     for bytes in [ws::STRANGER_BYTES_MAX + 1, 5_000_000] {
         let (mut server, mut client) = house.joined(&ConnectOptions::default()).await;
         client.send("x".repeat(bytes)).await.unwrap();
-        assert!(matches!(in_time(server.recv()).await, Event::Closed { code: 1009, .. }));
-        assert!(matches!(in_time(client.recv()).await, Event::Closed { code: 1009, .. }));
+        assert!(matches!(
+            in_time(server.recv()).await,
+            Event::Closed { code: 1009, .. }
+        ));
+        assert!(matches!(
+            in_time(client.recv()).await,
+            Event::Closed { code: 1009, .. }
+        ));
     }
     let (mut server, client) = house.joined(&ConnectOptions::default()).await;
     client.send("x".repeat(ws::STRANGER_BYTES_MAX)).await.unwrap();
@@ -719,7 +727,7 @@ async fn who_asks_for_nothing_in_time_is_cut_off() {
     });
     for waited in futures_util::future::join_all(ends).await {
         assert!(
-            waited >= http::FIRST_HEADER_TIMEOUT - Duration::from_millis(500),
+            waited + Duration::from_millis(500) >= http::FIRST_HEADER_TIMEOUT,
             "{waited:?}"
         );
         assert!(waited < http::HEADER_TIMEOUT, "{waited:?}");

@@ -495,6 +495,7 @@ where
         let config = session::websocket_config(&limits);
         let socket = WebSocketStream::from_raw_socket(stream, Role::Server, Some(config)).await;
         let (link, driver) = session::start(socket, limits, agreed, seat.as_ref().map(Seat::place));
+        let driver = Box::pin(driver);
         spawner.spawn("link", async move {
             match &seat {
                 Some(seat) => tokio::select! {
