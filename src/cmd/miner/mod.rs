@@ -9,6 +9,7 @@ mod run;
 mod selftest;
 mod show;
 mod stats;
+mod validator;
 
 pub(super) use self::selftest::QUESTION;
 
@@ -34,6 +35,9 @@ pub enum MinerCommand {
     Stats(stats::StatsArgs),
     /// Tell whether validators find this miner and get their jobs done
     Check(check::CheckArgs),
+    /// Show validators, let one in for debugging, block one
+    #[command(subcommand)]
+    Validator(validator::ValidatorCommand),
 }
 
 impl MinerCommand {
@@ -44,6 +48,7 @@ impl MinerCommand {
             Self::Jobs(args) => args.run(context).await,
             Self::Stats(args) => args.run(context).await,
             Self::Check(args) => args.run(context).await,
+            Self::Validator(command) => command.run(context).await,
         }
     }
 
@@ -51,7 +56,7 @@ impl MinerCommand {
     pub(super) fn is_server(&self) -> bool {
         match self {
             Self::Run(_) => true,
-            Self::Jobs(_) | Self::Stats(_) | Self::Check(_) => false,
+            Self::Jobs(_) | Self::Stats(_) | Self::Check(_) | Self::Validator(_) => false,
         }
     }
 }

@@ -55,6 +55,12 @@ pub struct MinerConfig {
     pub streaming_ports: RangeInclusive<u16>,
     /// Whether executors ask for no GPU.
     pub no_gpu: bool,
+    /// Least stake of a validator, in whole units.
+    pub validator_stake_min: u64,
+    /// Connections, and jobs, that a validator may bring per second on average.
+    pub validator_rate: u32,
+    /// Whether validators share the executors by their stake.
+    pub shares_by_stake: bool,
 }
 
 impl MinerConfig {
@@ -89,8 +95,24 @@ impl MinerConfig {
             executor_ttl: settings.duration("miner.executor_ttl_seconds")?,
             streaming_ports: ports(settings)?,
             no_gpu: settings.bool("miner.no_gpu")?,
+            validator_stake_min: validator_stake_min(settings)?,
+            validator_rate: settings.integer("miner.validator_rate")?,
+            shares_by_stake: settings.text("miner.sharing")? == "stake",
         })
     }
+}
+
+/// Returns the least stake of validators: on a local chain, where stakes mean nothing, none unless it is set; else that
+/// of the reference (sem-miner §2.2).
+fn validator_stake_min(settings: &Settings) -> Result<u64, ConfigError> {
+    const KEY: &str = "miner.validator_stake_min";
+    if settings.optional(KEY)?.is_some() {
+        return settings.integer(KEY);
+    }
+    Ok(match settings.text("chain.network")? {
+        "local" => 0,
+        _ => 1000,
+    })
 }
 
 fn ports(settings: &Settings) -> Result<RangeInclusive<u16>, ConfigError> {

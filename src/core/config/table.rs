@@ -280,6 +280,29 @@ pub const SETTINGS: &[Setting] = &[
         "rights of jobs by class, as CLASS=PROFILE,…; of other classes: executor.profile",
     ),
     unset(
+        "miner.validator_stake_min",
+        Kind::Integer {
+            min: 0,
+            max: 1_000_000_000,
+        },
+        "least stake of a validator with a permit, in whole units; unset: 1000, on a local chain 0",
+    ),
+    setting(
+        "miner.validator_rate",
+        Kind::Integer {
+            min: 1,
+            max: 1_000_000,
+        },
+        "1000",
+        "connections, and jobs, a validator may bring per second on average; ten seconds' worth may come at once",
+    ),
+    setting(
+        "miner.sharing",
+        Kind::Choice(&["off", "stake"]),
+        "off",
+        "whether validators share busy executors by their stake, or whoever comes first has them",
+    ),
+    unset(
         "executor.miner_address",
         Kind::Text,
         "the miner's endpoint, host:port or ws://host:port",

@@ -1,8 +1,12 @@
 //! Whether a job may have a slot at all, asked before anyone looks for a free one.
 
+use time::format_description::well_known::Rfc3339;
+
 use super::Miner;
+use super::door::seconds;
 use crate::core::model::job::RejectionReason;
 use crate::core::proto::job::InitialJob;
+use crate::core::store::miner::validators::Block;
 
 /// Why a job gets no slot, however many are free.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -10,6 +14,20 @@ pub enum Refusal {
     /// The miner is about to end.
     #[error("miner is stopping")]
     Stopping,
+    /// The operator refuses the validator's jobs.
+    #[error("validator is blacklisted: {}{}", .0.reason, end_of(.0))]
+    Blacklisted(Block),
+    /// The validator, or its address, brings jobs too fast.
+    #[error("too many jobs (again in {} s)", seconds(*wait))]
+    TooManyJobs {
+        /// When to try again.
+        wait: std::time::Duration,
+    },
+}
+
+fn end_of(block: &Block) -> String {
+    let end = block.until.and_then(|until| until.format(&Rfc3339).ok());
+    end.map(|end| format!(" (until {end})")).unwrap_or_default()
 }
 
 impl Refusal {
@@ -17,21 +35,29 @@ impl Refusal {
     pub const fn code(&self) -> &'static str {
         match self {
             Self::Stopping => "stopping",
+            Self::Blacklisted(_) => "validator_blacklisted",
+            Self::TooManyJobs { .. } => "too_many_jobs",
         }
     }
 
     /// Returns the wire's word for it; what the wire has no word for is `unknown`.
     pub const fn reason(&self) -> RejectionReason {
         match self {
-            Self::Stopping => RejectionReason::Unknown,
+            Self::Stopping | Self::TooManyJobs { .. } => RejectionReason::Unknown,
+            Self::Blacklisted(_) => RejectionReason::ValidatorBlacklisted,
         }
     }
 }
 
 /// Asks every rule in turn; the first that refuses is told to the validator.
-pub(super) fn admit(_miner: &Miner, _request: &InitialJob, is_stopping: bool) -> Result<(), Refusal> {
+pub(super) fn admit(miner: &Miner, request: &InitialJob, is_stopping: bool) -> Result<(), Refusal> {
     if is_stopping {
         return Err(Refusal::Stopping);
+    }
+    // The receipt's validator is the one that authenticated: that was checked with its signature.
+    let validator = &request.job_started_receipt_payload.validator_hotkey;
+    if let Some(block) = miner.validators.block(validator, miner.clock.now()) {
+        return Err(Refusal::Blacklisted(block));
     }
     Ok(())
 }

@@ -7,30 +7,34 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use serde_json::json;
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout};
 use uuid::Uuid;
 
 use super::Miner;
-use super::admission::admit;
+use super::admission::{Refusal, admit};
+use super::door::{Denied, Presence, TooManyJobs, seconds};
 use super::job::unknown_job;
 use super::keeper::{Assignment, Keeper, LETTERS, Letter, Line};
 use super::ledger::{Rebuff, Step, occupation};
 use super::machine::{self, Conversation, Effect, Parties, declined};
 use super::pool::Post;
+use super::sharing::{Decision, Terms};
+use super::stamps::Stamp;
 use super::validators::Standing;
 use crate::core::model::job::RejectionReason;
 use crate::core::model::receipt::ReceiptPayload;
 use crate::core::model::{Hotkey, JobId};
 use crate::core::net::{Event, Link, LinkClosed, close_code};
-use crate::core::proto::job::{ExecutionDone, FullJob, GenericError, InitialJob, VolumesReady};
-use crate::core::proto::validator_miner::{Accepted, Declined, Up};
+use crate::core::proto::job::{Context, ExecutionDone, FullJob, GenericError, InitialJob, VolumesReady};
+use crate::core::proto::validator_miner::{Accepted, Declined, EXTENSION_SHARING, Up};
 use crate::core::receipts::countersign;
 use crate::core::store::miner::{Offer, Reservation};
 use crate::core::tasks::Tasks;
 
-/// Time that a validator has to authenticate. The wire knows no limit; known validators take milliseconds.
-pub const AUTH_TIME: Duration = Duration::from_secs(60);
+/// Time that a validator has to authenticate (anchors S47). The wire knows no limit; known validators take
+/// milliseconds.
+pub const AUTH_TIME: Duration = Duration::from_secs(10);
 
 /// Outcomes sent to a validator that comes back, at most; the rest follows at its next authentication.
 const OWED_MAX: u32 = 100;
@@ -38,15 +42,8 @@ const OWED_MAX: u32 = 100;
 /// How long the connections of a stopping miner stay open for the last words about its jobs.
 const LAST_WORDS: Duration = Duration::from_secs(8);
 
-/// Serves one connection of a validator; `door` is its place among those that have not authenticated.
-pub async fn serve(
-    miner: Arc<Miner>,
-    mut link: Link,
-    validator: Hotkey,
-    peer: IpAddr,
-    door: OwnedSemaphorePermit,
-    tasks: Tasks,
-) {
+/// Serves one connection of a validator that came from `peer`.
+pub async fn serve(miner: Arc<Miner>, mut link: Link, validator: Hotkey, peer: IpAddr, tasks: Tasks) {
     let refusal = match miner.standing(&validator, peer).await {
         Standing::Active => None,
         Standing::Inactive => Some(("inactive_validator", machine::inactive_validator(&validator))),
@@ -73,10 +70,12 @@ pub async fn serve(
         peer,
         line,
         miner,
+        knows_sharing: link.extensions().has(EXTENSION_SHARING),
+        presence: None,
         tasks,
     };
     // The end of the link is seen by the next `recv`.
-    drop(desk.converse(&mut link, door).await);
+    drop(desk.converse(&mut link).await);
 }
 
 /// One connection of a validator.
@@ -85,13 +84,16 @@ struct Desk {
     validator: Hotkey,
     peer: IpAddr,
     line: Line,
+    /// Whether it agreed to be told of best effort.
+    knows_sharing: bool,
     conversation: Conversation,
+    /// There once it has authenticated.
+    presence: Option<Presence>,
     tasks: Tasks,
 }
 
 impl Desk {
-    async fn converse(&mut self, link: &mut Link, door: OwnedSemaphorePermit) -> Result<(), LinkClosed> {
-        let mut door = Some(door);
+    async fn converse(&mut self, link: &mut Link) -> Result<(), LinkClosed> {
         let auth_deadline = Instant::now() + AUTH_TIME;
         let stop = self.tasks.token();
         while !self.conversation.is_over() {
@@ -111,15 +113,34 @@ impl Desk {
                         return Ok(());
                     }
                 },
-                () = sleep_until(auth_deadline), if door.is_some() => self.conversation.on_auth_timeout(),
+                () = sleep_until(auth_deadline), if self.presence.is_none() => self.conversation.on_auth_timeout(),
             };
             for effect in effects {
-                self.carry_out(effect).await?;
-            }
-            if self.conversation.is_trusted() && door.take().is_some() {
-                tracing::debug!(validator = %self.validator, "validator authenticated");
+                if let Effect::Admit(stamp) = effect {
+                    let admission = self.admit(link, &stamp);
+                    for effect in self.conversation.on_admission(admission) {
+                        self.carry_out(effect).await?;
+                    }
+                } else {
+                    self.carry_out(effect).await?;
+                }
             }
         }
+        Ok(())
+    }
+
+    fn admit(&mut self, link: &Link, stamp: &Stamp) -> Result<(), Denied> {
+        let Self { miner, validator, .. } = &*self;
+        let unix_now = miner.clock.unix_seconds();
+        if self.presence.is_some() {
+            return miner.door.admit_again(validator, stamp, unix_now);
+        }
+        let presence = miner.door.admit(validator, stamp, unix_now, Instant::now())?;
+        if !link.trust() {
+            return Err(Denied::TooMany);
+        }
+        tracing::debug!(%validator, "validator authenticated");
+        self.presence = Some(presence);
         Ok(())
     }
 
@@ -134,6 +155,8 @@ impl Desk {
                 self.line.sender.close(code, "").await;
                 Ok(())
             }
+            // Answered where the link is at hand.
+            Effect::Admit(_) => Ok(()),
             Effect::Resume => self.resume().await,
             Effect::Offer { request, text } => self.offer(request, text).await,
             Effect::Order { order, text } => self.order(order, text).await,
@@ -191,7 +214,14 @@ impl Desk {
         let decline = |message: &str| {
             self.say(declined(job.clone(), RejectionReason::Unknown, message.to_owned()).into())
         };
-        if let Err(refusal) = admit(&self.miner, &request, self.tasks.is_stopping()) {
+        let admission = admit(&self.miner, &request, self.tasks.is_stopping()).and_then(|()| {
+            let taken = self
+                .miner
+                .door
+                .take_job(&self.validator, self.peer.into(), Instant::now());
+            taken.map_err(|TooManyJobs { wait }| Refusal::TooManyJobs { wait })
+        });
+        if let Err(refusal) = admission {
             tracing::info!(%job, class = %request.executor_class, %refusal, validator = %self.validator, "job declined");
             refuse(refusal.code(), &refusal.to_string(), json!({}));
             return self
@@ -210,6 +240,19 @@ impl Desk {
         };
         let class = request.executor_class;
         let token = format!("{job}-{}", Uuid::new_v4());
+        let decision = self
+            .miner
+            .shares
+            .ask(&self.miner, &self.validator, &request, self.knows_sharing);
+        let (best_effort, may_have_one) = match decision {
+            None => (None, true),
+            Some(Decision::Accept(terms)) => (
+                Some(terms == Terms::BestEffort).filter(|_| self.knows_sharing),
+                true,
+            ),
+            // Kept as declined, with whatever excuses it.
+            Some(Decision::Busy { .. }) => (None, false),
+        };
         let offer = Offer {
             validator: self.validator.clone(),
             job: job.clone(),
@@ -220,7 +263,16 @@ impl Desk {
             // The pool's to say.
             slots: Vec::new(),
         };
-        match self.miner.pool.reserve(offer).await {
+        let reservation = if may_have_one {
+            self.miner.pool.reserve(offer).await
+        } else {
+            self.miner.pool.decline(offer).await
+        };
+        let was_granted = matches!(decision, Some(Decision::Accept(_)));
+        if was_granted && !matches!(reservation, Ok(Reservation::Reserved(_))) {
+            self.miner.shares.end(&job);
+        }
+        match reservation {
             Ok(Reservation::Reserved(slot)) => {
                 tracing::info!(%job, %class, slot, validator = %self.validator, "job accepted");
                 self.miner.ledger.note_at(&job, Step::Offered, offered_at);
@@ -230,6 +282,7 @@ impl Desk {
                     .say(
                         Accepted {
                             job_uuid: job.clone(),
+                            best_effort,
                         }
                         .into(),
                     )
@@ -246,6 +299,7 @@ impl Desk {
                 );
                 let busy = Declined {
                     receipts,
+                    context: self.when_to_come_again(decision),
                     ..declined(job, RejectionReason::Busy, String::new())
                 };
                 self.say(busy.into()).await
@@ -271,6 +325,19 @@ impl Desk {
                 decline("miner cannot keep jobs at the moment").await
             }
         }
+    }
+
+    /// Returns what a validator that knows of sharing is told with a decline.
+    fn when_to_come_again(&self, decision: Option<Decision>) -> Option<Context> {
+        let Some(Decision::Busy {
+            again_in: Some(again_in),
+        }) = decision
+        else {
+            return None;
+        };
+        let seconds = seconds(again_in);
+        self.knows_sharing
+            .then(|| Context::from_iter([("retry_after_seconds".to_owned(), seconds.into())]))
     }
 
     fn assign(&self, request: Box<InitialJob>, slot: u32, token: String) {

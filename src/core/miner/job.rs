@@ -43,6 +43,8 @@ pub enum Event {
     Abandoned(Declined),
     /// A connection of the validator has taken the job over.
     Resumed,
+    /// Another validator, within its share, needs the executor.
+    Preempted,
     /// The miner is stopping.
     Stopping,
 }
@@ -146,7 +148,8 @@ impl Job {
                 | Event::Disconnected(_)
                 | Event::Exited
                 | Event::Abandoned(_)
-                | Event::Resumed => Vec::new(),
+                | Event::Resumed
+                | Event::Preempted => Vec::new(),
             };
         }
         match event {
@@ -187,6 +190,11 @@ impl Job {
                 State::Ready => vec![Effect::Tell(self.ready())],
                 State::Starting { .. } | State::Preparing { .. } | State::Running | State::Over => Vec::new(),
             },
+            Event::Preempted => self.fail_and_kill(
+                HordeReason::GenericError,
+                "Best-effort job was stopped at a ten-minute boundary for one within its validator's share"
+                    .to_owned(),
+            ),
             Event::Stopping => self.fail_and_kill(
                 HordeReason::ExecutorDisconnected,
                 "Miner was stopped while job was running".to_owned(),
@@ -598,6 +606,7 @@ mod tests {
         for event in [
             Event::Disconnected(1006),
             Event::Expired(Duration::from_secs(9)),
+            Event::Preempted,
             Event::Stopping,
         ] {
             let mut job = job();

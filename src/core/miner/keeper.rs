@@ -55,6 +55,8 @@ pub enum Letter {
     Abandon(Line, Declined),
     /// An executor with the job's token.
     Executor(Link),
+    /// Its executor is needed for a job within its validator's share.
+    Preempted,
 }
 
 /// A connection of a validator, as keepers use it.
@@ -171,6 +173,7 @@ impl Keeper {
         } else {
             self.miner.pool.release(&self.order.job).await;
         }
+        self.miner.shares.end(&self.order.job);
         self.letters.close();
         // An executor that came too late hears the reason; a validator that came meanwhile gets its outcome.
         while let Some(letter) = self.letters.recv().await {
@@ -275,6 +278,7 @@ impl Keeper {
                 self.happen(Event::Abandoned(decline)).await;
             }
             Letter::Executor(link) => self.meet(link).await,
+            Letter::Preempted => self.happen(Event::Preempted).await,
         }
     }
 

@@ -87,12 +87,15 @@ impl Rebuff {
 
     /// Makes the refusal of an authentication; the code follows from the words of the wire.
     pub fn authentication(words: &str, evidence: Value) -> Self {
-        const CODES: [(&str, &str); 6] = [
+        const CODES: [(&str, &str); 9] = [
             ("msg too old", "too_old"),
+            ("msg too new", "too_new"),
+            ("msg replayed", "replayed"),
+            ("too many connections", "too_many_connections"),
             ("wrong miner hotkey", "wrong_miner"),
             ("wrong validator hotkey", "wrong_validator"),
             ("Signature mismatches", "bad_signature"),
-            ("too much was sent", "too_much_sent"),
+            ("the first message", "not_first"),
             ("no authentication in time", "too_slow"),
         ];
         let code = CODES.into_iter().find(|(start, _)| words.starts_with(start));
@@ -213,9 +216,24 @@ pub fn meaning(code: &str) -> Option<(&'static str, &'static str)> {
             "nothing here, unless it happens to a validator that you know",
         ),
         (
-            "too_much_sent",
-            "more was sent before the authentication than the miner keeps",
+            "too_new",
+            "the authentication was made in the future by this machine's clock",
+            "compare the clocks: `horde miner check --only clock`; the evidence holds the measured difference",
+        ),
+        (
+            "replayed",
+            "the signature was used for another connection before",
+            "nothing here: somebody in between repeats what it has heard, or the validator's software does",
+        ),
+        (
+            "not_first",
+            "something else came before the authentication",
             "nothing here",
+        ),
+        (
+            "too_many_jobs",
+            "the validator, or its address, brings jobs faster than miner.validator_rate",
+            "raise the setting if the validator means it well",
         ),
         (
             "too_slow",
@@ -233,9 +251,9 @@ pub fn meaning(code: &str) -> Option<(&'static str, &'static str)> {
             "nothing here: it needs stake",
         ),
         (
-            "over_capacity",
-            "too many connections waited for their authentication",
-            "look who connects: `horde miner jobs --rejected`; keep floods away with a firewall",
+            "too_many_connections",
+            "the validator has too many connections, or opens them faster than miner.validator_rate",
+            "raise the setting if the validator means it well",
         ),
     ];
     CODES
@@ -530,7 +548,11 @@ mod tests {
             "wrong miner hotkey (a!=b)",
             "wrong validator hotkey (a!=b)",
             "Signature mismatches",
-            "too much was sent before authentication",
+            "msg too new (signed 13 s ahead)",
+            "msg replayed (this signature was used before)",
+            "the first message is not the authentication",
+            "the first message is malformed",
+            "too many connections (close some first)",
             "no authentication in time",
         ] {
             let code = Rebuff::authentication(words, Value::Null).code;

@@ -20,6 +20,7 @@
 pub mod admission;
 pub mod backend;
 pub mod check;
+pub mod door;
 pub mod driver;
 pub mod job;
 pub mod keeper;
@@ -28,27 +29,34 @@ pub mod machine;
 pub mod output;
 pub mod pool;
 pub mod ports;
+pub mod sharing;
+pub mod stamps;
 pub mod validators;
 
+mod orders;
 mod recovery;
+mod shares;
 mod web;
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, Weak};
 use std::time::Duration;
 
 use tokio::net::TcpListener;
-use tokio::sync::{Mutex, Semaphore};
+use tokio::sync::Mutex;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use self::backend::capacity::Capacity;
 use self::backend::container::ContainerBackend;
 use self::backend::process::ProcessBackend;
 use self::backend::{Backend, Terms};
+use self::door::Door;
 use self::ledger::Ledger;
 use self::pool::Pool;
 use self::ports::StreamingPorts;
+use self::shares::Shares;
 use self::validators::Validators;
 use crate::core::chain::Chain;
 use crate::core::clock::Clock;
@@ -65,13 +73,8 @@ use crate::core::net::LinkSender;
 use crate::core::proto::validator_miner::Up;
 use crate::core::store::StoreError;
 use crate::core::store::miner::MinerStore;
+use crate::core::store::miner::validators::ListedValidator;
 use crate::core::tasks::Tasks;
-
-/// Validators' connections at once that have not authenticated.
-const STRANGERS_MAX: usize = 1024;
-
-/// Locks under which outcomes are delivered; a slow validator holds up the jobs that share its lock.
-const DELIVERY_LOCKS: usize = 64;
 
 /// Longest wait for room in the queue of a connection that gets an outcome.
 const DELIVERY_TIME: Duration = Duration::from_secs(10);
@@ -129,9 +132,11 @@ pub struct Miner {
     validators: Validators,
     ledger: Ledger,
     backend: Arc<dyn Backend>,
+    door: Door,
+    shares: Shares,
     lines: AtomicU64,
-    strangers: Arc<Semaphore>,
-    deliveries: Vec<Mutex<()>>,
+    /// The locks of outcomes that are being delivered: one for each job, so that a slow validator holds up nobody else.
+    deliveries: std::sync::Mutex<HashMap<JobId, Weak<Mutex<()>>>>,
 }
 
 impl Miner {
@@ -150,17 +155,24 @@ impl Miner {
             tracing::error!(%job, %error, "cannot end a job");
         }
         self.pool.release(job).await;
+        self.shares.end(job);
+    }
+
+    /// Returns the lock under which a job's outcome is delivered.
+    fn delivery_of(&self, job: &JobId) -> Arc<Mutex<()>> {
+        let mut deliveries = self.deliveries.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(lock) = deliveries.get(job).and_then(Weak::upgrade) {
+            return lock;
+        }
+        deliveries.retain(|_, lock| lock.strong_count() > 0);
+        let lock = Arc::new(Mutex::new(()));
+        deliveries.insert(job.clone(), Arc::downgrade(&lock));
+        lock
     }
 
     /// Hands an outcome to a connection, unless its validator has got it meanwhile; false if the connection failed.
     async fn deliver(&self, job: &JobId, outcome: &str, line: &LinkSender) -> bool {
-        let shard = job.as_str().bytes().fold(0_usize, |sum, byte| {
-            sum.wrapping_mul(31).wrapping_add(byte.into())
-        });
-        let Some(lock) = self.deliveries.get(shard % DELIVERY_LOCKS) else {
-            debug_assert!(false, "the remainder is below the number of locks");
-            return false;
-        };
+        let lock = self.delivery_of(job);
         let _held = lock.lock().await;
         match self.store.is_owed(job).await {
             Ok(true) => {}
@@ -201,11 +213,12 @@ pub async fn run(
     let miner = Arc::new(Miner {
         pool: Pool::new(store.clone(), clock.clone(), backend.capacity()),
         ports: StreamingPorts::new(config.streaming_ports.clone()),
-        validators: Validators::new(Arc::clone(&chain)),
+        validators: Validators::new(Arc::clone(&chain), config.validator_stake_min),
         ledger: Ledger::new(store.clone(), clock.clone()),
+        door: Door::new(config.validator_rate),
+        shares: Shares::new(config.shares_by_stake),
         lines: AtomicU64::new(0),
-        strangers: Arc::new(Semaphore::new(STRANGERS_MAX)),
-        deliveries: (0..DELIVERY_LOCKS).map(|_| Mutex::new(())).collect(),
+        deliveries: std::sync::Mutex::default(),
         config,
         keypair,
         clock,
@@ -216,11 +229,14 @@ pub async fn run(
         ip: miner.config.address,
         port: miner.config.port.unwrap_or(local.port()),
     };
+    orders::follow(&miner).await?;
+    tasks.spawn("watch orders", orders::watch(Arc::clone(&miner), tasks.clone()));
     tasks.spawn(
         "watch chain",
         watch_chain(Arc::clone(&miner), chain, axon, tasks.clone()),
     );
     tasks.spawn("ledger", ledger::keep(Arc::clone(&miner), tasks.clone()));
+    tasks.spawn("share", shares::watch(Arc::clone(&miner), tasks.clone()));
     tasks.spawn("forget", forget(Arc::clone(&miner), tasks.clone()));
     tasks.spawn("reap", reap(Arc::clone(&miner), tasks.clone()));
     tracing::info!(
@@ -293,6 +309,7 @@ async fn watch_chain(miner: Arc<Miner>, chain: Arc<dyn Chain>, axon: Axon, tasks
     let mut ticks = interval(validators::REFRESH);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut is_warned = false;
+    let mut kept = None;
     loop {
         tokio::select! {
             biased;
@@ -317,6 +334,23 @@ async fn watch_chain(miner: Arc<Miner>, chain: Arc<dyn Chain>, axon: Axon, tasks
                 },
             },
         }
+        keep_validators(&miner, &mut kept).await;
+    }
+}
+
+/// Writes the active validators down for the operator, when they are others than before.
+async fn keep_validators(miner: &Miner, kept: &mut Option<Vec<ListedValidator>>) {
+    let active = miner.validators.active();
+    if kept.as_ref() == Some(&active) {
+        return;
+    }
+    match miner
+        .store
+        .keep_validators(active.clone(), miner.clock.now())
+        .await
+    {
+        Ok(()) => *kept = Some(active),
+        Err(error) => tracing::warn!(%error, "cannot note who validates"),
     }
 }
 

@@ -104,6 +104,12 @@ impl Pool {
         }
     }
 
+    /// Keeps an offer that gets no slot, though one may be free.
+    pub async fn decline(&self, mut offer: Offer) -> Result<Reservation, StoreError> {
+        offer.slots = Vec::new();
+        self.store.reserve(offer, self.clock.now()).await
+    }
+
     fn expects_exit(&self, class: ExecutorClass) -> bool {
         self.with(|posts| posts.values().any(|post| post.class == class && post.is_leaving))
     }

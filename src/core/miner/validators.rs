@@ -1,16 +1,27 @@
-//! Who may ask for work: the validators of the metagraph, read every minute and when a stranger knocks.
+//! Who may ask for work: the validators of the metagraph, read every minute and when a stranger knocks, and those of
+//! the operator.
+//!
+//! The reference of Oct 2024 takes neurons with at least 1000 units of stake, or the fixed hotkey
+//! [`FIXED_VALIDATOR`], sorted with the fixed one first and then by stake, the first 24 (sem-miner §2.2, chain.md §3).
+//! Today's takes what its chain service lists, which is who has the chain's permit. On today's network both come to
+//! this rule: registered, and either the fixed hotkey, or with a permit and with at least the stake of
+//! `miner.validator_stake_min`. A cut after 24 is not made: the chain itself gives permits to so many of the richest
+//! only as its hyperparameter `max_validators` says, and a validator that may set weights must be able to send jobs.
 
-use std::collections::HashMap;
+use std::cmp::Reverse;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
+use time::OffsetDateTime;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 use crate::core::chain::{Chain, ChainError};
 use crate::core::model::Hotkey;
 use crate::core::model::subnet::Metagraph;
+use crate::core::store::miner::validators::{Block, ListedValidator, ValidatorOrders};
 
 /// Time between two readings: 60 s (sem-miner §13).
 pub const REFRESH: Duration = Duration::from_secs(60);
@@ -18,12 +29,19 @@ pub const REFRESH: Duration = Duration::from_secs(60);
 /// Shortest time between two readings that strangers cause.
 const STRANGER_REFRESH: Duration = Duration::from_secs(1);
 
+/// The validator that every miner of the network serves, whatever its stake (`BAC_VALIDATOR_SS58_ADDRESS`,
+/// chain.md §3).
+pub const FIXED_VALIDATOR: &str = "5HBVrFGy6oYhhh71m9fFGYD7zbKyAeHnWN8i8s9fJTBMCtEE";
+
+/// Rao in one unit of stake.
+const RAO: u64 = 1_000_000_000;
+
 /// What a hotkey is to the miner.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Standing {
-    /// Registered, with a validator's permit.
+    /// On the list of validators, or let in by the operator.
     Active,
-    /// Registered, without one.
+    /// Registered, but not on the list.
     Inactive,
     /// Not registered.
     Unknown,
@@ -49,23 +67,75 @@ impl super::Miner {
     }
 }
 
+/// What the chain says, by the rule of this file.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Roll {
+    /// The active ones in their order.
+    active: Vec<ListedValidator>,
+    active_hotkeys: HashSet<Hotkey>,
+    registered: HashSet<Hotkey>,
+}
+
+impl Roll {
+    fn of(metagraph: &Metagraph, stake_min_rao: u64) -> Self {
+        let mut active: Vec<ListedValidator> = metagraph
+            .neurons
+            .iter()
+            .filter(|neuron| {
+                neuron.hotkey.as_str() == FIXED_VALIDATOR
+                    || (neuron.validator_permit && neuron.stake_rao >= stake_min_rao)
+            })
+            .map(|neuron| ListedValidator {
+                hotkey: neuron.hotkey.clone(),
+                stake_rao: neuron.stake_rao,
+            })
+            .collect();
+        active.sort_by_key(|validator| {
+            let is_fixed = validator.hotkey.as_str() == FIXED_VALIDATOR;
+            (!is_fixed, Reverse(validator.stake_rao))
+        });
+        Self {
+            active_hotkeys: active.iter().map(|validator| validator.hotkey.clone()).collect(),
+            active,
+            registered: metagraph
+                .neurons
+                .iter()
+                .map(|neuron| neuron.hotkey.clone())
+                .collect(),
+        }
+    }
+
+    fn standing(&self, hotkey: &Hotkey) -> Standing {
+        if self.active_hotkeys.contains(hotkey) {
+            Standing::Active
+        } else if self.registered.contains(hotkey) {
+            Standing::Inactive
+        } else {
+            Standing::Unknown
+        }
+    }
+}
+
 /// The validators as last read.
 #[derive(Debug)]
 pub struct Validators {
     chain: Arc<dyn Chain>,
+    stake_min_rao: u64,
     // One reading at a time; holds when the last one was tried.
     reading: Mutex<Option<Instant>>,
-    /// Registered hotkeys, and whether they have a permit.
-    permits: RwLock<HashMap<Hotkey, bool>>,
+    roll: RwLock<Roll>,
+    orders: RwLock<ValidatorOrders>,
 }
 
 impl Validators {
-    /// Knows nobody until the first reading.
-    pub fn new(chain: Arc<dyn Chain>) -> Self {
+    /// Knows nobody until the first reading; `stake_min` is in whole units.
+    pub fn new(chain: Arc<dyn Chain>, stake_min: u64) -> Self {
         Self {
             chain,
+            stake_min_rao: stake_min.saturating_mul(RAO),
             reading: Mutex::new(None),
-            permits: RwLock::default(),
+            roll: RwLock::default(),
+            orders: RwLock::default(),
         }
     }
 
@@ -74,13 +144,38 @@ impl Validators {
         let mut reading = self.reading.lock().await;
         *reading = Some(Instant::now());
         let metagraph = self.chain.metagraph().await?;
-        let permits = metagraph
-            .neurons
-            .iter()
-            .map(|neuron| (neuron.hotkey.clone(), neuron.validator_permit))
-            .collect();
-        *self.permits.write().unwrap_or_else(PoisonError::into_inner) = permits;
+        let roll = Roll::of(&metagraph, self.stake_min_rao);
+        *self.roll.write().unwrap_or_else(PoisonError::into_inner) = roll;
         Ok(metagraph)
+    }
+
+    /// Takes over what the operator ordered.
+    pub fn set_orders(&self, orders: ValidatorOrders) {
+        *self.orders.write().unwrap_or_else(PoisonError::into_inner) = orders;
+    }
+
+    /// Returns the active validators of the chain, in their order.
+    pub fn active(&self) -> Vec<ListedValidator> {
+        let roll = self.roll.read().unwrap_or_else(PoisonError::into_inner);
+        roll.active.clone()
+    }
+
+    /// Returns the stake in rao of each active validator, those of the operator included.
+    pub fn stakes(&self) -> HashMap<Hotkey, u64> {
+        let orders = self.orders.read().unwrap_or_else(PoisonError::into_inner);
+        let debug = orders.debug.iter().map(|hotkey| (hotkey.clone(), 0));
+        let listed = self.active();
+        let listed = listed
+            .into_iter()
+            .map(|validator| (validator.hotkey, validator.stake_rao));
+        debug.chain(listed).collect()
+    }
+
+    /// Returns why a validator's jobs are refused, if they are.
+    pub fn block(&self, hotkey: &Hotkey, now: OffsetDateTime) -> Option<Block> {
+        let orders = self.orders.read().unwrap_or_else(PoisonError::into_inner);
+        let block = orders.blocks.get(hotkey)?;
+        block.holds_at(now).then(|| block.clone())
     }
 
     /// Returns the standing of a hotkey; for one that is not known as active the chain is asked, but not more often
@@ -101,11 +196,62 @@ impl Validators {
     }
 
     fn known(&self, hotkey: &Hotkey) -> Standing {
-        let permits = self.permits.read().unwrap_or_else(PoisonError::into_inner);
-        match permits.get(hotkey) {
-            Some(true) => Standing::Active,
-            Some(false) => Standing::Inactive,
-            None => Standing::Unknown,
+        let orders = self.orders.read().unwrap_or_else(PoisonError::into_inner);
+        if orders.debug.contains(hotkey) {
+            return Standing::Active;
+        }
+        drop(orders);
+        let roll = self.roll.read().unwrap_or_else(PoisonError::into_inner);
+        roll.standing(hotkey)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::model::subnet::{Block as ChainBlock, Neuron};
+
+    fn neuron(uid: u16, hotkey: &str, units: u64, validator_permit: bool) -> Neuron {
+        Neuron {
+            uid,
+            hotkey: Hotkey::from(hotkey),
+            coldkey: Hotkey::from("cold"),
+            stake_rao: units * RAO,
+            axon: None,
+            validator_permit,
+            registered_at: ChainBlock(0),
+            last_update: ChainBlock(0),
+        }
+    }
+
+    #[test]
+    fn permit_and_stake_make_a_validator_and_the_fixed_one_comes_first() {
+        let metagraph = Metagraph {
+            netuid: 12,
+            block: ChainBlock(1),
+            neurons: vec![
+                neuron(0, "rich", 5000, true),
+                neuron(1, "at the threshold", 1000, true),
+                neuron(2, "poor", 999, true),
+                neuron(3, "rich without a permit", 9000, false),
+                neuron(4, FIXED_VALIDATOR, 0, false),
+                neuron(5, "richest", 6000, true),
+            ],
+        };
+        let roll = Roll::of(&metagraph, 1000 * RAO);
+        let order: Vec<&str> = roll
+            .active
+            .iter()
+            .map(|validator| validator.hotkey.as_str())
+            .collect();
+        assert_eq!(order, [FIXED_VALIDATOR, "richest", "rich", "at the threshold"]);
+        for (hotkey, standing) in [
+            ("rich", Standing::Active),
+            ("poor", Standing::Inactive),
+            ("rich without a permit", Standing::Inactive),
+            ("nobody", Standing::Unknown),
+        ] {
+            assert_eq!(roll.standing(&Hotkey::from(hotkey)), standing, "{hotkey}");
         }
     }
 }

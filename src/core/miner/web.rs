@@ -4,8 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::extract::{ConnectInfo, Path, State};
-use axum::http::StatusCode;
-use axum::response::{Html, IntoResponse, Redirect, Response};
+use axum::response::{Html, Redirect, Response};
 use axum::routing::get;
 use axum::{Json, Router};
 use serde_json::json;
@@ -16,9 +15,10 @@ use super::{Miner, driver};
 use crate::core::model::{Hotkey, JobId};
 use crate::core::net::extensions::Extensions;
 use crate::core::net::ws::{self, Limits, Upgrade};
-use crate::core::net::{Link, http};
+use crate::core::net::{Link, close_code, http};
 use crate::core::proto::job::GenericError;
 use crate::core::proto::miner_executor::EXTENSIONS;
+use crate::core::proto::validator_miner;
 use crate::core::tasks::Tasks;
 
 /// Characters of a job id, which every executor token begins with.
@@ -65,21 +65,17 @@ async fn validator(
     upgrade: Upgrade,
 ) -> Response {
     let House { miner, tasks } = house;
-    let Ok(door) = Arc::clone(&miner.strangers).try_acquire_owned() else {
-        let hotkey = Hotkey::new(hotkey);
-        miner.ledger.turn_away(&hotkey, peer.ip(), "over_capacity", "");
-        return StatusCode::SERVICE_UNAVAILABLE.into_response();
-    };
     let family = tasks.clone();
-    ws::accept(upgrade, Limits::default(), &tasks, move |link| {
-        driver::serve(miner, link, Hotkey::new(hotkey), peer.ip(), door, family)
+    let upgrade = upgrade.agreeing(&Extensions::of(validator_miner::EXTENSIONS));
+    ws::accept(upgrade, Limits::towards_strangers(), &tasks, move |link| {
+        driver::serve(miner, link, Hotkey::new(hotkey), peer.ip(), family)
     })
 }
 
 async fn executor(State(house): State<House>, Path(token): Path<String>, upgrade: Upgrade) -> Response {
     let House { miner, tasks } = house;
     let upgrade = upgrade.agreeing(&Extensions::of(EXTENSIONS));
-    ws::accept(upgrade, Limits::default(), &tasks, move |link| {
+    ws::accept(upgrade, Limits::towards_strangers(), &tasks, move |link| {
         introduce(miner, link, token)
     })
 }
@@ -99,6 +95,12 @@ async fn introduce(miner: Arc<Miner>, link: Link, token: String) {
         .await;
         return;
     };
+    if !link.trust() {
+        tracing::error!("there is no place for the connection of an executor");
+        link.close(close_code::TRY_AGAIN_LATER, "too many connections")
+            .await;
+        return;
+    }
     if let Err(refused) = post.letters.send(Letter::Executor(link)).await
         && let Letter::Executor(link) = refused.0
     {

@@ -14,8 +14,18 @@ use crate::core::model::{Hotkey, JobId, lenient};
 /// How far a validator's clock may be behind the miner's, in seconds (`AUTH_MESSAGE_MAX_AGE`).
 pub const AUTH_AGE_SECONDS_MAX: i64 = 10;
 
+/// How far a validator's clock may be ahead of the miner's, in seconds: as far as it may be behind, and two more for
+/// stamps of whole seconds and clocks of whole seconds. The reference has no such bound.
+pub const AUTH_AHEAD_SECONDS_MAX: i64 = AUTH_AGE_SECONDS_MAX + 2;
+
 /// The most a validator's side of this wire reads in one frame, in bytes.
 pub const FRAME_BYTES_MAX: usize = 52_428_800;
+
+/// What validators and miners of this version agree on beyond the wire (`core::net::extensions`).
+pub const EXTENSIONS: &[&str] = &[EXTENSION_SHARING];
+
+/// The miner may say in [`Accepted`] that a job runs as best effort, and end such a job at a ten-minute boundary.
+pub const EXTENSION_SHARING: &str = "sharing";
 
 /// Introduces the validator; its first frame.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -91,6 +101,10 @@ pub struct Manifest {
 pub struct Accepted {
     /// The job.
     pub job_uuid: JobId,
+    /// Extension [`EXTENSION_SHARING`], else absent: whether the job is beyond the validator's share and may be stopped
+    /// at a ten-minute boundary.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub best_effort: Option<bool>,
 }
 
 /// The miner did not take the job.

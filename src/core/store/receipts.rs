@@ -4,7 +4,7 @@
 //! a receipt and the state of its job change together.
 
 use rusqlite::{Connection, Row, named_params};
-use time::OffsetDateTime;
+use time::{Duration, OffsetDateTime};
 
 use super::{Migration, StoreError};
 use crate::core::model::receipt::{Receipt, ReceiptPayload};
@@ -92,8 +92,12 @@ pub(super) fn of_job(connection: &Connection, job: &JobId) -> Result<Vec<KeptRec
 /// Most receipts sent as the excuse of one declined job.
 const EXCUSES_MAX: usize = 1000;
 
-/// Returns the receipts that excuse a miner for being busy (wire-miner-validator §7): countersigned organic started
-/// receipts of the class that are valid at `at`, without that of the declined job itself.
+/// How long after its end a started receipt still excuses: validators allow 2 s (wire-miner-validator §7).
+const EXCUSE_LEEWAY: Duration = Duration::seconds(2);
+
+/// Returns the receipts that excuse a miner for being busy, which are those that validators count (wire-miner-validator
+/// §7): countersigned organic started receipts of the class that are older than `at` and valid at `at` or up to 2 s
+/// before, without that of the declined job itself. How much stake their validators need is for the validator to say.
 pub(super) fn excuses(
     connection: &Connection,
     class: ExecutorClass,
@@ -102,12 +106,21 @@ pub(super) fn excuses(
 ) -> Result<Vec<Receipt>, StoreError> {
     let mut statement = connection.prepare_cached(
         "SELECT payload, validator_signature, miner_signature FROM receipt
-         WHERE executor_class = ?1 AND timestamp <= ?2 AND valid_until >= ?2 AND is_organic = 1
+         WHERE executor_class = ?1 AND timestamp < ?2 AND valid_until > ?5 AND is_organic = 1
              AND miner_signature IS NOT NULL AND job_uuid <> ?3
          ORDER BY id LIMIT ?4",
     )?;
+    let oldest = at
+        .checked_sub(EXCUSE_LEEWAY)
+        .unwrap_or(OffsetDateTime::UNIX_EPOCH);
     let limit = i64::try_from(EXCUSES_MAX).unwrap_or(i64::MAX);
-    let mut rows = statement.query((class.as_str(), micros(at), declined.as_str(), limit))?;
+    let mut rows = statement.query((
+        class.as_str(),
+        micros(at),
+        declined.as_str(),
+        limit,
+        micros(oldest),
+    ))?;
     let mut receipts = Vec::new();
     while let Some(row) = rows.next()? {
         let KeptReceipt {
@@ -206,12 +219,13 @@ mod tests {
         insert(&connection, &unsigned, NOW).unwrap();
         let declined = golden("started").payload.job_uuid().clone();
         let at = |moment, class| excuses(&connection, class, moment, &declined).unwrap();
-        // From its timestamp to the end of its 7 seconds, both included.
-        assert_eq!(at(NOW, CLASS), std::slice::from_ref(&excuse));
-        assert_eq!(at(NOW + Duration::seconds(7), CLASS), [excuse]);
-        assert_eq!(at(NOW + Duration::microseconds(7_000_001), CLASS), []);
-        assert_eq!(at(NOW - Duration::microseconds(1), CLASS), []);
-        assert_eq!(at(NOW, ExecutorClass::DEFAULT), []);
+        // After its timestamp, and until two seconds after its seven, both excluded, as validators count.
+        let micro = Duration::microseconds(1);
+        assert_eq!(at(NOW, CLASS), []);
+        assert_eq!(at(NOW + micro, CLASS), std::slice::from_ref(&excuse));
+        assert_eq!(at(NOW + Duration::seconds(9) - micro, CLASS), [excuse]);
+        assert_eq!(at(NOW + Duration::seconds(9), CLASS), []);
+        assert_eq!(at(NOW + micro, ExecutorClass::DEFAULT), []);
     }
 
     #[test]

@@ -17,11 +17,12 @@ use crate::core::model::job::{HordeReason, Participant, RejectionReason};
 use crate::core::model::receipt::{JobFinished, ReceiptPayload};
 use crate::core::model::subnet::Axon;
 use crate::core::model::{ExecutorClass, Hotkey, JobId};
+use crate::core::net::extensions::Extensions;
 use crate::core::net::ws::{self, CONNECT_ATTEMPTS, ConnectError, ConnectOptions};
 use crate::core::net::{Event as LinkEvent, Link, close_code};
 use crate::core::proto::facilitator_validator::JobRequest;
 use crate::core::proto::job::GenericError;
-use crate::core::proto::validator_miner::{AcceptedReceipt, Down, FinishedReceipt, Up};
+use crate::core::proto::validator_miner::{AcceptedReceipt, Down, EXTENSIONS, FinishedReceipt, Up};
 use crate::core::receipts::{self, About, ReceiptError, Signed};
 use crate::core::store::StoreError;
 use crate::core::store::validator::Entry;
@@ -361,7 +362,11 @@ impl Driver<'_> {
 /// Opens a connection after a pause, with the patience of the wire.
 async fn connect(url: &str, broker: &Broker, pause: Duration) -> Result<Link, ConnectError> {
     sleep(pause).await;
-    ws::connect_patiently(url, &ConnectOptions::default(), &broker.tasks, CONNECT_ATTEMPTS).await
+    let options = ConnectOptions {
+        extensions: Extensions::of(EXTENSIONS),
+        ..ConnectOptions::default()
+    };
+    ws::connect_patiently(url, &options, &broker.tasks, CONNECT_ATTEMPTS).await
 }
 
 fn kept<P>(receipt: Signed<P>, wrap: fn(P) -> ReceiptPayload) -> Entry {

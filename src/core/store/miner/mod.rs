@@ -1,6 +1,7 @@
 //! The miner's database: accepted jobs, the executor slots that they occupy, and their receipts.
 
 pub mod ledger;
+pub mod validators;
 
 use std::path::Path;
 
@@ -25,6 +26,10 @@ const MIGRATIONS: &[Migration] = &[
     Migration {
         name: "miner/0005_ledger",
         sql: include_str!("../migrations/miner/0005_ledger.sql"),
+    },
+    Migration {
+        name: "miner/0004_validators",
+        sql: include_str!("../migrations/miner/0004_validators.sql"),
     },
 ];
 
@@ -573,10 +578,13 @@ mod tests {
 
     fn offer(number: u32, slots: u32) -> Offer {
         let text = format!(
-            r#"{{"payload":{{"job_uuid":"{job}","miner_hotkey":"m","validator_hotkey":"v","timestamp":"2026-01-15T12:30:45Z",
-                "receipt_type":"JobStartedReceipt","executor_class":"always_on.test","is_organic":true,"ttl":7}},
+            r#"{{"payload":{{"job_uuid":"{job}","miner_hotkey":"m","validator_hotkey":"v",
+                "timestamp":"2026-01-15T12:30:45.{micros:06}Z","receipt_type":"JobStartedReceipt",
+                "executor_class":"always_on.test","is_organic":true,"ttl":7}},
                 "validator_signature":"0x01","miner_signature":"0x02"}}"#,
-            job = job(number)
+            job = job(number),
+            // Only older receipts excuse.
+            micros = number + 1,
         );
         Offer {
             validator: Hotkey::from("v"),

@@ -270,7 +270,12 @@ impl Machine {
         }
         let kind = message.message_type();
         let fresh = match message {
-            Up::Accepted(accepted) => put(&mut self.slots.accepted, accepted),
+            Up::Accepted(accepted) => {
+                if accepted.best_effort == Some(true) {
+                    tracing::info!(job = %self.request.uuid, "the job runs as best effort: the miner may stop it after ten minutes");
+                }
+                put(&mut self.slots.accepted, accepted)
+            }
             Up::ExecutorReady(ready) => {
                 put(&mut self.slots.executor_ready, ready) || self.order_was_lost(effects)
             }

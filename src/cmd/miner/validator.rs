@@ -1,0 +1,276 @@
+//! `horde miner validator`: whom the miner serves, by the chain and by its operator.
+
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+use serde_json::{Value, json};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use super::super::context::Context;
+use super::super::error::{CmdError, ExitCode, OrFail};
+use super::open_beside;
+use crate::core::crypto::ss58;
+use crate::core::model::Hotkey;
+use crate::core::store::miner::validators::{Block, KnownValidator};
+
+/// Characters of the longest reason of a block, which every declined job is told.
+const REASON_CHARS_MAX: usize = 200;
+
+/// Longest block that has an end: ten years.
+const BLOCK_MAX: Duration = Duration::from_secs(10 * 365 * 86_400);
+
+const BLOCK_EXAMPLES: &str = "Examples:
+  horde miner validator block 5GrwvaEF… --reason 'pays for nothing'
+  horde miner validator block 5GrwvaEF… --reason 'under discussion' --for 12h";
+
+/// `horde miner validator …`
+#[derive(Debug, Subcommand)]
+pub enum ValidatorCommand {
+    /// List the validators that the miner knows, and what was ordered about them
+    List,
+    /// Let a hotkey in that the chain does not know as a validator: for debugging
+    Add(Who),
+    /// Take back that a hotkey is let in
+    Remove(Who),
+    /// Refuse the jobs of a validator
+    #[command(after_help = BLOCK_EXAMPLES)]
+    Block(BlockArgs),
+    /// Take the jobs of a validator again
+    Unblock(Who),
+}
+
+/// About whom.
+#[derive(Args, Debug)]
+pub struct Who {
+    /// Its address
+    hotkey: String,
+}
+
+/// Whom to block, why and how long.
+#[derive(Args, Debug)]
+pub struct BlockArgs {
+    #[command(flatten)]
+    who: Who,
+    /// Tell the validator why, in at most 200 characters
+    #[arg(long, value_name = "TEXT")]
+    reason: String,
+    /// End the block after this time, such as 90s, 30m, 12h or 7d [default: never]
+    #[arg(long = "for", value_name = "DURATION", value_parser = duration)]
+    time: Option<Duration>,
+}
+
+impl ValidatorCommand {
+    pub(super) async fn run(self, context: &Context) -> Result<(), CmdError> {
+        match self {
+            Self::List => list(context).await,
+            Self::Add(who) => add(context, &who).await,
+            Self::Remove(who) => remove(context, &who).await,
+            Self::Block(args) => block(context, &args).await,
+            Self::Unblock(who) => unblock(context, &who).await,
+        }
+    }
+}
+
+impl Who {
+    /// Returns the address, checked: a slip of the finger must not become an order about nobody.
+    fn hotkey(&self) -> Result<Hotkey, CmdError> {
+        let hotkey = Hotkey::new(self.hotkey.as_str());
+        ss58::decode(&hotkey)
+            .or_fail(
+                ExitCode::Usage,
+                format!("{:?} is no address of a hotkey", self.hotkey),
+            )
+            .map_err(|error| error.hint("`horde miner validator list` shows those that are known"))?;
+        Ok(hotkey)
+    }
+}
+
+/// Reads a time such as `90s`, `30m`, `12h` or `7d`.
+fn duration(text: &str) -> Result<Duration, String> {
+    let wanted = "expected a whole number and one of s, m, h, d, such as 12h";
+    let digits = text.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
+    let unit = match text.strip_prefix(digits) {
+        Some("s") => 1,
+        Some("m") => 60,
+        Some("h") => 3600,
+        Some("d") => 86_400,
+        _ => return Err(wanted.to_owned()),
+    };
+    let number: u32 = digits.parse().map_err(|_| wanted.to_owned())?;
+    let duration = Duration::from_secs(u64::from(number) * unit);
+    if number == 0 || duration > BLOCK_MAX {
+        return Err("expected more than nothing and at most 3650d".to_owned());
+    }
+    Ok(duration)
+}
+
+async fn list(context: &Context) -> Result<(), CmdError> {
+    let (store, _) = open_beside(context).await?;
+    let known = store
+        .known_validators()
+        .await
+        .or_fail(ExitCode::Failed, "could not read the validators")?;
+    let now = context.clock.now();
+    if context.json {
+        let all: Vec<Value> = known.iter().map(|validator| as_json(validator, now)).collect();
+        return context.print_json(&all);
+    }
+    if known.is_empty() {
+        context.say("no validator is known: the miner notes them when it runs");
+    }
+    for validator in &known {
+        context.line(in_words(validator, now))?;
+    }
+    Ok(())
+}
+
+fn as_json(validator: &KnownValidator, now: OffsetDateTime) -> Value {
+    let block = validator.block.as_ref().filter(|block| block.holds_at(now));
+    json!({
+        "hotkey": validator.hotkey,
+        "active": validator.is_active || validator.is_debug,
+        "debug": validator.is_debug,
+        "stake": stake(validator),
+        "blocked": block.map(|block| json!({
+            "reason": block.reason,
+            "until": block.until.and_then(|until| until.format(&Rfc3339).ok()),
+        })),
+    })
+}
+
+/// Returns the stake in whole units.
+fn stake(validator: &KnownValidator) -> u64 {
+    validator.stake_rao / 1_000_000_000
+}
+
+fn in_words(validator: &KnownValidator, now: OffsetDateTime) -> String {
+    let standing = match validator {
+        KnownValidator { is_debug: true, .. } => "debug",
+        KnownValidator { is_active: true, .. } => "active",
+        _ => "inactive",
+    };
+    let mut line = format!(
+        "{:<48}  {standing:<8}  {:>12}",
+        validator.hotkey.as_str(),
+        stake(validator)
+    );
+    if let Some(block) = validator.block.as_ref().filter(|block| block.holds_at(now)) {
+        line.push_str("  blocked: ");
+        line.push_str(&block.reason);
+        if let Some(until) = block.until.and_then(|until| until.format(&Rfc3339).ok()) {
+            line.push_str(" (until ");
+            line.push_str(&until);
+            line.push(')');
+        }
+    }
+    line
+}
+
+async fn add(context: &Context, who: &Who) -> Result<(), CmdError> {
+    let hotkey = who.hotkey()?;
+    let (store, _) = open_beside(context).await?;
+    let is_new = store
+        .add_debug_validator(&hotkey, context.clock.now())
+        .await
+        .or_fail(ExitCode::Failed, "could not add the validator")?;
+    context.say(if is_new {
+        format!("{hotkey} is let in from now on")
+    } else {
+        format!("{hotkey} was let in already")
+    });
+    Ok(())
+}
+
+async fn remove(context: &Context, who: &Who) -> Result<(), CmdError> {
+    let hotkey = who.hotkey()?;
+    let (store, _) = open_beside(context).await?;
+    let was_there = store
+        .remove_debug_validator(&hotkey)
+        .await
+        .or_fail(ExitCode::Failed, "could not remove the validator")?;
+    if !was_there {
+        return Err(not_ordered(format!(
+            "{hotkey} was not let in by `horde miner validator add`"
+        )));
+    }
+    context.say(format!(
+        "{hotkey} is let in only if the chain knows it as a validator"
+    ));
+    Ok(())
+}
+
+async fn block(context: &Context, args: &BlockArgs) -> Result<(), CmdError> {
+    let hotkey = args.who.hotkey()?;
+    let reason = args.reason.trim();
+    let chars = reason.chars().count();
+    if !(1..=REASON_CHARS_MAX).contains(&chars) || reason.contains(char::is_control) {
+        let message =
+            format!("a reason is one line of 1 to {REASON_CHARS_MAX} characters, this one has {chars}");
+        return Err(CmdError::new(ExitCode::Usage, message));
+    }
+    let now = context.clock.now();
+    let block = Block {
+        reason: reason.to_owned(),
+        until: args
+            .time
+            .and_then(|time| now.checked_add(time::Duration::try_from(time).ok()?)),
+    };
+    let (store, _) = open_beside(context).await?;
+    let until = block.until.and_then(|until| until.format(&Rfc3339).ok());
+    store
+        .block_validator(&hotkey, block, now)
+        .await
+        .or_fail(ExitCode::Failed, "could not block the validator")?;
+    let until = until.map_or_else(
+        || "until `horde miner validator unblock`".to_owned(),
+        |until| format!("until {until}"),
+    );
+    context.say(format!("jobs of {hotkey} are declined {until}"));
+    Ok(())
+}
+
+async fn unblock(context: &Context, who: &Who) -> Result<(), CmdError> {
+    let hotkey = who.hotkey()?;
+    let (store, _) = open_beside(context).await?;
+    let was_blocked = store
+        .unblock_validator(&hotkey)
+        .await
+        .or_fail(ExitCode::Failed, "could not unblock the validator")?;
+    if !was_blocked {
+        return Err(not_ordered(format!("{hotkey} is not blocked")));
+    }
+    context.say(format!("jobs of {hotkey} are taken again"));
+    Ok(())
+}
+
+fn not_ordered(message: String) -> CmdError {
+    CmdError::new(ExitCode::NotFound, message).hint("`horde miner validator list` shows what is ordered")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_has_a_unit_and_bounds() {
+        assert_eq!(duration("90s"), Ok(Duration::from_secs(90)));
+        assert_eq!(duration("12h"), Ok(Duration::from_secs(43_200)));
+        assert_eq!(duration("7d"), Ok(Duration::from_secs(604_800)));
+        for wrong in [
+            "",
+            "h",
+            "12",
+            "1.5h",
+            "-1h",
+            "0m",
+            "12 h",
+            "3651d",
+            "99999999999d",
+            "1hh",
+            "1w",
+        ] {
+            duration(wrong).unwrap_err();
+        }
+    }
+}

@@ -1,0 +1,60 @@
+//! What the operator orders by commands beside the running miner: looked for every second, and once at the start.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{MissedTickBehavior, interval};
+
+use super::Miner;
+use crate::core::store::StoreError;
+use crate::core::tasks::Tasks;
+
+/// Time between two looks.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// Follows new orders until the family is told to stop.
+pub(super) async fn watch(miner: Arc<Miner>, tasks: Tasks) {
+    let mut ticks = interval(LOOK_EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut followed = None;
+    let mut is_failing = false;
+    loop {
+        tokio::select! {
+            biased;
+            () = tasks.stopped() => return,
+            _ = ticks.tick() => {}
+        }
+        match look(&miner, followed).await {
+            Ok(revision) => {
+                followed = Some(revision);
+                is_failing = false;
+            }
+            Err(error) if is_failing => tracing::debug!(%error, "cannot read the operator's orders"),
+            Err(error) => {
+                is_failing = true;
+                tracing::error!(%error, "cannot read the operator's orders");
+            }
+        }
+    }
+}
+
+/// Follows what was ordered since the revision that was followed last; returns the one that is followed now.
+async fn look(miner: &Miner, followed: Option<i64>) -> Result<i64, StoreError> {
+    let revision = miner.store.orders_revision().await?;
+    if followed != Some(revision) {
+        follow(miner).await?;
+    }
+    Ok(revision)
+}
+
+/// Takes over everything that is ordered now; one line for each kind of order.
+pub(super) async fn follow(miner: &Miner) -> Result<(), StoreError> {
+    validators(miner).await?;
+    Ok(())
+}
+
+async fn validators(miner: &Miner) -> Result<(), StoreError> {
+    let orders = miner.store.validator_orders().await?;
+    miner.validators.set_orders(orders);
+    Ok(())
+}
