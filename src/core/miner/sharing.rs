@@ -34,6 +34,9 @@ pub const KEPT_FOR: Duration = Duration::from_secs(60);
 /// executor that became free early.
 pub const COME_AGAIN: Duration = Duration::from_secs(30);
 
+/// Shortest such time: a job that is stopped takes a moment to leave, and nobody shall ask without a pause.
+pub const COME_AGAIN_MIN: Duration = Duration::from_secs(1);
+
 /// A job that wants an executor.
 #[derive(Debug, Clone, Copy)]
 pub struct Request<'a> {
@@ -158,7 +161,7 @@ impl Sharing {
         }
         let again_in = floor
             .claim(request.validator, stakes, now)
-            .map(|ready_at| ready_at.duration_since(now).min(COME_AGAIN));
+            .map(|ready_at| ready_at.duration_since(now).clamp(COME_AGAIN_MIN, COME_AGAIN));
         Decision::Busy { again_in }
     }
 
@@ -397,6 +400,17 @@ mod tests {
     }
 
     #[test]
+    fn who_asks_at_the_very_boundary_is_told_to_come_again_after_a_pause() {
+        let mut sharing = sharing(&[1, 1_000_000]);
+        let start = Instant::now();
+        ask(&mut sharing, 0, 1, 3000, 1, start);
+        let again_in = Some(COME_AGAIN_MIN);
+        let now = start + BOUNDARY * 2;
+        assert_eq!(ask(&mut sharing, 1, 2, 300, 1, now), Decision::Busy { again_in });
+        assert_eq!(sharing.due(now), [job(1)]);
+    }
+
+    #[test]
     fn an_executor_is_not_kept_for_ever() {
         let mut sharing = sharing(&[1, 1_000_000]);
         let start = Instant::now();
@@ -494,7 +508,7 @@ mod tests {
                             Decision::Accept(terms) => running.push((number, who, terms, knows, now)),
                             Decision::Busy { again_in } => {
                                 if let Some(again_in) = again_in {
-                                    prop_assert!(again_in <= COME_AGAIN && knows);
+                                    prop_assert!((COME_AGAIN_MIN..=COME_AGAIN).contains(&again_in) && knows);
                                 }
                                 // Refused only when all are taken or kept for others.
                                 let floor = &sharing.floors[&CLASS];
