@@ -43,7 +43,7 @@ pub struct GlobalArgs {
 }
 
 /// How long a role may take to say goodbye before its tasks are aborted.
-const GRACE: Duration = Duration::from_secs(10);
+pub(super) const GRACE: Duration = Duration::from_secs(10);
 
 /// What every command gets.
 #[derive(Debug)]
@@ -123,9 +123,9 @@ impl Context {
     /// Runs a role until it ends, a signal asks it to stop, or (`--exit-with-parent`) standard input ends.
     ///
     /// The role gets the family that it spawns into, and returns soon after that family is asked to stop; what
-    /// is left after a grace of ten seconds is aborted. A role that stopped because it was asked to has
-    /// succeeded; one that had to be aborted by a second signal ends with 130 or 143.
-    pub async fn serve<F, R, E>(&self, name: &str, role: F) -> Result<(), CmdError>
+    /// is left after `grace` ([`GRACE`] for roles that finish nothing first) is aborted. A role that stopped because it
+    /// was asked to has succeeded; one that had to be aborted by a second signal ends with 130 or 143.
+    pub async fn serve<F, R, E>(&self, name: &str, grace: Duration, role: F) -> Result<(), CmdError>
     where
         F: FnOnce(Tasks) -> R,
         R: Future<Output = Result<(), E>>,
@@ -137,7 +137,7 @@ impl Context {
             tasks.stopped().await;
             tokio::select! {
                 () = tasks.aborted() => {}
-                () = tokio::time::sleep(GRACE) => {}
+                () = tokio::time::sleep(grace) => {}
             }
         };
         let outcome = tokio::select! {
@@ -162,6 +162,11 @@ impl Context {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Tells whether this process was started as a child that ends with its parent: nobody starts it again.
+    pub fn ends_with_parent(&self) -> bool {
+        self.global.exit_with_parent
     }
 
     /// Stops a family when a signal or (`--exit-with-parent`) the end of standard input asks for it.

@@ -9,7 +9,7 @@ use clap::{Args, Subcommand};
 
 use super::attack::InsideArgs;
 use super::check::{CheckArgs, SpecsArgs};
-use super::context::Context;
+use super::context::{Context, GRACE};
 use super::error::{CmdError, ExitCode, OrFail};
 use super::miner::QUESTION;
 use crate::core::config::{ExecutorConfig, Flag, Scope};
@@ -161,7 +161,7 @@ impl RunArgs {
             let outcome = executor::run(config, engine, tasks).await;
             outcome.inspect_err(|error| is_unhealthy.store(error.is_unhealthy(), Ordering::Relaxed))
         };
-        let outcome = context.serve("executor", role).await;
+        let outcome = context.serve("executor", GRACE, role).await;
         outcome.map_err(|error| CmdError {
             code: if is_unhealthy.load(Ordering::Relaxed) {
                 ExitCode::Unhealthy
@@ -201,7 +201,7 @@ impl HelperArgs {
     async fn run(self, context: &Context) -> Result<(), CmdError> {
         context.role_settings(Scope::Executor, Vec::new())?;
         context
-            .serve("helper", |tasks| async move {
+            .serve("helper", GRACE, |tasks| async move {
                 executor::streaming::help(&self.folder, tasks).await
             })
             .await

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use clap::{Args, Subcommand};
 
-use super::context::Context;
+use super::context::{Context, GRACE};
 use super::error::{CmdError, ExitCode, OrFail};
 use crate::core::chain::Chain;
 use crate::core::chain::local::LocalChain;
@@ -64,7 +64,7 @@ impl RunArgs {
         .or_fail(ExitCode::Failed, "could not open the chain")?;
         let chain: Arc<dyn Chain> = Arc::new(chain);
         context
-            .serve("facilitator", |tasks| {
+            .serve("facilitator", GRACE, |tasks| {
                 facilitator::run(config, chain, clock, tasks)
             })
             .await

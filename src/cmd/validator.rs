@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use clap::{Args, Subcommand};
 
-use super::context::Context;
+use super::context::{Context, GRACE};
 use super::error::{CmdError, ExitCode, OrFail};
 use super::key::open_hotkey;
 use crate::core::chain::local::LocalChain;
@@ -60,7 +60,7 @@ impl RunArgs {
             clock: context.clock.clone(),
         };
         context
-            .serve("validator", |tasks| async move {
+            .serve("validator", GRACE, |tasks| async move {
                 validator::run(config, ports, &tasks).await
             })
             .await

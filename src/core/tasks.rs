@@ -119,6 +119,16 @@ impl Tasks {
         }
     }
 
+    /// Returns a family inside this one that goes on when its parent is asked to stop, until whoever keeps it stops it:
+    /// for work that is to be finished first. It is aborted and waited for with its parent.
+    #[must_use]
+    pub fn outliving_child(&self) -> Self {
+        Self {
+            stop: CancellationToken::new(),
+            ..self.child()
+        }
+    }
+
     /// Spawns a task that may end when it likes; an error or a panic is logged.
     ///
     /// The task is expected to watch [`Tasks::token`] or [`Tasks::stopped`] if it can wait for long. In a
@@ -457,6 +467,25 @@ mod tests {
         assert_eq!(parent.running(), 1);
         assert!(!parent.shut_down(Duration::from_millis(10)).await);
         assert_eq!(two.running(), 0);
+    }
+
+    #[tokio::test]
+    async fn an_outliving_child_ends_when_it_is_stopped_or_aborted_and_is_waited_for() {
+        let parent = Tasks::new();
+        let child = parent.outliving_child();
+        let stopped = child.token();
+        child.spawn("works on", async move { stopped.cancelled().await });
+        parent.stop();
+        tokio::task::yield_now().await;
+        assert_eq!((parent.running(), child.is_stopping()), (1, false));
+        child.stop();
+        assert!(parent.shut_down(Duration::from_secs(1)).await);
+
+        let parent = Tasks::new();
+        let child = parent.outliving_child();
+        child.spawn("deaf", std::future::pending::<()>());
+        assert!(!parent.shut_down(Duration::from_millis(10)).await);
+        assert_eq!(child.running(), 0);
     }
 
     #[tokio::test]

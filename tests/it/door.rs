@@ -304,10 +304,12 @@ impl Validator {
         }
     }
 
+    /// Returns the next decline, past repeated acceptances of jobs whose connection has gone.
     async fn expect_decline(&mut self) -> Declined {
-        match self.expect_verdict().await {
-            Up::Declined(declined) => declined,
-            other => panic!("expected a decline, got {other:?}"),
+        loop {
+            if let Up::Declined(declined) = self.expect_verdict().await {
+                return declined;
+            }
         }
     }
 
@@ -320,10 +322,17 @@ impl Validator {
         }
     }
 
+    /// Waits for readiness; the acceptance is repeated to a connection that took the job over.
     async fn expect_ready(&mut self, job: &JobId) {
-        match self.expect().await {
-            Up::ExecutorReady(ready) => assert_eq!(&ready.job_uuid, job),
-            other => panic!("expected readiness, got {other:?}"),
+        loop {
+            match self.expect().await {
+                Up::Accepted(accepted) => assert_eq!(&accepted.job_uuid, job),
+                Up::ExecutorReady(ready) => {
+                    assert_eq!(&ready.job_uuid, job);
+                    return;
+                }
+                other => panic!("expected readiness, got {other:?}"),
+            }
         }
     }
 

@@ -10,6 +10,7 @@ mod architecture;
 mod attack;
 mod check;
 mod cli;
+mod crash;
 mod door;
 mod dropin;
 mod executor;

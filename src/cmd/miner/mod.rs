@@ -4,6 +4,7 @@
 //! every second, and finds at its start those that were given while it did not run.
 
 mod check;
+mod drain;
 mod jobs;
 mod run;
 mod selftest;
@@ -38,6 +39,10 @@ pub enum MinerCommand {
     /// Show validators, let one in for debugging, block one
     #[command(subcommand)]
     Validator(validator::ValidatorCommand),
+    /// Take no new jobs, until `undrain`: running ones go on
+    Drain(drain::DrainArgs),
+    /// Take jobs again after `drain`
+    Undrain(drain::UndrainArgs),
 }
 
 impl MinerCommand {
@@ -49,6 +54,8 @@ impl MinerCommand {
             Self::Stats(args) => args.run(context).await,
             Self::Check(args) => args.run(context).await,
             Self::Validator(command) => command.run(context).await,
+            Self::Drain(args) => args.run(context).await,
+            Self::Undrain(args) => args.run(context).await,
         }
     }
 
@@ -56,7 +63,12 @@ impl MinerCommand {
     pub(super) fn is_server(&self) -> bool {
         match self {
             Self::Run(_) => true,
-            Self::Jobs(_) | Self::Stats(_) | Self::Check(_) | Self::Validator(_) => false,
+            Self::Jobs(_)
+            | Self::Stats(_)
+            | Self::Check(_)
+            | Self::Validator(_)
+            | Self::Drain(_)
+            | Self::Undrain(_) => false,
         }
     }
 }

@@ -4,15 +4,15 @@ use std::sync::Arc;
 
 use clap::Args;
 
-use super::super::context::Context;
+use super::super::context::{Context, GRACE};
 use super::super::error::{CmdError, ExitCode, OrFail};
 use super::super::key::open_hotkey;
 use super::DATABASE;
 use crate::core::chain::local::LocalChain;
-use crate::core::config::{ChainConfig, Flag, MinerConfig, Scope};
+use crate::core::config::{ChainConfig, Environment, Flag, MinerConfig, Scope};
 use crate::core::miner::{self, Ports};
 use crate::core::net::http;
-use crate::core::store::miner::MinerStore;
+use crate::core::store::miner::{MinerStore, Side, Trap};
 
 /// `horde miner run …`
 #[derive(Args, Debug)]
@@ -49,8 +49,13 @@ impl RunArgs {
             .or_fail(ExitCode::Failed, format!("could not listen on {}", config.listen))
             .map_err(|error| error.hint("is another miner running? `--listen` takes another address"))?;
         let ports = open_ports(context, &config).await?;
+        let grace = if ports.leaves_jobs {
+            config.drain + GRACE
+        } else {
+            GRACE
+        };
         context
-            .serve("miner", |tasks| miner::run(config, ports, listener, tasks))
+            .serve("miner", grace, |tasks| miner::run(config, ports, listener, tasks))
             .await
     }
 }
@@ -69,8 +74,20 @@ async fn open_ports(context: &Context, config: &MinerConfig) -> Result<Ports, Cm
     Ok(Ports {
         keypair,
         chain: Arc::new(chain),
-        store,
+        store: store.with_trap(trap(&context.environment)),
+        leaves_jobs: !context.ends_with_parent(),
         clock: context.clock.clone(),
         environment: context.environment.clone(),
     })
+}
+
+/// Returns the trap that a test of crashes has set; never in release builds.
+fn trap(environment: &Environment) -> Option<Trap> {
+    let sides = [
+        ("HORDE_TEST_KILL_BEFORE", Side::Before),
+        ("HORDE_TEST_KILL_AFTER", Side::After),
+    ];
+    sides
+        .into_iter()
+        .find_map(|(name, side)| Trap::parse(side, environment.get(name)?))
 }

@@ -34,6 +34,13 @@ impl Environment {
             .collect()
     }
 
+    /// Returns the same with one variable set.
+    #[must_use]
+    pub fn with(mut self, name: &str, value: &str) -> Self {
+        self.variables.insert(name.to_owned(), value.into());
+        self
+    }
+
     /// Returns a variable that is set, not empty, and UTF-8.
     pub fn get(&self, name: &str) -> Option<&str> {
         self.variables

@@ -19,6 +19,8 @@ pub struct ExecutorConfig {
     pub token: Secret,
     /// Time to connect to the miner.
     pub startup: Duration,
+    /// For how long it looks for a miner that it has lost.
+    pub reconnect: Duration,
     /// Label of its containers (`horde.owner`), by which the miner that started it finds them again.
     pub owner: String,
     /// Directory of job folders.
@@ -58,6 +60,7 @@ impl ExecutorConfig {
             miner_address: settings.text("executor.miner_address")?.to_owned(),
             token: Secret::new(settings.text("executor.token")?),
             startup: settings.duration("executor.startup_seconds")?,
+            reconnect: settings.duration("executor.reconnect_seconds")?,
             owner: settings.text("executor.owner")?.to_owned(),
             work_dir: settings.path("executor.work_dir")?.to_owned(),
             docker_host: settings.text("executor.docker_host")?.to_owned(),

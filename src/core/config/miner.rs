@@ -51,6 +51,10 @@ pub struct MinerConfig {
     pub executor_startup: Duration,
     /// Time after which an executor is removed.
     pub executor_ttl: Duration,
+    /// For how long an executor looks for a miner that it has lost, and is waited for.
+    pub executor_reconnect: Duration,
+    /// Time that running jobs have to finish once the miner is asked to stop.
+    pub drain: Duration,
     /// Ports of this host for the clients of streaming jobs.
     pub streaming_ports: RangeInclusive<u16>,
     /// Whether executors ask for no GPU.
@@ -93,6 +97,8 @@ impl MinerConfig {
             docker_host: settings.text("miner.docker_host")?.to_owned(),
             executor_startup: settings.duration("miner.executor_startup_seconds")?,
             executor_ttl: settings.duration("miner.executor_ttl_seconds")?,
+            executor_reconnect: settings.duration("executor.reconnect_seconds")?,
+            drain: settings.duration("miner.drain_seconds")?,
             streaming_ports: ports(settings)?,
             no_gpu: settings.bool("miner.no_gpu")?,
             validator_stake_min: validator_stake_min(settings)?,

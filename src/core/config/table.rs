@@ -257,6 +257,12 @@ pub const SETTINGS: &[Setting] = &[
         "time after which an executor is removed",
     ),
     setting(
+        "miner.drain_seconds",
+        SECONDS,
+        "30",
+        "time that running jobs have to finish once the miner is asked to stop; then they wait for its next start",
+    ),
+    setting(
         "miner.streaming_ports",
         Kind::Text,
         "6000-6999",
@@ -316,6 +322,12 @@ pub const SETTINGS: &[Setting] = &[
         SECONDS,
         "5",
         "time to connect to the miner",
+    ),
+    setting(
+        "executor.reconnect_seconds",
+        SECONDS,
+        "120",
+        "how long it works on for a miner that it has lost, and the miner waits for it",
     ),
     setting(
         "executor.owner",

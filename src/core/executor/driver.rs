@@ -23,7 +23,7 @@ use crate::core::host::hygiene::Dirt;
 use crate::core::model::sandbox::SandboxWishes;
 use crate::core::model::upload::OutputUpload;
 use crate::core::model::volume::Volume;
-use crate::core::net::{self, Link, close_code};
+use crate::core::net;
 use crate::core::proto::job::{ARTIFACT_VERDICTS_MAX, ArtifactVerdict, Context, FullJob};
 use crate::core::proto::miner_executor::{Down, EXTENSION_OUTPUT};
 use crate::core::tasks::Tasks;
@@ -40,6 +40,7 @@ use super::guard::Guard;
 use super::images::{Images, LocalImage};
 use super::live::Live;
 use super::machine::{Effect, Event, Fault, Machine, Outcome, Results};
+use super::road::Road;
 use super::streaming::{self, ClientCertificate, StreamFault, StreamServer, Streaming};
 use super::workspace::Workspace;
 
@@ -47,11 +48,8 @@ use super::workspace::Workspace;
 /// six kinds, of which two have ended before the others begin.
 const NEWS_MAX: usize = 8;
 
-/// The longest that the miner may take to take the report and to answer the close.
-const GOODBYE_PATIENCE: Duration = Duration::from_secs(10);
-
-/// How far behind the miner may be in taking the last message before it is given up.
-const SEND_PATIENCE: Duration = Duration::from_secs(60);
+/// How much longer than its removal may take a container is waited for.
+const REMOVAL_SLACK: Duration = Duration::from_secs(10);
 
 /// What a piece of work found out.
 #[derive(Debug)]
@@ -100,7 +98,8 @@ pub(super) struct Ports {
 #[derive(Debug)]
 pub(super) struct Driver {
     machine: Machine,
-    link: Link,
+    /// Gone once all is said.
+    road: Option<Road>,
     ports: Ports,
     identity: Identity,
     wishes: Arc<SandboxWishes>,
@@ -120,7 +119,7 @@ pub(super) struct Driver {
 impl Driver {
     pub(super) fn new(
         machine: Machine,
-        link: Link,
+        road: Road,
         ports: Ports,
         identity: Identity,
         wishes: SandboxWishes,
@@ -129,7 +128,7 @@ impl Driver {
         let (news_sender, news) = mpsc::channel(NEWS_MAX);
         Self {
             machine,
-            link,
+            road: Some(road),
             ports,
             identity,
             wishes: Arc::new(wishes),
@@ -165,7 +164,7 @@ impl Driver {
                 break outcome;
             }
         };
-        self.clear_away().await?;
+        Box::pin(self.clear_away()).await?;
         Ok(outcome)
     }
 
@@ -181,14 +180,19 @@ impl Driver {
 
     /// Waits for whatever comes first. Being asked to stop is told once: what follows takes its time.
     async fn next_event(&mut self) -> Event {
-        let deadline = self.machine.deadline();
+        let Some(road) = &mut self.road else {
+            return Event::LinkLost;
+        };
+        // A miner that is being looked for cannot be late with its first words.
+        let is_excused = road.is_lost() && self.machine.job_uuid().is_none();
+        let deadline = self.machine.deadline().filter(|_| !is_excused);
         let ticks = async {
             match deadline {
                 Some(deadline) => tokio::time::sleep_until(deadline).await,
                 None => std::future::pending().await,
             }
         };
-        tokio::select! {
+        let event = tokio::select! {
             biased;
             () = self.ports.tasks.stopped(), if !self.is_stopping => {
                 self.is_stopping = true;
@@ -210,9 +214,15 @@ impl Driver {
                 // Cannot happen: a sender is kept here.
                 None => Event::LinkLost,
             },
-            event = self.link.recv() => match event {
+            event = road.recv() => match event {
                 net::Event::Text(text) => match Down::decode(&text) {
-                    Ok(message) => Event::Message(Box::new(message)),
+                    Ok(message) => {
+                        let is_repeated = road.has_resumed()
+                            && matches!(&message, Down::InitialJob(job) if self.machine.job_uuid() == Some(&job.job_uuid));
+                        road.note(&message);
+                        // The miner could not know that it had arrived.
+                        if is_repeated { Event::Tick } else { Event::Message(Box::new(message)) }
+                    }
                     Err(error) => Event::Malformed { error: chain(&error), text },
                 },
                 net::Event::Binary(bytes) => Event::Malformed {
@@ -225,26 +235,22 @@ impl Driver {
                 }
             },
             () = ticks => Event::Tick,
+        };
+        if is_excused {
+            self.machine.await_again(Instant::now());
         }
+        event
     }
 
     async fn carry_out(&mut self, effect: Effect) {
         match effect {
             // Beyond the wire, and the miner did not agree to it.
-            Effect::Send(message)
-                if message
-                    .extension()
-                    .is_some_and(|name| !self.link.extensions().has(name)) =>
-            {
+            Effect::Send(message) if message.extension().is_some_and(|name| !self.has_extension(name)) => {
                 tracing::debug!(message = message.message_type(), "the miner does not know it");
             }
             Effect::Send(message) => {
-                let sent = tokio::time::timeout(SEND_PATIENCE, self.link.send(message.encode())).await;
-                // A link that has ended says so as the next event.
-                match sent {
-                    Ok(Ok(())) => tracing::debug!(message = message.message_type(), "told the miner"),
-                    Ok(Err(error)) => tracing::warn!(%error, "could not tell the miner"),
-                    Err(_elapsed) => tracing::warn!("the miner does not take messages"),
+                if let Some(road) = &mut self.road {
+                    road.tell(message).await;
                 }
             }
             Effect::Prepare { image, gpus } => self.prepare(image, gpus),
@@ -287,10 +293,12 @@ impl Driver {
         let (Some(workspace), Some(prepared)) = (&self.workspace, self.prepared.take()) else {
             return;
         };
-        let live = self.link.extensions().has(EXTENSION_OUTPUT).then(Live::default);
+        let sender = self.road.as_ref().map(Road::sender);
+        let live = self.has_extension(EXTENSION_OUTPUT).then(Live::default);
         let passing = live
             .clone()
-            .map(|live| live.pass_on(job.job_uuid.clone(), self.link.sender()));
+            .zip(sender)
+            .map(|(live, sender)| live.pass_on(job.job_uuid.clone(), sender));
         let plan = Plan {
             engine: Arc::clone(&self.ports.engine),
             guard: Arc::clone(&self.ports.guard),
@@ -434,13 +442,26 @@ impl Driver {
         });
     }
 
+    fn has_extension(&self, name: &str) -> bool {
+        self.road.as_ref().is_some_and(|road| road.extensions().has(name))
+    }
+
     fn spawn(&mut self, name: &'static str, work: impl Future<Output = ()> + Send + 'static) {
         self.work.push(self.ports.tasks.spawn(name, work));
     }
 
-    /// Says goodbye, removes the container, then the folders.
+    /// Says goodbye; meanwhile removes the container, then the folders.
     async fn clear_away(mut self) -> Result<(), Dirt> {
-        self.link.close(close_code::NORMAL, "").await;
+        let parting = self.road.take().map(Road::part);
+        let parting = async {
+            if let Some(parting) = parting {
+                parting.await;
+            }
+        };
+        tokio::join!(parting, self.clean_up()).1
+    }
+
+    async fn clean_up(mut self) -> Result<(), Dirt> {
         for work in self.work.drain(..) {
             work.abort();
         }
@@ -457,12 +478,6 @@ impl Driver {
         let workspace = self.workspace.take();
         cleaner::remove_folders(&*self.ports.engine, &self.identity, workspace, &self.work_dir).await;
         self.ports.images.shrink().await;
-        if tokio::time::timeout(GOODBYE_PATIENCE, self.link.sender().closed())
-            .await
-            .is_err()
-        {
-            tracing::debug!("the miner did not answer the close");
-        }
         settled
     }
 }
@@ -484,7 +499,7 @@ impl Driver {
                 }
             }
         };
-        match tokio::time::timeout(REMOVAL_PATIENCE + GOODBYE_PATIENCE, gone).await {
+        match tokio::time::timeout(REMOVAL_PATIENCE + REMOVAL_SLACK, gone).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => {
                 tracing::error!(token = %self.identity.token, error = %chain(&error), "the job's container is left");

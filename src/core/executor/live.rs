@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::time::sleep;
 
 use crate::core::docker::StreamName;
@@ -116,8 +116,9 @@ impl Live {
         self.news.notify_one();
     }
 
-    /// Passes everything on until the end of the streams; nothing is sent while anything else waits for the link.
-    pub(super) async fn pass_on(self, job_uuid: JobId, link: LinkSender) {
+    /// Passes everything on until the end of the streams; nothing is sent while anything else waits for the
+    /// link, and nothing while there is none.
+    pub(super) async fn pass_on(self, job_uuid: JobId, link: watch::Receiver<LinkSender>) {
         loop {
             let (handed, is_over) = self.with(|windows| {
                 let handed = windows.hand_over(|stream, offset, bytes| {
@@ -127,7 +128,7 @@ impl Live {
                         offset,
                         data: STANDARD.encode(bytes),
                     });
-                    link.offer(message.encode())
+                    link.borrow().offer(message.encode())
                 });
                 (handed, windows.is_over)
             });
@@ -221,7 +222,8 @@ mod tests {
         let tasks = Tasks::new();
         let (mut miner, executor) = pair(&tasks, &Limits::default()).await;
         let live = Live::default();
-        let passing = live.clone().pass_on(JobId::new("j"), executor.sender());
+        let sender = watch::Sender::new(executor.sender());
+        let passing = live.clone().pass_on(JobId::new("j"), sender.subscribe());
         let job = async {
             live.push(StreamName::Stdout, b"first");
             let first = hear(&mut miner).await;

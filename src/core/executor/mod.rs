@@ -2,7 +2,8 @@
 //!
 //! It connects with its token before it does anything slow, prepares, fetches the input, runs the container with
 //! no network, captures both streams within bounds, delivers the output, reports once, and removes its container
-//! and its folders: only those, by label and by name. [`machine`] decides, the driver does.
+//! and its folders: only those, by label and by name. [`machine`] decides, the driver does. A miner of our own kind may
+//! be restarted meanwhile: the [`road`] to it is found again.
 
 pub mod attack;
 mod cache;
@@ -15,6 +16,7 @@ mod guard;
 mod images;
 mod live;
 pub mod machine;
+mod road;
 pub mod shortfall;
 pub mod streaming;
 pub mod usage;
@@ -47,6 +49,7 @@ use driver::{Driver, Ports};
 use guard::Guard;
 use images::Images;
 use machine::{Machine, Outcome};
+use road::Road;
 
 /// The path of the miner's endpoint, before the token (wire-executor-miner §1).
 const ENDPOINT: &str = "/v0.1/executor_interface/";
@@ -126,7 +129,7 @@ pub async fn run(config: ExecutorConfig, engine: Arc<dyn Engine>, tasks: Tasks) 
         downloader: Arc::new(downloader),
         uploader: Arc::new(Uploader::new(config.upload_bytes_max, policy)),
         clock: Clock::system(),
-        tasks,
+        tasks: tasks.clone(),
     };
     let identity = Identity {
         owner: config.owner.clone(),
@@ -135,7 +138,8 @@ pub async fn run(config: ExecutorConfig, engine: Arc<dyn Engine>, tasks: Tasks) 
         streaming_port: config.streaming_port,
     };
     let machine = Machine::new(Instant::now(), config.startup, miner);
-    let outcome = Driver::new(machine, link, ports, identity, config.sandbox, &config.work_dir)
+    let road = Road::new(link, url, options, config.reconnect, tasks);
+    let outcome = Driver::new(machine, road, ports, identity, config.sandbox, &config.work_dir)
         .run()
         .await?;
     tracing::info!(?outcome, "done");

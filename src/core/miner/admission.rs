@@ -1,5 +1,7 @@
 //! Whether a job may have a slot at all, asked before anyone looks for a free one.
 
+use std::sync::atomic::Ordering;
+
 use time::format_description::well_known::Rfc3339;
 
 use super::Miner;
@@ -14,6 +16,9 @@ pub enum Refusal {
     /// The miner is about to end.
     #[error("miner is stopping")]
     Stopping,
+    /// Its operator wants no new jobs.
+    #[error("miner is draining: it takes no new jobs")]
+    Draining,
     /// The operator refuses the validator's jobs.
     #[error("validator is blacklisted: {}{}", .0.reason, end_of(.0))]
     Blacklisted(Block),
@@ -37,13 +42,14 @@ impl Refusal {
             Self::Stopping => "stopping",
             Self::Blacklisted(_) => "validator_blacklisted",
             Self::TooManyJobs { .. } => "too_many_jobs",
+            Self::Draining => "draining",
         }
     }
 
     /// Returns the wire's word for it; what the wire has no word for is `unknown`.
     pub const fn reason(&self) -> RejectionReason {
         match self {
-            Self::Stopping | Self::TooManyJobs { .. } => RejectionReason::Unknown,
+            Self::Stopping | Self::Draining | Self::TooManyJobs { .. } => RejectionReason::Unknown,
             Self::Blacklisted(_) => RejectionReason::ValidatorBlacklisted,
         }
     }
@@ -51,8 +57,11 @@ impl Refusal {
 
 /// Asks every rule in turn; the first that refuses is told to the validator.
 pub(super) fn admit(miner: &Miner, request: &InitialJob, is_stopping: bool) -> Result<(), Refusal> {
-    if is_stopping {
+    if is_stopping || miner.is_closing.load(Ordering::Relaxed) {
         return Err(Refusal::Stopping);
+    }
+    if miner.is_draining.load(Ordering::Relaxed) {
+        return Err(Refusal::Draining);
     }
     // The receipt's validator is the one that authenticated: that was checked with its signature.
     let validator = &request.job_started_receipt_payload.validator_hotkey;

@@ -1,22 +1,21 @@
 //! Carries out what a validator's conversation decides: one task per connection.
 
 use std::net::IpAddr;
-use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::FutureExt;
 use serde_json::json;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until};
 use uuid::Uuid;
 
 use super::Miner;
 use super::admission::{Refusal, admit};
 use super::door::{Denied, Presence, TooManyJobs, seconds};
 use super::job::unknown_job;
-use super::keeper::{Assignment, Keeper, LETTERS, Letter, Line};
+use super::keeper::{Assignment, Keeper, LETTERS, Letter};
 use super::ledger::{Rebuff, Step, occupation};
+use super::line::Line;
 use super::machine::{self, Conversation, Effect, Parties, declined};
 use super::pool::Post;
 use super::sharing::{Decision, Terms};
@@ -39,8 +38,11 @@ pub const AUTH_TIME: Duration = Duration::from_secs(10);
 /// Outcomes sent to a validator that comes back, at most; the rest follows at its next authentication.
 const OWED_MAX: u32 = 100;
 
-/// How long the connections of a stopping miner stay open for the last words about its jobs.
+/// How long the connections of a stopping miner stay open for the last words about its jobs, and for receipts.
 const LAST_WORDS: Duration = Duration::from_secs(8);
+
+/// Time between two looks whether all last words are said.
+const LAST_LOOK: Duration = Duration::from_millis(50);
 
 /// Serves one connection of a validator that came from `peer`.
 pub async fn serve(miner: Arc<Miner>, mut link: Link, validator: Hotkey, peer: IpAddr, tasks: Tasks) {
@@ -60,12 +62,9 @@ pub async fn serve(miner: Arc<Miner>, mut link: Link, validator: Hotkey, peer: I
         validator: validator.clone(),
         miner: miner.keypair.hotkey().clone(),
     };
-    let line = Line {
-        id: miner.next_line(),
-        sender: link.sender(),
-    };
+    let line = Line::new(miner.next_line(), link.sender());
     let mut desk = Desk {
-        conversation: Conversation::new(parties, miner.pool.manifest()),
+        conversation: Conversation::new(parties, miner.manifest()),
         validator,
         peer,
         line,
@@ -74,8 +73,14 @@ pub async fn serve(miner: Arc<Miner>, mut link: Link, validator: Hotkey, peer: I
         presence: None,
         tasks,
     };
-    // The end of the link is seen by the next `recv`.
-    drop(desk.converse(&mut link).await);
+    let outcome = desk.converse(&mut link).await;
+    let is_orderly = outcome.is_ok_and(|code| {
+        matches!(
+            code,
+            Some(close_code::NORMAL | close_code::GOING_AWAY | close_code::NO_STATUS)
+        )
+    });
+    desk.miner.note_end_of(&desk.line, is_orderly).await;
 }
 
 /// One connection of a validator.
@@ -93,26 +98,27 @@ struct Desk {
 }
 
 impl Desk {
-    async fn converse(&mut self, link: &mut Link) -> Result<(), LinkClosed> {
+    /// Converses until the connection ends; returns the code with which the validator closed it, if it did.
+    async fn converse(&mut self, link: &mut Link) -> Result<Option<u16>, LinkClosed> {
         let auth_deadline = Instant::now() + AUTH_TIME;
         let stop = self.tasks.token();
+        let mut last_words = None;
         while !self.conversation.is_over() {
             let effects = tokio::select! {
                 biased;
-                () = stop.cancelled() => {
-                    // What jobs have to say goes over this connection, too.
-                    drop(timeout(LAST_WORDS, self.miner.pool.emptied()).await);
-                    link.close(close_code::GOING_AWAY, "").await;
-                    return Ok(());
+                () = stop.cancelled(), if last_words.is_none() => {
+                    last_words = Some(Instant::now() + LAST_WORDS);
+                    Vec::new()
                 }
                 event = link.recv() => match event {
                     Event::Text(text) => self.conversation.on_text(self.miner.clock.now(), text),
                     Event::Binary(_) => self.conversation.on_binary(),
                     Event::Closed { code, .. } => {
                         tracing::debug!(validator = %self.validator, code, "validator gone");
-                        return Ok(());
+                        return Ok(Some(code));
                     }
                 },
+                () = sleep(LAST_LOOK), if last_words.is_some() => Vec::new(),
                 () = sleep_until(auth_deadline), if self.presence.is_none() => self.conversation.on_auth_timeout(),
             };
             for effect in effects {
@@ -125,8 +131,18 @@ impl Desk {
                     self.carry_out(effect).await?;
                 }
             }
+            if last_words.is_some_and(|until| Instant::now() >= until || self.has_said_all()) {
+                link.close(close_code::GOING_AWAY, "").await;
+                return Ok(None);
+            }
         }
-        Ok(())
+        Ok(None)
+    }
+
+    /// Tells whether a stopping miner has no more words for this connection, and expects none.
+    fn has_said_all(&self) -> bool {
+        let is_trusted = self.conversation.is_trusted();
+        !is_trusted || (self.miner.pool.is_empty() && !self.miner.tellings.is_waiting(&self.line))
     }
 
     fn admit(&mut self, link: &Link, stamp: &Stamp) -> Result<(), Denied> {
@@ -178,7 +194,8 @@ impl Desk {
             // A keeper that has just left needs nobody any more.
             drop(post.letters.send(Letter::Resume(self.line.clone())).await);
         }
-        let owed = match self.miner.store.owed(&self.validator, OWED_MAX).await {
+        let now = self.miner.clock.now();
+        let owed = match self.miner.store.owed(&self.validator, OWED_MAX, now).await {
             Ok(owed) => owed,
             Err(error) => {
                 tracing::error!(validator = %self.validator, %error, "cannot look for undelivered outcomes");
@@ -190,6 +207,13 @@ impl Desk {
                 // Its keeper knows what else the validator has missed.
                 continue;
             }
+            if self
+                .miner
+                .tellings
+                .is_fresh(&owed.job, &self.line, Instant::now())
+            {
+                continue;
+            }
             if let Ok(Up::JobFinished(_)) = Up::decode(&owed.outcome) {
                 // It waits for these first, and a repetition does no harm.
                 let job_uuid = owed.job.clone();
@@ -197,9 +221,7 @@ impl Desk {
                 let job_uuid = owed.job.clone();
                 self.say(ExecutionDone { job_uuid }.into()).await?;
             }
-            self.miner
-                .deliver(&owed.job, &owed.outcome, &self.line.sender)
-                .await;
+            self.miner.deliver(&owed.job, &owed.outcome, &self.line).await;
         }
         Ok(())
     }
@@ -304,6 +326,13 @@ impl Desk {
                 };
                 self.say(busy.into()).await
             }
+            Ok(Reservation::Draining) => {
+                let refusal = Refusal::Draining;
+                tracing::info!(%job, %class, %refusal, validator = %self.validator, "job declined");
+                refuse(refusal.code(), &refusal.to_string(), json!({}));
+                self.say(declined(job, refusal.reason(), refusal.to_string()).into())
+                    .await
+            }
             // To decline a job that runs would end it at the validator, so only its repetition is refused.
             Ok(Reservation::Known { validator, state }) if validator == self.validator && state.is_open() => {
                 refuse(
@@ -355,18 +384,12 @@ impl Desk {
         let assignment = Assignment {
             request,
             slot,
-            token: token.clone(),
-            line: self.line.clone(),
+            token,
+            line: self.line.own(),
             address: self.miner.config.address,
         };
         let keeper = Keeper::new(Arc::clone(&self.miner), assignment, mailbox);
-        let (miner, tasks) = (Arc::clone(&self.miner), self.tasks.clone());
-        self.tasks.spawn("job", async move {
-            if AssertUnwindSafe(keeper.run(tasks)).catch_unwind().await.is_err() {
-                tracing::error!(%job, "the keeper of a job panicked");
-                miner.take_over(&job, &token).await;
-            }
-        });
+        self.miner.keep(keeper, &self.tasks);
     }
 
     /// Returns the way to the keeper of a job of this validator.
@@ -377,7 +400,7 @@ impl Desk {
 
     async fn order(&self, order: Box<FullJob>, text: String) -> Result<(), LinkClosed> {
         let job = order.job_uuid.clone();
-        let letter = Letter::Order(self.line.clone(), order, text);
+        let letter = Letter::Order(self.line.own(), order, text);
         let is_taken = match self.keeper_of(&job) {
             Some(letters) => letters.send(letter).await.is_ok(),
             None => false,
@@ -389,7 +412,7 @@ impl Desk {
     }
 
     async fn abandon(&self, job: &JobId, decline: Declined) -> Result<(), LinkClosed> {
-        let letter = Letter::Abandon(self.line.clone(), decline);
+        let letter = Letter::Abandon(self.line.own(), decline);
         let is_taken = match self.keeper_of(job) {
             Some(letters) => letters.send(letter).await.is_ok(),
             None => false,
@@ -403,6 +426,7 @@ impl Desk {
     async fn keep(&self, payload: ReceiptPayload, signature: String) -> Result<(), LinkClosed> {
         let job = payload.job_uuid().clone();
         let kind = payload.receipt_type();
+        let is_last = matches!(payload, ReceiptPayload::Finished(_));
         let is_its_own = match self.miner.store.standing(&job).await {
             Ok(standing) => standing.is_some_and(|(validator, _)| validator == self.validator),
             Err(error) => {
@@ -428,7 +452,16 @@ impl Desk {
         {
             Ok(true) => tracing::debug!(%job, kind, "receipt kept"),
             Ok(false) => tracing::warn!(%job, kind, "a second receipt of this kind is ignored"),
-            Err(error) => tracing::error!(%job, kind, %error, "cannot keep a receipt"),
+            Err(error) => {
+                tracing::error!(%job, kind, %error, "cannot keep a receipt");
+                return Ok(());
+            }
+        }
+        if is_last {
+            self.miner.tellings.settle(&job);
+        } else if let Some(letters) = self.keeper_of(&job) {
+            // Now it is known which job this connection is for.
+            drop(letters.send(Letter::Resume(self.line.own())).await);
         }
         Ok(())
     }

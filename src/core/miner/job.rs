@@ -5,8 +5,12 @@
 //!     └──────────┴──────── lost, expired, abandoned, stopping ─────┴──────────────────▲
 //! ```
 //!
-//! Every path ends in exactly one [`Effect::End`]. Nothing here limits a stage: the executor does, and its time to
-//! live does for all that goes wrong.
+//! Every path ends in exactly one [`Effect::End`], unless the miner ends first and leaves the job to its next life
+//! ([`Effect::Leave`]), which goes on with it ([`Job::adopted`]). Nothing here limits a stage: the executor does, and its
+//! time to live does for all that goes wrong.
+//!
+//! An executor that agreed to resume (`proto::miner_executor::EXTENSION_RESUME`) may lose its link: the job waits for
+//! it. What it tells again changes nothing, and is passed on once.
 #![warn(clippy::wildcard_enum_match_arm)]
 
 use std::net::IpAddr;
@@ -19,20 +23,26 @@ use crate::core::proto::job::{
     ARTIFACT_VERDICTS_MAX, ArtifactVerdict, ArtifactVerdicts, ExecutorReady, FullJob, GenericError,
     HordeFailed, InitialJob, StreamingReady,
 };
-use crate::core::proto::miner_executor::{Down, Up};
-use crate::core::proto::validator_miner::{self, Declined};
+use crate::core::proto::miner_executor::{Down, Resumes, Up};
+use crate::core::proto::validator_miner::{self, Accepted, Declined};
+use crate::core::store::miner::JobState;
 
 /// What happens to a job.
 #[derive(Debug)]
 pub enum Event {
     /// Its executor could not be started.
     StartFailed,
-    /// Its executor has connected.
-    Connected,
+    /// Its executor has connected, and said whether it survives the loss of the link.
+    Connected {
+        /// Whether it does.
+        resumes: bool,
+    },
     /// Its executor says something.
     Said(Up),
     /// The executor's connection has ended with this close code.
     Disconnected(u16),
+    /// An executor that was to come back has not done so in this time.
+    Absent(Duration),
     /// The executor has exited.
     Exited,
     /// The executor has outlived its time.
@@ -41,12 +51,18 @@ pub enum Event {
     Ordered(Box<FullJob>, String),
     /// The job is given up; this is what to tell the validator.
     Abandoned(Declined),
-    /// A connection of the validator has taken the job over.
-    Resumed,
+    /// A connection of the validator has taken the job over; the validator may have missed what was said before.
+    Resumed {
+        /// Whether it has shown that it knows of the acceptance.
+        knows_acceptance: bool,
+    },
     /// Another validator, within its share, needs the executor.
     Preempted,
     /// The miner is stopping.
-    Stopping,
+    Stopping {
+        /// Whether a next life of it may go on with what can wait.
+        may_leave: bool,
+    },
 }
 
 /// What the driver has to do; effects are carried out in order.
@@ -58,14 +74,25 @@ pub enum Effect {
     Tell(validator_miner::Up),
     /// Fills in the address, signs, and sends to the validator.
     Vouch(StreamingReady),
-    /// Notes that the executor is ready.
-    NoteReady,
-    /// Notes that the executor has the full order, here as received.
+    /// Notes that the executor is ready, and whether it survives the loss of its link.
+    NoteReady {
+        /// Whether it does.
+        resumes: bool,
+    },
+    /// Keeps the full order, here as received, before the executor gets it.
     NoteOrder(String),
     /// Keeps the outcome, then tells it to the validator.
     End(Outcome),
+    /// Tells the executor that its report is kept, if it is.
+    Thank,
+    /// Gives the executor its time to come back.
+    Await,
+    /// Notes that the executor of a job that is over is to be ended by force.
+    Doom,
     /// Ends the executor.
     Kill,
+    /// Leaves executor, slot and all to the miner's next life.
+    Leave,
 }
 
 /// How a job ended.
@@ -73,12 +100,14 @@ pub enum Effect {
 pub struct Outcome {
     /// Whether there are results.
     pub is_success: bool,
+    /// Whether the executor is to be ended by force.
+    pub is_doomed: bool,
     /// What the validator is told.
     pub message: validator_miner::Up,
 }
 
-/// A full order that came before its executor was ready, and its text as received.
-type HeldOrder = (Box<FullJob>, String);
+/// A full order that came before its executor was ready; it is kept on the disk already.
+type HeldOrder = Box<FullJob>;
 
 #[derive(Debug, Default)]
 enum State {
@@ -87,10 +116,15 @@ enum State {
         order: Option<HeldOrder>,
     },
     Preparing {
+        /// For an executor that loses its link before it has got it; none where it cannot come back.
+        request: Option<Box<InitialJob>>,
         order: Option<HeldOrder>,
     },
     Ready,
-    Running,
+    Running {
+        /// For an executor that loses its link before it has got it.
+        order: Option<Box<FullJob>>,
+    },
     #[default]
     Over,
 }
@@ -102,6 +136,12 @@ pub struct Job {
     has_volume: bool,
     state: State,
     output: Output,
+    /// Whether the executor survives the loss of its link.
+    resumes: bool,
+    /// Whether the first request was sent on the executor's present link.
+    is_asked: bool,
+    /// What was passed on to the validator, each kind once: it is said again to one that comes back.
+    told: Vec<Effect>,
 }
 
 impl Job {
@@ -117,7 +157,43 @@ impl Job {
             has_volume: request.volume.is_some(),
             state: State::Starting { request, order: None },
             output: Output::default(),
+            resumes: false,
+            is_asked: false,
+            told: Vec::new(),
         }
+    }
+
+    /// Goes on with a job of a former life that stood at `state`; `order` is what that life had kept.
+    pub fn adopted(
+        request: Box<InitialJob>,
+        address: IpAddr,
+        state: JobState,
+        order: Option<Box<FullJob>>,
+        resumes: bool,
+    ) -> Self {
+        let mut job = Self::new(request, address);
+        job.resumes = resumes;
+        let order = order.map(|mut order| {
+            order.validator_signature = None;
+            order
+        });
+        job.state = match (state, std::mem::take(&mut job.state)) {
+            (JobState::WaitingForExecutor, State::Starting { request, .. }) => {
+                State::Starting { request, order }
+            }
+            (JobState::WaitingForPayload, _) => State::Ready,
+            (JobState::Running, _) => State::Running { order },
+            (
+                JobState::WaitingForExecutor | JobState::Finished | JobState::Failed | JobState::Rejected,
+                _,
+            ) => State::Over,
+        };
+        job
+    }
+
+    /// Tells whether the executor survives the loss of its link.
+    pub fn resumes(&self) -> bool {
+        self.resumes
     }
 
     /// Tells whether an executor may still come.
@@ -138,37 +214,33 @@ impl Job {
     /// Returns what follows from an event.
     pub fn on(&mut self, event: Event) -> Vec<Effect> {
         if self.is_over() {
-            return match event {
-                // The executor may be left in the middle of something; nobody waits for it any more.
-                Event::Expired(_) | Event::Stopping => vec![Effect::Kill],
-                Event::Ordered(..) => vec![self.unknown_order()],
-                Event::StartFailed
-                | Event::Connected
-                | Event::Said(_)
-                | Event::Disconnected(_)
-                | Event::Exited
-                | Event::Abandoned(_)
-                | Event::Resumed
-                | Event::Preempted => Vec::new(),
-            };
+            return self.on_after_end(event);
         }
         match event {
             Event::StartFailed => self.fail(
                 HordeReason::ExecutorSpinupFailed,
                 "Executor failed to start".to_owned(),
             ),
-            Event::Connected => self.on_connected(),
+            Event::Connected { resumes } => self.on_connected(resumes),
             Event::Said(message) => self.on_said(message),
+            Event::Disconnected(_) if self.resumes => {
+                self.is_asked = false;
+                vec![Effect::Await]
+            }
             Event::Disconnected(code) => self.fail(
                 HordeReason::ExecutorDisconnected,
                 format!("Executor disconnected while job was running (code: {code})"),
             ),
+            Event::Absent(limit) => {
+                let message = format!("Executor did not come back within {} s", limit.as_secs());
+                self.fail_and_kill(HordeReason::ExecutorDisconnected, message)
+            }
             Event::Exited => match self.state {
                 State::Starting { .. } => self.fail(
                     HordeReason::ExecutorSpinupFailed,
                     "Executor failed to start".to_owned(),
                 ),
-                State::Preparing { .. } | State::Ready | State::Running | State::Over => self.fail(
+                State::Preparing { .. } | State::Ready | State::Running { .. } | State::Over => self.fail(
                     HordeReason::ExecutorDisconnected,
                     "Executor exited while job was running".to_owned(),
                 ),
@@ -179,39 +251,132 @@ impl Job {
             }
             Event::Ordered(order, text) => self.on_ordered(order, text),
             Event::Abandoned(decline) => {
-                self.state = State::Over;
-                let outcome = Outcome {
-                    is_success: false,
-                    message: decline.into(),
-                };
-                vec![Effect::End(outcome), Effect::Kill]
+                let mut effects = self.end(false, decline.into());
+                doom(&mut effects);
+                effects
             }
-            Event::Resumed => match self.state {
-                State::Ready => vec![Effect::Tell(self.ready())],
-                State::Starting { .. } | State::Preparing { .. } | State::Running | State::Over => Vec::new(),
-            },
+            Event::Resumed { knows_acceptance } => self.say_again(knows_acceptance),
             Event::Preempted => self.fail_and_kill(
                 HordeReason::GenericError,
                 "Best-effort job was stopped at a ten-minute boundary for one within its validator's share"
                     .to_owned(),
             ),
-            Event::Stopping => self.fail_and_kill(
+            Event::Stopping { may_leave } if may_leave && self.resumes => vec![Effect::Leave],
+            Event::Stopping { .. } => self.fail_and_kill(
                 HordeReason::ExecutorDisconnected,
                 "Miner was stopped while job was running".to_owned(),
             ),
         }
     }
 
-    fn on_connected(&mut self) -> Vec<Effect> {
+    /// Returns what follows once there is an outcome: only the executor is still to be seen off.
+    fn on_after_end(&mut self, event: Event) -> Vec<Effect> {
+        match event {
+            Event::Stopping { may_leave } if may_leave && self.resumes => vec![Effect::Leave],
+            // The executor may be left in the middle of something; nobody waits for it any more.
+            Event::Expired(_) | Event::Stopping { .. } => vec![Effect::Doom, Effect::Kill],
+            Event::Ordered(..) => vec![self.unknown_order()],
+            Event::Connected { resumes } => {
+                self.resumes |= resumes;
+                Vec::new()
+            }
+            // Steps that the validator has not heard of yet, as its outcome may be unheard, too.
+            Event::Said(message) if self.resumes => match message {
+                message if message.is_report() => vec![Effect::Thank],
+                Up::StreamingReady(message) => self.pass_on(Effect::Vouch(message)),
+                Up::VolumesReady(message) => self.pass_on(Effect::Tell(message.into())),
+                Up::ExecutionDone(message) => self.pass_on(Effect::Tell(message.into())),
+                Up::MachineSpecs(message) => self.pass_on(Effect::Tell(message.into())),
+                Up::ExecutorReady(_)
+                | Up::JobFinished(_)
+                | Up::JobFailed(_)
+                | Up::HordeFailed(_)
+                | Up::ExecutorFailed(_)
+                | Up::StreamingNotReady(_)
+                | Up::JobOutput(_)
+                | Up::ArtifactVerdicts(_)
+                | Up::Resumes(_)
+                | Up::GenericError(_) => Vec::new(),
+            },
+            Event::Resumed { .. } => self.told.clone(),
+            Event::StartFailed
+            | Event::Said(_)
+            | Event::Disconnected(_)
+            | Event::Absent(_)
+            | Event::Exited
+            | Event::Abandoned(_)
+            | Event::Preempted => Vec::new(),
+        }
+    }
+
+    /// Says what a validator may have missed. Each message fills its place at the validator once, so a repetition does
+    /// no harm (wire-miner-validator §5); the reference repeats the readiness only (§8).
+    fn say_again(&self, knows_acceptance: bool) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        if !knows_acceptance {
+            let job_uuid = self.id.clone();
+            // Whether it may be stopped was told when it was accepted.
+            let best_effort = None;
+            effects.push(Effect::Tell(
+                Accepted {
+                    job_uuid,
+                    best_effort,
+                }
+                .into(),
+            ));
+        }
+        // Whoever sent the order had heard of it, and would send the order again.
+        if matches!(self.state, State::Ready) {
+            effects.push(Effect::Tell(self.ready()));
+        }
+        effects.extend(self.told.iter().cloned());
+        effects
+    }
+
+    fn on_connected(&mut self, resumes: bool) -> Vec<Effect> {
         match std::mem::take(&mut self.state) {
             State::Starting { request, order } => {
-                self.state = State::Preparing { order };
+                self.resumes = resumes;
+                self.is_asked = true;
+                self.state = State::Preparing {
+                    request: resumes.then(|| request.clone()),
+                    order,
+                };
                 vec![Effect::Instruct(Box::new((*request).into()))]
             }
-            other @ (State::Preparing { .. } | State::Ready | State::Running | State::Over) => {
+            other @ (State::Preparing { .. } | State::Ready | State::Running { .. } | State::Over) => {
                 self.state = other;
                 Vec::new()
             }
+        }
+    }
+
+    /// Gives an executor that is back what it lacks.
+    fn on_resumes(&mut self, has: &Resumes) -> Vec<Effect> {
+        match &mut self.state {
+            State::Preparing {
+                request: Some(request),
+                ..
+            } if has.job_uuid.is_none() && !self.is_asked => {
+                self.is_asked = true;
+                vec![Effect::Instruct(Box::new((**request).clone().into()))]
+            }
+            State::Ready if has.is_ordered => {
+                self.state = State::Running { order: None };
+                Vec::new()
+            }
+            State::Running { order } if has.is_ordered => {
+                *order = None;
+                Vec::new()
+            }
+            State::Running { order: Some(order) } => {
+                vec![Effect::Instruct(Box::new((**order).clone().into()))]
+            }
+            State::Starting { .. }
+            | State::Preparing { .. }
+            | State::Ready
+            | State::Running { .. }
+            | State::Over => Vec::new(),
         }
     }
 
@@ -221,20 +386,21 @@ impl Job {
         }
         match message {
             Up::ExecutorReady(_) => self.on_ready(),
-            Up::StreamingReady(message) => vec![Effect::Vouch(message)],
-            Up::VolumesReady(message) => vec![Effect::Tell(message.into())],
-            Up::ExecutionDone(message) => vec![Effect::Tell(message.into())],
-            Up::MachineSpecs(message) => vec![Effect::Tell(message.into())],
+            Up::StreamingReady(message) => self.pass_on(Effect::Vouch(message)),
+            Up::VolumesReady(message) => self.pass_on(Effect::Tell(message.into())),
+            Up::ExecutionDone(message) => self.pass_on(Effect::Tell(message.into())),
+            Up::MachineSpecs(message) => self.pass_on(Effect::Tell(message.into())),
             Up::JobFinished(message) => match self.state {
-                State::Running => self.end(true, message.into()),
+                State::Running { .. } => self.end_with_thanks(true, message.into()),
                 State::Starting { .. } | State::Preparing { .. } | State::Ready | State::Over => {
                     vec![scold("The job has not been ordered yet".to_owned())]
                 }
             },
-            Up::JobFailed(message) => self.end(false, message.into()),
-            Up::HordeFailed(message) => self.end(false, message.into()),
-            Up::ExecutorFailed(message) => self.end(false, message.into_horde_failed().into()),
-            Up::StreamingNotReady(message) => self.end(false, message.into_horde_failed().into()),
+            Up::JobFailed(message) => self.end_with_thanks(false, message.into()),
+            Up::HordeFailed(message) => self.end_with_thanks(false, message.into()),
+            Up::ExecutorFailed(message) => self.end_with_thanks(false, message.into_horde_failed().into()),
+            Up::StreamingNotReady(message) => self.end_with_thanks(false, message.into_horde_failed().into()),
+            Up::Resumes(has) => self.on_resumes(&has),
             Up::JobOutput(piece) => match self.output.add(&piece) {
                 Ok(()) => Vec::new(),
                 Err(error) => vec![scold(error.to_string())],
@@ -250,25 +416,43 @@ impl Job {
         }
     }
 
+    /// Passes a step on to the validator; one that an executor tells again is known.
+    fn pass_on(&mut self, effect: Effect) -> Vec<Effect> {
+        if let State::Running { order } = &mut self.state {
+            // Who has got so far has the order.
+            *order = None;
+        }
+        if self.told.iter().any(|told| is_same_step(told, &effect)) {
+            return if self.resumes { Vec::new() } else { vec![effect] };
+        }
+        self.told.push(effect.clone());
+        vec![effect]
+    }
+
     fn on_ready(&mut self) -> Vec<Effect> {
         match std::mem::take(&mut self.state) {
-            State::Preparing { order } => {
+            State::Preparing { order, .. } => {
+                let resumes = self.resumes;
                 self.state = State::Ready;
-                let mut effects = vec![Effect::Tell(self.ready()), Effect::NoteReady];
-                if let Some((order, text)) = order {
-                    self.state = State::Running;
-                    effects.extend([
-                        Effect::Instruct(Box::new((*order).into())),
-                        Effect::NoteOrder(text),
-                    ]);
+                let mut effects = vec![Effect::Tell(self.ready()), Effect::NoteReady { resumes }];
+                if let Some(order) = order {
+                    effects.push(self.instruct(order));
                 }
                 effects
             }
-            other @ (State::Starting { .. } | State::Ready | State::Running | State::Over) => {
+            other @ (State::Starting { .. } | State::Ready | State::Running { .. } | State::Over) => {
                 self.state = other;
                 Vec::new()
             }
         }
+    }
+
+    /// Begins to run: the executor gets its order.
+    fn instruct(&mut self, order: Box<FullJob>) -> Effect {
+        self.state = State::Running {
+            order: self.resumes.then(|| order.clone()),
+        };
+        Effect::Instruct(Box::new((*order).into()))
     }
 
     fn on_ordered(&mut self, mut order: Box<FullJob>, text: String) -> Vec<Effect> {
@@ -282,21 +466,15 @@ impl Job {
         let twice = complain(format!("Received JobRequest twice job_uuid: {}", self.id));
         match &mut self.state {
             // A validator that does not wait for the executor: the order waits instead.
-            State::Starting { order: held, .. } | State::Preparing { order: held } => {
+            State::Starting { order: held, .. } | State::Preparing { order: held, .. } => {
                 if held.is_some() {
                     return vec![twice];
                 }
-                *held = Some((order, text));
-                Vec::new()
+                *held = Some(order);
+                vec![Effect::NoteOrder(text)]
             }
-            State::Ready => {
-                self.state = State::Running;
-                vec![
-                    Effect::Instruct(Box::new((*order).into())),
-                    Effect::NoteOrder(text),
-                ]
-            }
-            State::Running => vec![twice],
+            State::Ready => vec![Effect::NoteOrder(text), self.instruct(order)],
+            State::Running { .. } => vec![twice],
             State::Over => vec![self.unknown_order()],
         }
     }
@@ -315,7 +493,19 @@ impl Job {
 
     fn end(&mut self, is_success: bool, message: validator_miner::Up) -> Vec<Effect> {
         self.state = State::Over;
-        vec![Effect::End(Outcome { is_success, message })]
+        vec![Effect::End(Outcome {
+            is_success,
+            is_doomed: false,
+            message,
+        })]
+    }
+
+    fn end_with_thanks(&mut self, is_success: bool, message: validator_miner::Up) -> Vec<Effect> {
+        let mut effects = self.end(is_success, message);
+        if self.resumes {
+            effects.push(Effect::Thank);
+        }
+        effects
     }
 
     fn fail(&mut self, reason: HordeReason, message: String) -> Vec<Effect> {
@@ -329,8 +519,24 @@ impl Job {
 
     fn fail_and_kill(&mut self, reason: HordeReason, message: String) -> Vec<Effect> {
         let mut effects = self.fail(reason, message);
-        effects.push(Effect::Kill);
+        doom(&mut effects);
         effects
+    }
+}
+
+/// Adds to an end that the executor is to be ended with it.
+fn doom(effects: &mut Vec<Effect>) {
+    if let Some(Effect::End(outcome)) = effects.first_mut() {
+        outcome.is_doomed = true;
+    }
+    effects.push(Effect::Kill);
+}
+
+/// Tells whether two effects pass the same kind of step on.
+fn is_same_step(one: &Effect, other: &Effect) -> bool {
+    match (one, other) {
+        (Effect::Tell(one), Effect::Tell(other)) => one.message_type() == other.message_type(),
+        _ => std::mem::discriminant(one) == std::mem::discriminant(other),
     }
 }
 
@@ -432,15 +638,31 @@ mod tests {
         ready.into()
     }
 
+    const KNOWN: Event = Event::Resumed {
+        knows_acceptance: true,
+    };
+
+    fn back(is_ordered: bool) -> Resumes {
+        Resumes {
+            job_uuid: Some(JobId::new(ID)),
+            is_ordered,
+        }
+    }
+
+    fn volumes() -> Up {
+        let job_uuid = JobId::new(ID);
+        VolumesReady { job_uuid }.into()
+    }
+
     /// How many kinds of events [`event`] makes.
-    const EVENTS: usize = 17;
+    const EVENTS: usize = 20;
 
     /// Every event, by a number.
     fn event(number: usize) -> Option<Event> {
         let job_uuid = JobId::new(ID);
         Some(match number {
             0 => Event::StartFailed,
-            1 => Event::Connected,
+            1 => Event::Connected { resumes: false },
             2 => Event::Said(ready()),
             3 => Event::Said(VolumesReady { job_uuid }.into()),
             4 => Event::Said(ExecutionDone { job_uuid }.into()),
@@ -460,8 +682,10 @@ mod tests {
                 crate::core::model::job::RejectionReason::InvalidSignature,
                 String::new(),
             )),
-            13 => Event::Resumed,
-            14 => Event::Stopping,
+            13 => Event::Resumed {
+                knows_acceptance: false,
+            },
+            14 => Event::Stopping { may_leave: false },
             15 => Event::Said(
                 ExecutorFailed {
                     job_uuid,
@@ -475,6 +699,9 @@ mod tests {
                 }
                 .into(),
             ),
+            17 => Event::Connected { resumes: true },
+            18 => Event::Absent(Duration::from_secs(120)),
+            19 => Event::Said(back(true).into()),
             _ => return None,
         })
     }
@@ -490,10 +717,14 @@ mod tests {
                 Effect::Instruct(message) => message.message_type(),
                 Effect::Tell(message) => message.message_type(),
                 Effect::Vouch(_) => "vouch",
-                Effect::NoteReady => "note ready",
+                Effect::NoteReady { .. } => "note ready",
                 Effect::NoteOrder(_) => "note order",
                 Effect::End(_) => "end",
+                Effect::Thank => "thank",
+                Effect::Await => "await",
+                Effect::Doom => "doom",
                 Effect::Kill => "kill",
+                Effect::Leave => "leave",
             })
             .collect()
     }
@@ -501,7 +732,7 @@ mod tests {
     #[test]
     fn a_job_goes_its_way_and_carries_no_secret_across() {
         let mut job = job();
-        let effects = job.on(Event::Connected);
+        let effects = job.on(Event::Connected { resumes: false });
         let [Effect::Instruct(first)] = &effects[..] else {
             panic!("{effects:?}")
         };
@@ -517,11 +748,11 @@ mod tests {
             &effects[0],
             Effect::Tell(validator_miner::Up::ExecutorReady(ready)) if ready.executor_token.is_none()
         ));
-        assert_eq!(words(&job.on(Event::Resumed)), ["V0ExecutorReadyRequest"]);
+        assert_eq!(words(&job.on(KNOWN)), ["V0ExecutorReadyRequest"]);
         let effects = job.on(Event::Ordered(order(), String::new()));
-        assert_eq!(words(&effects), ["V0JobRequest", "note order"]);
+        assert_eq!(words(&effects), ["note order", "V0JobRequest"]);
         assert!(matches!(
-            &effects[0],
+            &effects[1],
             Effect::Instruct(message) if matches!(&**message, Down::FullJob(order) if order.validator_signature.is_none())
         ));
         assert_eq!(
@@ -536,20 +767,21 @@ mod tests {
     #[test]
     fn an_order_that_comes_early_waits_for_the_executor() {
         let mut job = job();
-        assert_eq!(job.on(Event::Ordered(order(), String::new())), []);
+        assert_eq!(
+            words(&job.on(Event::Ordered(order(), String::new()))),
+            ["note order"]
+        );
         assert_eq!(
             words(&job.on(Event::Ordered(order(), String::new()))),
             ["GenericError"]
         );
-        assert_eq!(words(&job.on(Event::Connected)), ["V0InitialJobRequest"]);
+        assert_eq!(
+            words(&job.on(Event::Connected { resumes: false })),
+            ["V0InitialJobRequest"]
+        );
         assert_eq!(
             words(&job.on(Event::Said(ready()))),
-            [
-                "V0ExecutorReadyRequest",
-                "note ready",
-                "V0JobRequest",
-                "note order"
-            ]
+            ["V0ExecutorReadyRequest", "note ready", "V0JobRequest"]
         );
     }
 
@@ -566,7 +798,7 @@ mod tests {
     #[test]
     fn a_lost_executor_is_told_in_the_words_of_the_reference() {
         let mut job = job();
-        job.on(Event::Connected);
+        job.on(Event::Connected { resumes: false });
         let effects = job.on(Event::Disconnected(1006));
         let [Effect::End(outcome)] = &effects[..] else {
             panic!("{effects:?}")
@@ -602,15 +834,96 @@ mod tests {
     }
 
     #[test]
+    fn an_executor_that_resumes_gets_what_it_lacks_and_is_thanked_for_its_report() {
+        let mut job = job();
+        job.on(Event::Connected { resumes: true });
+        assert_eq!(words(&job.on(Event::Disconnected(1006))), ["await"]);
+        assert_eq!(job.on(Event::Connected { resumes: true }), []);
+        let nothing = Resumes {
+            job_uuid: None,
+            is_ordered: false,
+        };
+        let effects = job.on(Event::Said(nothing.clone().into()));
+        assert_eq!(words(&effects), ["V0InitialJobRequest"]);
+        assert_eq!(job.on(Event::Said(nothing.into())), [], "once on each link");
+        job.on(Event::Said(ready()));
+        job.on(Event::Ordered(order(), String::new()));
+        assert_eq!(words(&job.on(Event::Disconnected(1001))), ["await"]);
+        job.on(Event::Connected { resumes: true });
+        let effects = job.on(Event::Said(back(false).into()));
+        assert_eq!(words(&effects), ["V0JobRequest"], "it was on its way");
+        assert_eq!(job.on(Event::Said(ready())), []);
+        assert_eq!(words(&job.on(Event::Said(volumes()))), ["V0VolumesReadyRequest"]);
+        assert_eq!(job.on(Event::Said(volumes())), [], "told again");
+        assert_eq!(words(&job.on(KNOWN)), ["V0VolumesReadyRequest"]);
+        assert_eq!(words(&job.on(Event::Said(finished()))), ["end", "thank"]);
+        assert_eq!(job.on(Event::Disconnected(1006)), []);
+        assert_eq!(words(&job.on(Event::Said(finished()))), ["thank"]);
+    }
+
+    #[test]
+    fn a_stopping_miner_leaves_to_its_next_life_what_can_wait_and_nothing_else() {
+        for (resumes, may_leave, left) in [(true, true, true), (true, false, false), (false, true, false)] {
+            let mut job = job();
+            job.on(Event::Connected { resumes });
+            let effects = job.on(Event::Stopping { may_leave });
+            let expected: &[&str] = if left { &["leave"] } else { &["end", "kill"] };
+            assert_eq!(words(&effects), expected);
+        }
+    }
+
+    #[test]
+    fn a_next_life_goes_on_where_the_last_one_was() {
+        let address = IpAddr::from([192, 0, 2, 7]);
+        let adopt = |state, order, resumes| Job::adopted(request(), address, state, order, resumes);
+        let unknown = Event::Resumed {
+            knows_acceptance: false,
+        };
+
+        // Nobody knows whether the executor has the first request: it ignores the second.
+        let mut starting = adopt(JobState::WaitingForExecutor, Some(order()), false);
+        assert_eq!(words(&starting.on(unknown)), ["V0AcceptJobRequest"]);
+        let effects = starting.on(Event::Connected { resumes: true });
+        assert_eq!(words(&effects), ["V0InitialJobRequest"]);
+        assert_eq!(starting.on(Event::Said(back(false).into())), []);
+        assert_eq!(
+            words(&starting.on(Event::Said(ready()))),
+            ["V0ExecutorReadyRequest", "note ready", "V0JobRequest"]
+        );
+
+        let mut waiting = adopt(JobState::WaitingForPayload, None, true);
+        assert_eq!(words(&waiting.on(KNOWN)), ["V0ExecutorReadyRequest"]);
+        assert_eq!(waiting.on(Event::Said(ready())), []);
+        assert_eq!(
+            words(&waiting.on(Event::Absent(Duration::from_secs(9)))),
+            ["end", "kill"]
+        );
+
+        let mut running = adopt(JobState::Running, Some(order()), true);
+        let effects = running.on(Event::Said(back(false).into()));
+        assert_eq!(words(&effects), ["V0JobRequest"]);
+        assert_eq!(
+            words(&running.on(Event::Said(volumes()))),
+            ["V0VolumesReadyRequest"]
+        );
+        assert_eq!(words(&running.on(Event::Said(finished()))), ["end", "thank"]);
+
+        let mut over = adopt(JobState::Finished, Some(order()), true);
+        assert_eq!(over.on(Event::Connected { resumes: true }), []);
+        assert_eq!(words(&over.on(Event::Said(finished()))), ["thank"]);
+        assert_eq!(words(&over.on(Event::Expired(Duration::ZERO))), ["doom", "kill"]);
+    }
+
+    #[test]
     fn an_executor_that_is_lost_leaves_its_last_lines_in_the_failure() {
         for event in [
             Event::Disconnected(1006),
             Event::Expired(Duration::from_secs(9)),
             Event::Preempted,
-            Event::Stopping,
+            Event::Stopping { may_leave: true },
         ] {
             let mut job = job();
-            job.on(Event::Connected);
+            job.on(Event::Connected { resumes: false });
             let piece = JobOutput {
                 job_uuid: JobId::new(ID),
                 stream: OutputStream::Stdout,

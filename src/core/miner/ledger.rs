@@ -191,6 +191,11 @@ pub fn meaning(code: &str) -> Option<(&'static str, &'static str)> {
             "nothing, if you stopped it",
         ),
         (
+            "draining",
+            "the operator wants no new jobs",
+            "`horde miner undrain` lets them come again",
+        ),
+        (
             "validator_blacklisted",
             "you do not serve this validator",
             "nothing, if you mean it",
@@ -265,7 +270,7 @@ pub fn meaning(code: &str) -> Option<(&'static str, &'static str)> {
 /// Returns the step that an event is, where the store does not see it by itself.
 pub(super) fn step_of(event: &Event) -> Option<Step> {
     match event {
-        Event::Connected => Some(Step::ExecutorConnected),
+        Event::Connected { .. } => Some(Step::ExecutorConnected),
         Event::Said(Up::VolumesReady(_)) => Some(Step::VolumesReady),
         Event::Said(Up::StreamingReady(_)) => Some(Step::StreamingReady),
         Event::Said(Up::ExecutionDone(_)) => Some(Step::ExecutionDone),

@@ -14,8 +14,12 @@
 //! What happens to jobs, and what is not accepted, is written into the [`ledger`] for the operator; [`check`] looks at
 //! the miner as its validators do.
 //!
-//! What is owed to others (jobs, slots, outcomes, receipts) is on the disk before anyone is told. A miner that was
-//! killed ends, at its next start, what its former life left: executors, containers, open jobs.
+//! What is owed to others (jobs, slots, outcomes, receipts) is on the disk before anyone is told: the store's journal.
+//! A miner that was killed or restarted goes on, at its next start, with what its former life left ([`recovery`]):
+//! executors of our own kind work on meanwhile and come back, others are ended and reported.
+//!
+//! Asked to stop, a miner first drains: for `miner.drain_seconds` it takes no new jobs and running ones may finish. What
+//! still runs then is left running for its next life if the executor can come back, and else ended and reported.
 
 pub mod admission;
 pub mod backend;
@@ -25,6 +29,7 @@ pub mod driver;
 pub mod job;
 pub mod keeper;
 pub mod ledger;
+pub mod line;
 pub mod machine;
 pub mod output;
 pub mod pool;
@@ -40,20 +45,24 @@ mod web;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::panic::AssertUnwindSafe;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, Weak};
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use tokio::net::TcpListener;
 use tokio::sync::Mutex;
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
 use self::backend::capacity::Capacity;
 use self::backend::container::ContainerBackend;
 use self::backend::process::ProcessBackend;
 use self::backend::{Backend, Terms};
 use self::door::Door;
+use self::keeper::Keeper;
 use self::ledger::Ledger;
+use self::line::{Line, Tellings};
 use self::pool::Pool;
 use self::ports::StreamingPorts;
 use self::shares::Shares;
@@ -66,10 +75,9 @@ use crate::core::docker::EngineError;
 use crate::core::docker::engine::Bollard;
 use crate::core::docker::limits::ContainerPathError;
 use crate::core::docker::reference::{ImageReference, ReferenceError};
-use crate::core::model::JobId;
 use crate::core::model::job::HordeReason;
 use crate::core::model::subnet::Axon;
-use crate::core::net::LinkSender;
+use crate::core::model::{JobId, Manifest};
 use crate::core::proto::validator_miner::Up;
 use crate::core::store::StoreError;
 use crate::core::store::miner::MinerStore;
@@ -81,6 +89,9 @@ const DELIVERY_TIME: Duration = Duration::from_secs(10);
 
 /// Time between two looks for containers that no executor knows.
 const REAP_EVERY: Duration = Duration::from_secs(60);
+
+/// The setting of executors that says for how long they look for a miner that they have lost.
+const EXECUTOR_RECONNECT: &str = "HORDE_EXECUTOR_RECONNECT_SECONDS";
 
 /// Time between two clearings of old rows.
 const FORGET_EVERY: Duration = Duration::from_secs(3600);
@@ -98,6 +109,9 @@ pub struct Ports {
     pub clock: Clock,
     /// The environment of which executors get a part.
     pub environment: Environment,
+    /// Whether a next life is to go on with what runs when this one stops; else nothing is left running, and nothing
+    /// is waited for.
+    pub leaves_jobs: bool,
 }
 
 /// Why the miner ended.
@@ -137,9 +151,36 @@ pub struct Miner {
     lines: AtomicU64,
     /// The locks of outcomes that are being delivered: one for each job, so that a slow validator holds up nobody else.
     deliveries: std::sync::Mutex<HashMap<JobId, Weak<Mutex<()>>>>,
+    tellings: Tellings,
+    leaves_jobs: bool,
+    /// Whether the operator wants no new jobs.
+    is_draining: AtomicBool,
+    /// Whether this life is about to end.
+    is_closing: AtomicBool,
 }
 
 impl Miner {
+    /// Returns what is offered to a validator that authenticates now: zeros when no new jobs are taken.
+    fn manifest(&self) -> Manifest {
+        let mut manifest = self.pool.manifest();
+        if self.is_draining.load(Ordering::Relaxed) || self.is_closing.load(Ordering::Relaxed) {
+            manifest.0.values_mut().for_each(|count| *count = 0);
+        }
+        manifest
+    }
+
+    /// Lets a keeper look after its job, which is on the list of the pool.
+    fn keep(self: &Arc<Self>, keeper: Keeper, tasks: &Tasks) {
+        let (job, token) = (keeper.job().clone(), keeper.token().to_owned());
+        let (miner, family) = (Arc::clone(self), tasks.clone());
+        tasks.spawn("job", async move {
+            if AssertUnwindSafe(keeper.run(family)).catch_unwind().await.is_err() {
+                tracing::error!(%job, "the keeper of a job panicked");
+                miner.take_over(&job, &token).await;
+            }
+        });
+    }
+
     fn next_line(&self) -> u64 {
         self.lines.fetch_add(1, Ordering::Relaxed)
     }
@@ -171,26 +212,42 @@ impl Miner {
     }
 
     /// Hands an outcome to a connection, unless its validator has got it meanwhile; false if the connection failed.
-    async fn deliver(&self, job: &JobId, outcome: &str, line: &LinkSender) -> bool {
+    async fn deliver(&self, job: &JobId, outcome: &str, line: &Line) -> bool {
         let lock = self.delivery_of(job);
         let _held = lock.lock().await;
         match self.store.is_owed(job).await {
+            Ok(true) if self.tellings.is_fresh(job, line, Instant::now()) => return true,
             Ok(true) => {}
             Ok(false) => return true,
             // Told twice is better than not at all.
             Err(error) => tracing::error!(%job, %error, "cannot tell whether an outcome was delivered"),
         }
-        if !matches!(timeout(DELIVERY_TIME, line.send(outcome)).await, Ok(Ok(()))) {
+        if !matches!(
+            timeout(DELIVERY_TIME, line.sender.send(outcome)).await,
+            Ok(Ok(()))
+        ) {
             return false;
         }
+        self.tellings.note(job, line);
         if let Err(error) = self.store.reported(job, self.clock.now()).await {
             tracing::error!(%job, %error, "cannot note that an outcome was delivered");
         }
         true
     }
+
+    /// Takes the end of a connection in: closed in good order, the validator has what was told over it.
+    async fn note_end_of(&self, line: &Line, is_orderly: bool) {
+        let own = self.tellings.take(line);
+        for job in own.iter().filter(|_| is_orderly) {
+            if let Err(error) = self.store.acknowledged(job, self.clock.now()).await {
+                tracing::error!(%job, %error, "cannot note that an outcome was received");
+            }
+        }
+    }
 }
 
-/// Serves until the family is told to stop; clears away first what a former life left.
+/// Serves until the family is told to stop and jobs have had their time to finish; goes on first with what a former life
+/// left.
 ///
 /// The listener may be bound long before: connections wait in the kernel meanwhile.
 pub async fn run(
@@ -206,10 +263,10 @@ pub async fn run(
         store,
         clock,
         environment,
+        leaves_jobs,
     } = ports;
     let owner = store.owner().await?;
-    let backend = make_backend(&config, &environment, owner, local)?;
-    recovery::recover(&store, &backend, &clock, &tasks).await?;
+    let backend = make_backend(&config, &environment, owner, local, leaves_jobs)?;
     let miner = Arc::new(Miner {
         pool: Pool::new(store.clone(), clock.clone(), backend.capacity()),
         ports: StreamingPorts::new(config.streaming_ports.clone()),
@@ -219,34 +276,62 @@ pub async fn run(
         shares: Shares::new(config.shares_by_stake),
         lines: AtomicU64::new(0),
         deliveries: std::sync::Mutex::default(),
+        tellings: Tellings::default(),
+        leaves_jobs,
+        is_draining: AtomicBool::new(false),
+        is_closing: AtomicBool::new(false),
         config,
         keypair,
         clock,
         store,
         backend,
     });
+    // Goes on while jobs have their time to finish.
+    let work = tasks.outliving_child();
+    orders::follow(&miner).await?;
+    recovery::recover(&miner, &work).await?;
     let axon = Axon {
         ip: miner.config.address,
         port: miner.config.port.unwrap_or(local.port()),
     };
-    orders::follow(&miner).await?;
-    tasks.spawn("watch orders", orders::watch(Arc::clone(&miner), tasks.clone()));
-    tasks.spawn(
+    work.spawn("watch orders", orders::watch(Arc::clone(&miner), work.clone()));
+    work.spawn(
         "watch chain",
-        watch_chain(Arc::clone(&miner), chain, axon, tasks.clone()),
+        watch_chain(Arc::clone(&miner), chain, axon, work.clone()),
     );
-    tasks.spawn("ledger", ledger::keep(Arc::clone(&miner), tasks.clone()));
-    tasks.spawn("share", shares::watch(Arc::clone(&miner), tasks.clone()));
-    tasks.spawn("forget", forget(Arc::clone(&miner), tasks.clone()));
-    tasks.spawn("reap", reap(Arc::clone(&miner), tasks.clone()));
+    work.spawn("ledger", ledger::keep(Arc::clone(&miner), work.clone()));
+    work.spawn("share", shares::watch(Arc::clone(&miner), work.clone()));
+    work.spawn("forget", forget(Arc::clone(&miner), work.clone()));
+    work.spawn("reap", reap(Arc::clone(&miner), work.clone()));
     tracing::info!(
         hotkey = %miner.keypair.hotkey(),
         address = %local,
         executors = ?miner.pool.manifest().0,
         "miner serves"
     );
-    web::serve(miner, listener, &tasks).await;
+    tokio::join!(
+        web::serve(Arc::clone(&miner), listener, &work),
+        close(&miner, &tasks, &work)
+    );
     Ok(())
+}
+
+/// Waits until the miner is asked to stop, gives jobs their time to finish, then ends its work.
+async fn close(miner: &Miner, tasks: &Tasks, work: &Tasks) {
+    tasks.stopped().await;
+    miner.is_closing.store(true, Ordering::Relaxed);
+    let patience = if miner.leaves_jobs {
+        miner.config.drain
+    } else {
+        Duration::ZERO
+    };
+    if timeout(patience, miner.pool.emptied()).await.is_err() {
+        tracing::info!(
+            seconds = patience.as_secs(),
+            "jobs still run at the end of the time to finish"
+        );
+    }
+    work.stop();
 }
 
 fn make_backend(
@@ -254,7 +339,11 @@ fn make_backend(
     environment: &Environment,
     owner: String,
     local: SocketAddr,
+    leaves_jobs: bool,
 ) -> Result<Arc<dyn Backend>, MinerError> {
+    // How long they look for this miner is how long it waits for them.
+    let reconnect = config.executor_reconnect.as_secs().to_string();
+    let environment = &environment.clone().with(EXECUTOR_RECONNECT, &reconnect);
     let engine = Arc::new(Bollard::new(&config.docker_host)?);
     let miner_address = match &config.executor_address {
         Some(address) => format!("ws://{address}"),
@@ -269,13 +358,10 @@ fn make_backend(
     };
     let capacity = Capacity::fixed(&config.executors);
     Ok(match config.backend {
-        BackendKind::Process => Arc::new(ProcessBackend::new(
-            terms,
-            environment,
-            capacity,
-            &config.docker_host,
-            engine,
-        )),
+        BackendKind::Process => {
+            let backend = ProcessBackend::new(terms, environment, capacity, &config.docker_host, engine);
+            Arc::new(backend.outliving_miner(leaves_jobs))
+        }
         BackendKind::Docker => {
             let image = ImageReference::parse(&config.executor_image)?;
             let socket = engine.socket().to_owned();

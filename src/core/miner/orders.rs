@@ -1,6 +1,7 @@
 //! What the operator orders by commands beside the running miner: looked for every second, and once at the start.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::time::{MissedTickBehavior, interval};
@@ -50,11 +51,24 @@ async fn look(miner: &Miner, followed: Option<i64>) -> Result<i64, StoreError> {
 /// Takes over everything that is ordered now; one line for each kind of order.
 pub(super) async fn follow(miner: &Miner) -> Result<(), StoreError> {
     validators(miner).await?;
+    drain(miner).await?;
     Ok(())
 }
 
 async fn validators(miner: &Miner) -> Result<(), StoreError> {
     let orders = miner.store.validator_orders().await?;
     miner.validators.set_orders(orders);
+    Ok(())
+}
+
+async fn drain(miner: &Miner) -> Result<(), StoreError> {
+    let is_draining = miner.store.is_draining().await?;
+    if miner.is_draining.swap(is_draining, Ordering::Relaxed) != is_draining {
+        if is_draining {
+            tracing::info!("draining: no new jobs are taken (`horde miner undrain` ends it)");
+        } else {
+            tracing::info!("no longer draining: jobs are taken again");
+        }
+    }
     Ok(())
 }

@@ -47,6 +47,8 @@ pub struct Pool {
     clock: Clock,
     capacity: watch::Receiver<Capacity>,
     posts: Mutex<HashMap<JobId, Post>>,
+    /// Tokens of executors that are left to a next life.
+    left: Mutex<Vec<String>>,
     /// The slots that are out of service, by the job that left them so.
     resting: Mutex<HashMap<JobId, (ExecutorClass, u32)>>,
     freed: Notify,
@@ -60,6 +62,7 @@ impl Pool {
             clock,
             capacity,
             posts: Mutex::default(),
+            left: Mutex::default(),
             resting: Mutex::default(),
             freed: Notify::new(),
         }
@@ -138,6 +141,20 @@ impl Pool {
         self.freed.notify_waiters();
     }
 
+    /// Strikes a keeper off the list whose job is left to a next life, with its slot.
+    pub fn leave(&self, job: &JobId) {
+        if let Some(post) = self.post(job) {
+            // Before it is struck off: its containers belong to somebody all the time.
+            self.left().push(post.token);
+        }
+        self.with(|posts| posts.remove(job));
+        self.freed.notify_waiters();
+    }
+
+    fn left(&self) -> MutexGuard<'_, Vec<String>> {
+        self.left.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Takes the slot of a job that is over out of service; its keeper leaves the list.
     pub fn rest(&self, job: &JobId, class: ExecutorClass, slot: u32) {
         self.resting().insert(job.clone(), (class, slot));
@@ -160,9 +177,10 @@ impl Pool {
         self.with(|posts| posts.get(job).cloned())
     }
 
-    /// Returns whether a job is kept whose executor has this token.
+    /// Returns whether a job is kept, or left to a next life, whose executor has this token.
     pub fn knows(&self, token: &str) -> bool {
         self.with(|posts| posts.values().any(|post| post.token == token))
+            || self.left().iter().any(|left| left == token)
     }
 
     /// Returns the keepers of a validator's jobs.
@@ -176,11 +194,16 @@ impl Pool {
         })
     }
 
+    /// Tells whether no job is kept.
+    pub fn is_empty(&self) -> bool {
+        self.with(|posts| posts.is_empty())
+    }
+
     /// Waits until no job is kept.
     pub async fn emptied(&self) {
         loop {
             let freed = self.freed.notified();
-            if self.with(|posts| posts.is_empty()) {
+            if self.is_empty() {
                 return;
             }
             freed.await;
@@ -226,7 +249,7 @@ mod tests {
         let pool = Pool::new(store, Clock::system(), capacity.subscribe());
         let reserve = async |number| match pool.reserve(offer(number)).await.unwrap() {
             Reservation::Reserved(slot) => Some(slot),
-            Reservation::Busy(_) | Reservation::Known { .. } => None,
+            Reservation::Busy(_) | Reservation::Known { .. } | Reservation::Draining => None,
         };
         assert_eq!(reserve(1).await, Some(0));
         let unfit = offer(1).job;

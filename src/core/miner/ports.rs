@@ -36,6 +36,17 @@ impl StreamingPorts {
             leased: Arc::clone(&self.leased),
         })
     }
+
+    /// Returns a port that a former life had leased, whoever listens there: its executor does.
+    ///
+    /// None when it is leased again already.
+    pub fn reclaim(&self, port: u16) -> Option<PortLease> {
+        let mut leased = self.leased.lock().unwrap_or_else(PoisonError::into_inner);
+        leased.insert(port).then(|| PortLease {
+            port,
+            leased: Arc::clone(&self.leased),
+        })
+    }
 }
 
 /// Returns how many ports of a range nobody listens at now.
@@ -88,6 +99,9 @@ mod tests {
         let (low, high) = (ports.lease().unwrap(), ports.lease().unwrap());
         assert_eq!((low.port(), high.port()), (*range.start(), *range.end()));
         assert!(ports.lease().is_none());
+        assert!(ports.reclaim(low.port()).is_none());
+        let of_former_life = ports.reclaim(range.start() + 1).unwrap();
+        assert!(ports.reclaim(of_former_life.port()).is_none());
         drop(low);
         assert_eq!(ports.clone().lease().unwrap().port(), *range.start());
         drop(taken);

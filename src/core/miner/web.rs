@@ -75,13 +75,18 @@ async fn validator(
 async fn executor(State(house): State<House>, Path(token): Path<String>, upgrade: Upgrade) -> Response {
     let House { miner, tasks } = house;
     let upgrade = upgrade.agreeing(&Extensions::of(EXTENSIONS));
+    let family = tasks.clone();
     ws::accept(upgrade, Limits::towards_strangers(), &tasks, move |link| {
-        introduce(miner, link, token)
+        introduce(miner, link, token, family)
     })
 }
 
 /// Brings an executor to the keeper of its job.
-async fn introduce(miner: Arc<Miner>, link: Link, token: String) {
+async fn introduce(miner: Arc<Miner>, link: Link, token: String, tasks: Tasks) {
+    if tasks.is_stopping() {
+        // The next life may want what this one does not know any more.
+        return link.close(close_code::GOING_AWAY, "").await;
+    }
     let post = token
         .get(..JOB_ID_CHARS)
         .and_then(|job| miner.pool.post(&JobId::new(job)))
@@ -104,6 +109,9 @@ async fn introduce(miner: Arc<Miner>, link: Link, token: String) {
     if let Err(refused) = post.letters.send(Letter::Executor(link)).await
         && let Letter::Executor(link) = refused.0
     {
+        if tasks.is_stopping() {
+            return link.close(close_code::GOING_AWAY, "").await;
+        }
         refuse_executor(&link, not_waiting(&token)).await;
     }
 }

@@ -66,6 +66,8 @@ pub mod close_code {
     pub const INTERNAL: u16 = 1011;
     /// There are too many connections; a later one may do better.
     pub const TRY_AGAIN_LATER: u16 = 1013;
+    /// Miner, to an executor that agreed to come back: nobody waits for it, it need not come again.
+    pub const NOT_WANTED: u16 = 4004;
     /// Facilitator: the signature of the authentication is wrong.
     pub const AUTH_SIGNATURE_INVALID: u16 = 3000;
     /// Facilitator: no active validator has this key.

@@ -153,6 +153,7 @@ pub struct Machine {
     state: State,
     container: Presence,
     deadline: Instant,
+    startup: Duration,
     /// How long before the deadline a running container is asked to end.
     report_time: Duration,
     timing: Timing,
@@ -169,6 +170,7 @@ impl Machine {
             state: State::AwaitingInitial,
             container: Presence::Absent,
             deadline: later(now, startup),
+            startup,
             report_time: Duration::ZERO,
             timing: Timing::Single,
             stream: Stream::None,
@@ -189,6 +191,13 @@ impl Machine {
             | State::Stopping { .. }
             | State::Uploading { .. }
             | State::Leaving { .. } => Some(self.due()),
+        }
+    }
+
+    /// Begins the wait for the first request again: the miner could not send it before.
+    pub fn await_again(&mut self, now: Instant) {
+        if matches!(self.state, State::AwaitingInitial) {
+            self.deadline = later(now, self.startup);
         }
     }
 
@@ -258,6 +267,8 @@ impl Machine {
         match message {
             Down::InitialJob(initial) => self.on_initial(initial),
             Down::FullJob(job) => self.on_job(now, Box::new(job)),
+            // Between the driver and the miner.
+            Down::ReportKept(_) => Vec::new(),
             Down::GenericError(_) => complain(format!(
                 "Unsupported message from miner {}: GenericError",
                 self.miner

@@ -119,6 +119,25 @@ impl Backend for ContainerBackend {
         }))
     }
 
+    async fn adopt(&self, order: &ExecutorOrder, _process: Option<&str>) -> Option<Box<dyn Running>> {
+        let found = match self.engine.list(Label::Token(&order.token)).await {
+            Ok(found) => found,
+            Err(error) => {
+                tracing::warn!(token = order.token, %error, "cannot look for an executor of a former life");
+                return None;
+            }
+        };
+        // The others are those that it made.
+        let executor = found
+            .into_iter()
+            .find(|container| container.name == order.token && container.is_running)?;
+        Some(Box::new(Container {
+            id: executor.id,
+            token: order.token.clone(),
+            engine: Arc::clone(&self.engine),
+        }))
+    }
+
     async fn clear(&self, token: &str, _process: Option<&str>) -> Result<(), EngineError> {
         sweep(&*self.engine, Label::Token(token)).await.map(drop)
     }

@@ -158,6 +158,12 @@ pub trait Backend: fmt::Debug + Send + Sync {
     /// Starts an executor.
     async fn start(&self, order: &ExecutorOrder) -> Result<Box<dyn Running>, StartError>;
 
+    /// Takes over an executor that a former life of this miner started for `order`, by what [`Running::process`] said of
+    /// it, or by its token alone where that life ended before it could note it; none when it does not run.
+    ///
+    /// What cannot be asked counts as not running; its reason is logged.
+    async fn adopt(&self, order: &ExecutorOrder, process: Option<&str>) -> Option<Box<dyn Running>>;
+
     /// Ends the executor of a former life, by its token and by what [`Running::process`] said of it, and removes
     /// the containers that it made. One that is gone is fine.
     async fn clear(&self, token: &str, process: Option<&str>) -> Result<(), EngineError>;
@@ -166,10 +172,10 @@ pub trait Backend: fmt::Debug + Send + Sync {
     async fn reap(&self, is_alive: &Alive<'_>) -> Result<usize, EngineError>;
 }
 
-/// An executor that was started.
+/// An executor that was started. Dropping it leaves it running, unless its backend says otherwise.
 #[async_trait]
 pub trait Running: fmt::Debug + Send + Sync {
-    /// Returns what [`Backend::clear`] needs to find it again after a crash of the miner.
+    /// Returns what [`Backend::adopt`] and [`Backend::clear`] need to find it again after a crash of the miner.
     fn process(&self) -> Option<String>;
 
     /// Waits until it has ended. Cancel-safe; may be asked again.

@@ -1,7 +1,10 @@
 //! Executors as child processes of the miner: this very binary as `horde executor run`.
 //!
-//! A child notices the miner's death by the end of its standard input, a pipe that the miner holds, and by the
-//! loss of its connection. What a child that was killed itself leaves behind is found by labels on the engine.
+//! A child outlives a miner that is killed or restarted: nothing ties it to its parent but the link, whose loss it
+//! survives for a while. It reads nothing, writes its log to the miner's standard error (where a closed pipe does not
+//! disturb it), and has a process group of its own. The next life finds it by process id and start time, or by the
+//! token in its environment, and watches it by looking, as it is no child any more: its exit code is then not known.
+//! What a child that was killed itself leaves behind is found by labels on the engine.
 
 use std::fs;
 use std::process::{ExitStatus, Stdio};
@@ -10,7 +13,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use rustix::process::{Pid, Signal, kill_process};
-use tokio::process::{Child, ChildStdin, Command};
+use tokio::process::{Child, Command};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
@@ -41,8 +44,14 @@ const DOCKER_HOST: &str = "HORDE_EXECUTOR_DOCKER_HOST";
 /// Time that a killed process has to be gone.
 const KILL_TIME: Duration = Duration::from_secs(5);
 
-/// Pause between looks at a process that is not a child.
+/// Pause between looks at a process that is not a child and is about to end.
 const LOOK_PAUSE: Duration = Duration::from_millis(20);
+
+/// Pause between looks at a process that is not a child and may run for long.
+const WATCH_PAUSE: Duration = Duration::from_millis(100);
+
+/// The variable by which an executor without a known process id is found.
+const TOKEN_VARIABLE: &str = "EXECUTOR_TOKEN";
 
 /// Starts executors as child processes.
 #[derive(Debug)]
@@ -51,6 +60,7 @@ pub struct ProcessBackend {
     variables: Vec<(String, String)>,
     capacity: watch::Sender<Capacity>,
     engine: Arc<dyn Engine>,
+    outlives_miner: bool,
 }
 
 impl ProcessBackend {
@@ -76,7 +86,15 @@ impl ProcessBackend {
             variables,
             capacity: watch::Sender::new(capacity),
             engine,
+            outlives_miner: true,
         }
+    }
+
+    /// Says whether executors are left running when the miner lets go of them; true unless this is called.
+    #[must_use]
+    pub fn outliving_miner(mut self, outlives_miner: bool) -> Self {
+        self.outlives_miner = outlives_miner;
+        self
     }
 }
 
@@ -87,32 +105,38 @@ impl Backend for ProcessBackend {
     }
 
     async fn start(&self, order: &ExecutorOrder) -> Result<Box<dyn Running>, StartError> {
-        let mut child = Command::new(OWN_BINARY)
-            .arg("--exit-with-parent")
+        let child = Command::new(OWN_BINARY)
             .args(self.terms.arguments())
             .env_clear()
             .envs(self.variables.iter().cloned())
             .envs(self.terms.environment(order))
-            .stdin(Stdio::piped())
+            .stdin(Stdio::null())
             .stdout(Stdio::null())
             // Its log lines are the miner's.
             .stderr(Stdio::inherit())
             // A Ctrl-C at the terminal is the miner's to hand on.
             .process_group(0)
-            .kill_on_drop(true)
+            .kill_on_drop(!self.outlives_miner)
             .spawn()
             .map_err(StartError::Spawn)?;
         Ok(Box::new(Process {
-            // Taken out, as waiting would close it, and its end is what tells the executor to stop.
-            _lifeline: child.stdin.take(),
             child,
             token: order.token.clone(),
             engine: Arc::clone(&self.engine),
         }))
     }
 
+    async fn adopt(&self, order: &ExecutorOrder, process: Option<&str>) -> Option<Box<dyn Running>> {
+        let identity = find(&order.token, process).await?;
+        Some(Box::new(Adopted {
+            identity,
+            token: order.token.clone(),
+            engine: Arc::clone(&self.engine),
+        }))
+    }
+
     async fn clear(&self, token: &str, process: Option<&str>) -> Result<(), EngineError> {
-        if let Some(process) = process.and_then(Identity::parse) {
+        if let Some(process) = find(token, process).await {
             process.end().await;
         }
         sweep(&*self.engine, Label::Token(token)).await.map(drop)
@@ -127,8 +151,6 @@ impl Backend for ProcessBackend {
 #[derive(Debug)]
 struct Process {
     child: Child,
-    /// The other end of the executor's standard input.
-    _lifeline: Option<ChildStdin>,
     token: String,
     engine: Arc<dyn Engine>,
 }
@@ -148,7 +170,7 @@ impl Running for Process {
             }
         };
         if exit == Exit::Unknown {
-            self.clear_up().await;
+            clear_up(&*self.engine, &self.token).await;
         }
         exit
     }
@@ -166,17 +188,64 @@ impl Running for Process {
                 drop(timeout(KILL_TIME, self.child.kill()).await);
             }
         }
-        self.clear_up().await;
+        clear_up(&*self.engine, &self.token).await;
     }
 }
 
-impl Process {
-    /// Removes the containers of an executor that may not have done so itself.
-    async fn clear_up(&self) {
-        if let Err(error) = sweep(&*self.engine, Label::Token(&self.token)).await {
-            tracing::warn!(token = self.token, %error, "cannot look for what the executor left");
-        }
+/// An executor of a former life, which is no child of this process.
+#[derive(Debug)]
+struct Adopted {
+    identity: Identity,
+    token: String,
+    engine: Arc<dyn Engine>,
+}
+
+#[async_trait]
+impl Running for Adopted {
+    fn process(&self) -> Option<String> {
+        Some(self.identity.to_text())
     }
+
+    async fn wait(&mut self) -> Exit {
+        while self.identity.is_running() {
+            sleep(WATCH_PAUSE).await;
+        }
+        clear_up(&*self.engine, &self.token).await;
+        Exit::Unknown
+    }
+
+    async fn kill(&mut self) {
+        signal(self.identity.pid, Signal::TERM);
+        let grace = Duration::from_secs(u64::from(STOP_SECONDS));
+        let gone = async {
+            while self.identity.is_running() {
+                sleep(LOOK_PAUSE).await;
+            }
+        };
+        if timeout(grace, gone).await.is_err() {
+            tracing::warn!(token = self.token, "the executor does not stop and is killed");
+            self.identity.end().await;
+        }
+        clear_up(&*self.engine, &self.token).await;
+    }
+}
+
+/// Removes the containers of an executor that may not have done so itself.
+async fn clear_up(engine: &dyn Engine, token: &str) {
+    if let Err(error) = sweep(engine, Label::Token(token)).await {
+        tracing::warn!(token, %error, "cannot look for what the executor left");
+    }
+}
+
+/// Finds the running executor with a token: the noted process, or where none was noted any that has the token.
+async fn find(token: &str, process: Option<&str>) -> Option<Identity> {
+    if let Some(identity) = process.and_then(Identity::parse) {
+        return identity.is_running().then_some(identity);
+    }
+    let token = token.to_owned();
+    // A few hundred small files that never leave memory.
+    let search = tokio::task::spawn_blocking(move || Identity::with_token(&token));
+    search.await.ok().flatten()
 }
 
 /// Sends a signal; a process that is gone already is fine.
@@ -213,6 +282,24 @@ impl Identity {
         // The state is field 3, the start time field 22.
         let started = fields.nth(18)?.parse().ok()?;
         Some(Self { pid, started })
+    }
+
+    /// Returns the oldest running process of this user that has the token in its environment.
+    fn with_token(token: &str) -> Option<Self> {
+        let wanted = format!("{TOKEN_VARIABLE}={token}");
+        let processes = fs::read_dir("/proc").ok()?;
+        processes
+            .filter_map(|entry| Pid::from_raw(entry.ok()?.file_name().to_str()?.parse().ok()?))
+            .filter(|pid| {
+                // Those of others cannot be read, and are not ours.
+                let path = format!("/proc/{}/environ", pid.as_raw_nonzero());
+                fs::read(path).is_ok_and(|variables| {
+                    let mut variables = variables.split(|byte| *byte == 0);
+                    variables.any(|variable| variable == wanted.as_bytes())
+                })
+            })
+            .filter_map(Self::of)
+            .min_by_key(|identity| identity.started)
     }
 
     fn to_text(self) -> String {
@@ -273,6 +360,37 @@ mod tests {
         assert!(identity.is_running());
         identity.end().await;
         assert!(!child.wait().await.unwrap().success());
+    }
+
+    #[tokio::test]
+    async fn an_executor_whose_process_was_not_noted_is_found_by_its_token_and_watched() {
+        let token = format!("horde-test-{}", uuid::Uuid::new_v4());
+        assert_eq!(find(&token, None).await, None);
+        let mut child = Command::new("sleep")
+            .arg("60")
+            .env(TOKEN_VARIABLE, &token)
+            .spawn()
+            .unwrap();
+        // Its environment is its own once it has become another program.
+        let identity = loop {
+            match find(&token, None).await {
+                Some(identity) if Some(identity.pid.as_raw_nonzero().get().cast_unsigned()) == child.id() => {
+                    break identity;
+                }
+                _ => sleep(LOOK_PAUSE).await,
+            }
+        };
+        assert_eq!(find(&token, Some(&identity.to_text())).await, Some(identity));
+        let engine = Arc::new(crate::core::docker::engine::Bollard::new("/run/no.sock").unwrap());
+        let mut adopted = Adopted {
+            identity,
+            token,
+            engine,
+        };
+        assert_eq!(adopted.process(), Some(identity.to_text()));
+        assert!(timeout(WATCH_PAUSE * 2, adopted.wait()).await.is_err());
+        tokio::join!(adopted.kill(), child.wait()).1.unwrap();
+        assert_eq!(adopted.wait().await, Exit::Unknown);
     }
 
     #[test]

@@ -1,13 +1,16 @@
 //! The miner's database: accepted jobs, the executor slots that they occupy, and their receipts.
 
+mod journal;
 pub mod ledger;
 pub mod validators;
 
 use std::path::Path;
+use std::sync::Arc;
 
 use rusqlite::{Connection, OptionalExtension, Row, named_params};
 use time::{Duration, OffsetDateTime};
 
+pub use self::journal::{Leftover, Owed, Side, Step, TOLD_AGAIN, Trap};
 use super::receipts::{self, KeptReceipt};
 use super::{Migration, OpenError, Store, StoreError};
 use crate::core::model::receipt::{Receipt, ReceiptPayload};
@@ -22,6 +25,10 @@ const MIGRATIONS: &[Migration] = &[
     Migration {
         name: "miner/0002_operator",
         sql: include_str!("../migrations/miner/0002_operator.sql"),
+    },
+    Migration {
+        name: "miner/0003_journal",
+        sql: include_str!("../migrations/miner/0003_journal.sql"),
     },
     Migration {
         name: "miner/0005_ledger",
@@ -125,28 +132,8 @@ pub enum Reservation {
         /// Where it stands.
         state: JobState,
     },
-}
-
-/// A slot that its last holder, a former life of this miner, did not give back.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Leftover {
-    /// The job.
-    pub job: JobId,
-    /// The token of its executor.
-    pub token: String,
-    /// The process of its executor, as [`MinerStore::note_process`] was told.
-    pub process: Option<String>,
-    /// Where the job stands.
-    pub state: JobState,
-}
-
-/// An outcome that its validator has not got.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Owed {
-    /// The job.
-    pub job: JobId,
-    /// The message.
-    pub outcome: String,
+    /// The operator wants no new jobs.
+    Draining,
 }
 
 /// A job as the table has it.
@@ -174,6 +161,8 @@ pub struct AcceptedJob {
     pub error_detail: Option<String>,
     /// Whether its validator was told the outcome.
     pub is_reported: bool,
+    /// Whether its validator has shown that it has the outcome.
+    pub is_acknowledged: bool,
     /// Duration by the finished receipt, in microseconds.
     pub time_took_us: Option<i64>,
     /// Score by the finished receipt.
@@ -184,19 +173,20 @@ pub struct AcceptedJob {
 #[derive(Debug, Clone)]
 pub struct MinerStore {
     store: Store,
+    trap: Option<Arc<Trap>>,
 }
 
 impl MinerStore {
     /// Opens the database at `path` for this process alone, making it where missing.
     pub fn open(path: &Path) -> Result<Self, OpenError> {
         let store = Store::open(path, MIGRATIONS)?;
-        Ok(Self { store })
+        Ok(Self { store, trap: None })
     }
 
     /// Opens the database of a miner that may be running, for questions and orders of its operator.
     pub fn open_beside(path: &Path) -> Result<Self, OpenError> {
         let store = Store::open_beside(path, MIGRATIONS)?;
-        Ok(Self { store })
+        Ok(Self { store, trap: None })
     }
 
     /// Returns how many orders the operator has given in the life of the database; whoever saw another number before
@@ -220,8 +210,7 @@ impl MinerStore {
 
     /// Keeps the job and its receipt, and gives it a slot if one is free, all in one transaction.
     pub async fn reserve(&self, offer: Offer, now: OffsetDateTime) -> Result<Reservation, StoreError> {
-        self.store
-            .write(move |connection| reserve(connection, offer, now))
+        self.step(Step::Reserved, move |connection| reserve(connection, offer, now))
             .await
     }
 
@@ -233,166 +222,6 @@ impl MinerStore {
             .await
     }
 
-    /// Notes which process runs the job's executor.
-    pub async fn note_process(&self, job: &JobId, process: String) -> Result<(), StoreError> {
-        let job = job.clone();
-        let change = move |connection: &Connection| {
-            connection
-                .prepare_cached("UPDATE accepted_job SET executor_process = ?2 WHERE job_uuid = ?1")?
-                .execute((job.as_str(), process))?;
-            Ok(())
-        };
-        self.store.write(change).await
-    }
-
-    /// Notes that the executor, reachable at `address`, is ready for the full order.
-    pub async fn executor_ready(
-        &self,
-        job: &JobId,
-        address: String,
-        now: OffsetDateTime,
-    ) -> Result<(), StoreError> {
-        let job = job.clone();
-        let change = move |connection: &Connection| {
-            connection
-                .prepare_cached(
-                    "UPDATE accepted_job SET status = 'WAITING_FOR_PAYLOAD', executor_address = ?2, updated_at = ?3
-                     WHERE job_uuid = ?1 AND status = 'WAITING_FOR_EXECUTOR'",
-                )?
-                .execute((job.as_str(), address, micros(now)))?;
-            Ok(())
-        };
-        self.store.write(change).await
-    }
-
-    /// Notes that the full order, as received, goes to the executor.
-    pub async fn ordered(&self, job: &JobId, order: String, now: OffsetDateTime) -> Result<(), StoreError> {
-        let job = job.clone();
-        let change = move |connection: &Connection| {
-            connection
-                .prepare_cached(
-                    "UPDATE accepted_job SET status = 'RUNNING', full_job_details = ?2, updated_at = ?3
-                     WHERE job_uuid = ?1 AND status IN ('WAITING_FOR_EXECUTOR', 'WAITING_FOR_PAYLOAD')",
-                )?
-                .execute((job.as_str(), order, micros(now)))?;
-            Ok(())
-        };
-        self.store.write(change).await
-    }
-
-    /// Ends an open job with the message that its validator is owed; false when it had ended before.
-    pub async fn end(
-        &self,
-        job: &JobId,
-        state: JobState,
-        outcome: String,
-        now: OffsetDateTime,
-    ) -> Result<bool, StoreError> {
-        let job = job.clone();
-        let change = move |connection: &Connection| end(connection, &job, state, &outcome, now);
-        self.store.write(change).await
-    }
-
-    /// Gives the job's slot back.
-    pub async fn release(&self, job: &JobId, now: OffsetDateTime) -> Result<(), StoreError> {
-        let job = job.clone();
-        let change = move |connection: &Connection| {
-            connection
-                .prepare_cached("UPDATE accepted_job SET slot = NULL, updated_at = ?2 WHERE job_uuid = ?1")?
-                .execute((job.as_str(), micros(now)))?;
-            Ok(())
-        };
-        self.store.write(change).await
-    }
-
-    /// Notes that the outcome was handed to a connection of its validator.
-    pub async fn reported(&self, job: &JobId, now: OffsetDateTime) -> Result<(), StoreError> {
-        let job = job.clone();
-        let change = move |connection: &Connection| {
-            connection
-                .prepare_cached(
-                    "UPDATE accepted_job SET result_reported_to_validator = ?2
-                     WHERE job_uuid = ?1 AND result_reported_to_validator IS NULL",
-                )?
-                .execute((job.as_str(), micros(now)))?;
-            Ok(())
-        };
-        self.store.write(change).await
-    }
-
-    /// Tells whether the job has an outcome that its validator has not got.
-    pub async fn is_owed(&self, job: &JobId) -> Result<bool, StoreError> {
-        let job = job.clone();
-        let query = move |connection: &Connection| {
-            let owed: Option<bool> = connection
-                .prepare_cached(
-                    "SELECT outcome IS NOT NULL AND result_reported_to_validator IS NULL FROM accepted_job
-                     WHERE job_uuid = ?1",
-                )?
-                .query_row((job.as_str(),), |row| row.get(0))
-                .optional()?;
-            Ok(owed.unwrap_or(false))
-        };
-        self.store.read(query).await
-    }
-
-    /// Returns at most `limit` outcomes that a validator has not got, oldest first.
-    pub async fn owed(&self, validator: &Hotkey, limit: u32) -> Result<Vec<Owed>, StoreError> {
-        let validator = validator.clone();
-        let query = move |connection: &Connection| {
-            let mut statement = connection.prepare_cached(
-                "SELECT job_uuid, outcome FROM accepted_job
-                 WHERE validator = ?1 AND outcome IS NOT NULL AND result_reported_to_validator IS NULL
-                 ORDER BY id LIMIT ?2",
-            )?;
-            let rows = statement.query_map((validator.as_str(), limit), |row| {
-                Ok(Owed {
-                    job: JobId::new(row.get::<_, String>(0)?),
-                    outcome: row.get(1)?,
-                })
-            })?;
-            Ok(rows.collect::<Result<_, _>>()?)
-        };
-        self.store.read(query).await
-    }
-
-    /// Returns the slots that nobody of this life holds; only to be asked before the first reservation.
-    pub async fn leftovers(&self) -> Result<Vec<Leftover>, StoreError> {
-        let query = |connection: &Connection| {
-            let mut statement = connection.prepare(
-                "SELECT job_uuid, executor_token, executor_process, status FROM accepted_job
-                 WHERE slot IS NOT NULL OR status IN ('WAITING_FOR_EXECUTOR', 'WAITING_FOR_PAYLOAD', 'RUNNING')
-                 ORDER BY id",
-            )?;
-            let mut rows = statement.query(())?;
-            let mut leftovers = Vec::new();
-            while let Some(row) = rows.next()? {
-                leftovers.push(Leftover {
-                    job: JobId::new(row.get::<_, String>(0)?),
-                    token: row.get(1)?,
-                    process: row.get(2)?,
-                    state: JobState::from_word(&row.get::<_, String>(3)?)?,
-                });
-            }
-            Ok(leftovers)
-        };
-        self.store.read(query).await
-    }
-
-    /// Ends a job of a former life with `outcome`, unless it has ended, and gives its slot back, together.
-    pub async fn bury(&self, job: &JobId, outcome: String, now: OffsetDateTime) -> Result<(), StoreError> {
-        let job = job.clone();
-        let change = move |connection: &Connection| {
-            end(connection, &job, JobState::Failed, &outcome, now)?;
-            connection.execute(
-                "UPDATE accepted_job SET slot = NULL, updated_at = ?2 WHERE job_uuid = ?1",
-                (job.as_str(), micros(now)),
-            )?;
-            Ok(())
-        };
-        self.store.write(change).await
-    }
-
     /// Keeps a receipt that came after the job's start; a finished one also tells the job's duration and score.
     ///
     /// False when there was such a receipt already, which stays as it is.
@@ -400,6 +229,10 @@ impl MinerStore {
         let change = move |connection: &Connection| {
             let kept = KeptReceipt::from(receipt);
             let is_new = receipts::insert(connection, &kept, now)?;
+            if let ReceiptPayload::Finished(finished) = &kept.payload {
+                // Validators send it when they have the outcome, whatever it is (wire-miner-validator §5).
+                journal::acknowledge(connection, &finished.job_uuid, now)?;
+            }
             if is_new && let ReceiptPayload::Finished(finished) = &kept.payload {
                 let score: Option<f64> = finished.score_str.parse().ok();
                 connection
@@ -414,7 +247,7 @@ impl MinerStore {
             }
             Ok(is_new)
         };
-        self.store.write(change).await
+        self.step(Step::ReceiptKept, change).await
     }
 
     /// Returns the receipts of a job.
@@ -457,6 +290,9 @@ impl MinerStore {
 fn reserve(connection: &Connection, offer: Offer, now: OffsetDateTime) -> Result<Reservation, StoreError> {
     if let Some((validator, state)) = standing(connection, &offer.job)? {
         return Ok(Reservation::Known { validator, state });
+    }
+    if journal::is_draining(connection)? {
+        return Ok(Reservation::Draining);
     }
     let at = offer.receipt.payload.timestamp().moment();
     receipts::insert(connection, &KeptReceipt::from(offer.receipt), now)?;
@@ -523,7 +359,10 @@ fn end(
 ) -> Result<bool, StoreError> {
     let changed = connection
         .prepare_cached(
-            "UPDATE accepted_job SET status = ?2, outcome = ?3, updated_at = ?4
+            // A validator that has sent its last receipt waits for nothing any more.
+            "UPDATE accepted_job SET status = ?2, outcome = ?3, updated_at = ?4,
+                 outcome_acknowledged = CASE WHEN EXISTS (SELECT 1 FROM receipt
+                     WHERE job_uuid = ?1 AND receipt_type = 'JobFinishedReceipt') THEN ?4 END
              WHERE job_uuid = ?1 AND status IN ('WAITING_FOR_EXECUTOR', 'WAITING_FOR_PAYLOAD', 'RUNNING')",
         )?
         .execute((job.as_str(), state.as_str(), outcome, micros(now)))?;
@@ -548,6 +387,7 @@ fn accepted_job(row: &Row<'_>) -> Result<AcceptedJob, StoreError> {
         is_reported: row
             .get::<_, Option<i64>>("result_reported_to_validator")?
             .is_some(),
+        is_acknowledged: row.get::<_, Option<i64>>("outcome_acknowledged")?.is_some(),
         time_took_us: row.get("time_took_us")?,
         score: row.get("score")?,
     })
@@ -608,6 +448,7 @@ mod tests {
                 // The jobs that hold the slots, and those declined before, excuse it.
                 Reservation::Busy(receipts) => assert!(receipts.len() >= 3),
                 Reservation::Known { .. } => panic!("no job was offered twice"),
+                Reservation::Draining => panic!("nobody ordered that"),
             }
         }
         slots.sort_unstable();
@@ -648,11 +489,11 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_outcome_is_kept_once_read_back_in_columns_and_owed_until_reported() {
+    async fn an_outcome_is_kept_once_read_back_in_columns_and_owed_until_acknowledged() {
         let (_folder, store) = store();
         store.reserve(offer(1, 1), NOW).await.unwrap();
         store
-            .executor_ready(&job(1), "127.0.0.1".to_owned(), NOW)
+            .executor_ready(&job(1), "127.0.0.1".to_owned(), true, NOW)
             .await
             .unwrap();
         store.ordered(&job(1), "{}".to_owned(), NOW).await.unwrap();
@@ -663,8 +504,18 @@ mod tests {
         let outcome = r#"{"message_type":"V0JobFailedRequest","job_uuid":"x","message":"bad","reason":"timeout",
             "docker_process_exit_status":137,"docker_process_stdout":"zero \u0000 inside","context":null}"#;
         let failed = JobState::Failed;
-        assert!(store.end(&job(1), failed, outcome.to_owned(), NOW).await.unwrap());
-        assert!(!store.end(&job(1), failed, "{}".to_owned(), NOW).await.unwrap());
+        assert!(
+            store
+                .end(&job(1), failed, outcome.to_owned(), false, NOW)
+                .await
+                .unwrap()
+        );
+        assert!(
+            !store
+                .end(&job(1), failed, "{}".to_owned(), false, NOW)
+                .await
+                .unwrap()
+        );
         let kept = store.job(&job(1)).await.unwrap().unwrap();
         assert_eq!(
             (
@@ -675,26 +526,38 @@ mod tests {
             (Some(137), Some("timeout"), Some("bad"))
         );
         assert_eq!(kept.stdout, "zero \0 inside");
-        let owed = store.owed(&Hotkey::from("v"), 10).await.unwrap();
+        let owed = store.owed(&Hotkey::from("v"), 10, NOW).await.unwrap();
         assert_eq!(owed.len(), 1);
         assert_eq!(owed[0].outcome, outcome);
-        assert_eq!(store.owed(&Hotkey::from("w"), 10).await.unwrap(), []);
+        assert_eq!(store.owed(&Hotkey::from("w"), 10, NOW).await.unwrap(), []);
         store.reported(&job(1), NOW).await.unwrap();
+        assert_eq!(
+            store.owed(&Hotkey::from("v"), 10, NOW).await.unwrap(),
+            owed,
+            "told, but not acknowledged"
+        );
+        let later = NOW + TOLD_AGAIN + Duration::seconds(1);
+        assert_eq!(store.owed(&Hotkey::from("v"), 10, later).await.unwrap(), []);
+        store.acknowledged(&job(1), NOW).await.unwrap();
         assert!(!store.is_owed(&job(1)).await.unwrap());
-        assert_eq!(store.owed(&Hotkey::from("v"), 10).await.unwrap(), []);
+        assert_eq!(store.owed(&Hotkey::from("v"), 10, NOW).await.unwrap(), []);
     }
 
     #[tokio::test]
     async fn a_former_lifes_jobs_are_found_and_buried_and_old_ones_forgotten() {
         let (_folder, store) = store();
         store.reserve(offer(1, 2), NOW).await.unwrap();
-        store.note_process(&job(1), "42 4711".to_owned()).await.unwrap();
+        store
+            .started(&job(1), Some("42 4711".to_owned()), NOW)
+            .await
+            .unwrap();
         store.reserve(offer(2, 2), NOW).await.unwrap();
         store
             .end(
                 &job(2),
                 JobState::Finished,
                 "{\"docker_process_stdout\":\"o\"}".to_owned(),
+                true,
                 NOW,
             )
             .await
@@ -702,6 +565,9 @@ mod tests {
         let leftovers = store.leftovers().await.unwrap();
         assert_eq!(leftovers.len(), 2);
         assert_eq!(leftovers[0].process.as_deref(), Some("42 4711"));
+        assert_eq!(leftovers[0].accepted, NOW);
+        let owed = |index: usize| (leftovers[index].is_started, leftovers[index].is_doomed);
+        assert_eq!((owed(0), owed(1)), ((true, false), (false, true)));
         for leftover in leftovers {
             store
                 .bury(&leftover.job, "{\"reason\":\"x\"}".to_owned(), NOW)
@@ -726,6 +592,44 @@ mod tests {
             "two jobs, two receipts"
         );
         assert_eq!(store.job(&job(1)).await.unwrap(), None);
+    }
+
+    #[tokio::test]
+    async fn an_order_that_comes_before_its_executor_is_kept_and_runs_when_that_is_ready() {
+        let (_folder, store) = store();
+        store.reserve(offer(1, 1), NOW).await.unwrap();
+        store.ordered(&job(1), "{}".to_owned(), NOW).await.unwrap();
+        let state = async || store.standing(&job(1)).await.unwrap().unwrap().1;
+        assert_eq!(state().await, JobState::WaitingForExecutor);
+        assert_eq!(store.leftovers().await.unwrap()[0].order.as_deref(), Some("{}"));
+        store
+            .executor_ready(&job(1), String::new(), true, NOW)
+            .await
+            .unwrap();
+        assert_eq!(state().await, JobState::Running);
+        assert!(store.leftovers().await.unwrap()[0].resumes);
+        assert!(store.is_acceptance_known(&job(1)).await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn a_draining_miner_reserves_nothing_until_it_is_told_otherwise() {
+        let (folder, store) = store();
+        let beside = MinerStore::open_beside(&folder.path().join("miner.sqlite")).unwrap();
+        let revision = store.orders_revision().await.unwrap();
+        beside.order_draining(true).await.unwrap();
+        assert_eq!(store.orders_revision().await.unwrap(), revision + 1);
+        assert!(store.is_draining().await.unwrap());
+        assert_eq!(
+            store.reserve(offer(1, 1), NOW).await.unwrap(),
+            Reservation::Draining
+        );
+        assert_eq!(store.job(&job(1)).await.unwrap(), None);
+        beside.order_draining(false).await.unwrap();
+        assert_eq!(
+            store.reserve(offer(1, 1), NOW).await.unwrap(),
+            Reservation::Reserved(0)
+        );
+        assert_eq!(beside.slots_taken().await.unwrap(), 1);
     }
 
     #[tokio::test]

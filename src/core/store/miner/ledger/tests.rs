@@ -95,13 +95,13 @@ async fn the_steps_of_a_job_are_written_with_its_changes_and_each_once() {
     };
     store.record(Arc::new(batch)).await.unwrap();
     store
-        .executor_ready(&job(1), "a".to_owned(), seconds(2))
+        .executor_ready(&job(1), "a".to_owned(), true, seconds(2))
         .await
         .unwrap();
     store.ordered(&job(1), "{}".to_owned(), seconds(3)).await.unwrap();
     let outcome = r#"{"message_type":"V0JobFinishedRequest","docker_process_stdout":"out"}"#;
     store
-        .end(&job(1), JobState::Finished, outcome.to_owned(), seconds(4))
+        .end(&job(1), JobState::Finished, outcome.to_owned(), false, seconds(4))
         .await
         .unwrap();
     store.reported(&job(1), seconds(5)).await.unwrap();
@@ -165,7 +165,7 @@ async fn everything_is_counted_by_its_reason_and_outlives_its_row() {
         (3, JobState::Failed, r#"{"reason":"download_failed"}"#),
     ] {
         store
-            .end(&job(number), state, outcome.to_owned(), NOW)
+            .end(&job(number), state, outcome.to_owned(), false, NOW)
             .await
             .unwrap();
         store.release(&job(number), NOW).await.unwrap();

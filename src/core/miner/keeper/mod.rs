@@ -1,38 +1,42 @@
 //! The keeper of one job: starts its executor, relays between executor and validator, gives the slot back.
+//!
+//! A keeper's own state is in the store as well: a next life of the miner makes one again from there
+//! ([`Keeper::adopt`]), with an executor that is still to come back.
 
-use std::collections::VecDeque;
+mod executor;
+mod validator;
+
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::FutureExt;
 use time::OffsetDateTime;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until};
 
+pub use self::executor::{not_waiting, refuse_executor};
 use super::Miner;
 use super::backend::{ExecutorOrder, Exit, Running};
 use super::job::{Effect, Event, Job, Outcome};
 use super::ledger::{Step, step_of};
+use super::line::{Line, Lines};
 use super::ports::PortLease;
-use crate::core::crypto::signed::streaming_blob;
 use crate::core::model::JobId;
 use crate::core::model::executor::UNHEALTHY;
-use crate::core::net::{self, Link, LinkSender, close_code};
-use crate::core::proto::job::{FullJob, GenericError, InitialJob, StreamingReady};
-use crate::core::proto::miner_executor;
-use crate::core::proto::validator_miner::{self, Declined};
+use crate::core::net::{self, Link, close_code};
+use crate::core::proto::job::{FullJob, InitialJob};
+use crate::core::proto::validator_miner::Declined;
 use crate::core::store::miner::JobState;
 use crate::core::tasks::Tasks;
 
 /// Letters that wait for a keeper; senders wait beyond that.
 pub const LETTERS: usize = 16;
 
-/// Messages kept for a validator that is away; when full, the oldest goes. A job has six at most.
-const UNDELIVERED_MAX: usize = 16;
-
 /// Longest wait for room in the queue of a validator's connection before it counts as gone.
 const SEND_TIME: Duration = Duration::from_secs(10);
+
+/// Time that an executor has to come back, besides that which it takes itself: for a last attempt that is under way.
+const RETURN_SLACK: Duration = Duration::from_secs(10);
 
 /// Time that an executor has to exit once its job is over: it removes its container and its folder.
 const LEAVE_TIME: Duration = Duration::from_secs(30);
@@ -59,21 +63,6 @@ pub enum Letter {
     Preempted,
 }
 
-/// A connection of a validator, as keepers use it.
-#[derive(Debug, Clone)]
-pub struct Line {
-    /// Tells connections apart.
-    pub id: u64,
-    /// The way to the validator.
-    pub sender: LinkSender,
-}
-
-impl Line {
-    fn is_open(&self) -> bool {
-        self.sender.closed().now_or_never().is_none()
-    }
-}
-
 /// A job that was accepted and needs a keeper.
 #[derive(Debug)]
 pub struct Assignment {
@@ -89,6 +78,25 @@ pub struct Assignment {
     pub address: IpAddr,
 }
 
+/// A job of a former life that needs a keeper again.
+#[derive(Debug)]
+pub struct Adoption {
+    /// The job, as far as it was.
+    pub job: Job,
+    /// The executor's order.
+    pub order: ExecutorOrder,
+    /// The executor, if it still runs; else it is to be started.
+    pub running: Option<Box<dyn Running>>,
+    /// The port that the former life had taken for a streaming job.
+    pub port: Option<PortLease>,
+    /// Whether the job streams.
+    pub is_streaming: bool,
+    /// How long the executor may still live.
+    pub time_left: Duration,
+    /// The outcome, where there is one.
+    pub outcome: Option<String>,
+}
+
 /// The keeper of one job.
 #[derive(Debug)]
 pub struct Keeper {
@@ -99,8 +107,9 @@ pub struct Keeper {
     port: Option<PortLease>,
     address: IpAddr,
     job: Job,
-    line: Option<Line>,
-    undelivered: VecDeque<validator_miner::Up>,
+    lines: Lines,
+    /// Whether something could not be sent to the validator.
+    has_missed: bool,
     letters: mpsc::Receiver<Letter>,
     executor: Option<Link>,
     running: Option<Box<dyn Running>>,
@@ -108,7 +117,29 @@ pub struct Keeper {
     is_unhealthy: bool,
     /// When the executor is ended by force.
     deadline: Instant,
-    outcome: Option<validator_miner::Up>,
+    /// When an executor that has lost its link counts as lost itself.
+    return_by: Option<Instant>,
+    outcome: Option<Ended>,
+    part: Part,
+}
+
+/// What the keeper has to do with the executor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Part {
+    /// It looks after it.
+    Keeping,
+    /// Executor and slot are left to a next life.
+    Left,
+    /// No executor is wanted any more.
+    Done,
+}
+
+/// The end of the job, as its validator is told.
+#[derive(Debug)]
+struct Ended {
+    message: String,
+    /// Whether it is on the disk.
+    is_kept: bool,
 }
 
 /// What the keeper's loop wakes up for.
@@ -118,6 +149,7 @@ enum Wake {
     Executor(net::Event),
     Exit(Exit),
     Deadline,
+    Absent,
 }
 
 impl Keeper {
@@ -138,6 +170,8 @@ impl Keeper {
             streaming_port: None,
         };
         let is_streaming = request.streaming_details.is_some();
+        let mut lines = Lines::default();
+        lines.add(line);
         Self {
             miner,
             order,
@@ -145,35 +179,93 @@ impl Keeper {
             port: None,
             address,
             job: Job::new(request, address),
-            line: Some(line),
-            undelivered: VecDeque::new(),
+            lines,
+            has_missed: false,
             letters,
             executor: None,
             running: None,
             is_unhealthy: false,
             deadline: Instant::now() + NEVER,
+            return_by: None,
             outcome: None,
+            part: Part::Keeping,
         }
     }
 
-    /// Keeps the job until its executor is gone.
-    pub async fn run(mut self, tasks: Tasks) {
-        if self.is_streaming {
-            self.port = self.miner.ports.lease();
-            self.order.streaming_port = self.port.as_ref().map(PortLease::port);
+    /// Makes a keeper that goes on with a job of a former life.
+    pub fn adopt(miner: Arc<Miner>, adoption: Adoption, letters: mpsc::Receiver<Letter>) -> Self {
+        let Adoption {
+            job,
+            order,
+            running,
+            port,
+            is_streaming,
+            time_left,
+            outcome,
+        } = adoption;
+        let now = Instant::now();
+        let address = miner.config.address;
+        let return_time = miner.config.executor_reconnect + RETURN_SLACK;
+        // One that has reported needs no more than a thank-you.
+        let time_left = if job.is_over() {
+            time_left.min(LEAVE_TIME)
+        } else {
+            time_left
+        };
+        Self {
+            miner,
+            order,
+            is_streaming,
+            port,
+            address,
+            job,
+            lines: Lines::default(),
+            has_missed: true,
+            letters,
+            executor: None,
+            return_by: running.is_some().then_some(now + return_time),
+            running,
+            is_unhealthy: false,
+            deadline: now + time_left,
+            outcome: outcome.map(|message| Ended {
+                message,
+                is_kept: true,
+            }),
+            part: Part::Keeping,
         }
-        if self.is_streaming && self.port.is_none() {
+    }
+
+    /// Returns the job.
+    pub fn job(&self) -> &JobId {
+        &self.order.job
+    }
+
+    /// Returns the token of the job's executor.
+    pub fn token(&self) -> &str {
+        &self.order.token
+    }
+
+    /// Keeps the job until its executor is gone, or until a next life of the miner is to go on with it.
+    pub async fn run(mut self, tasks: Tasks) {
+        if self.running.is_some() {
+            self.look_after(&tasks).await;
+        } else if self.is_streaming && !self.take_port().await {
             tracing::error!(job = %self.order.job, "no port of miner.streaming_ports is free for a streaming job");
             self.happen(Event::StartFailed).await;
         } else {
             self.employ(&tasks).await;
         }
-        if self.is_unhealthy {
+        if self.part == Part::Left {
+            self.miner.pool.leave(&self.order.job);
+        } else if self.is_unhealthy {
             self.rest_the_slot(&tasks);
         } else {
             self.miner.pool.release(&self.order.job).await;
         }
         self.miner.shares.end(&self.order.job);
+        if self.part == Part::Keeping {
+            self.part = Part::Done;
+        }
         self.letters.close();
         // An executor that came too late hears the reason; a validator that came meanwhile gets its outcome.
         while let Some(letter) = self.letters.recv().await {
@@ -181,9 +273,34 @@ impl Keeper {
         }
     }
 
+    async fn take_port(&mut self) -> bool {
+        if self.port.is_none() {
+            self.port = self.miner.ports.lease();
+        }
+        self.order.streaming_port = self.port.as_ref().map(PortLease::port);
+        let Some(port) = self.order.streaming_port else {
+            return false;
+        };
+        if let Err(error) = self.miner.store.port_taken(&self.order.job, port).await {
+            // A next life would not know it, and might give it to another job.
+            tracing::error!(job = %self.order.job, %error, "cannot note the port of a streaming job");
+        }
+        true
+    }
+
     async fn employ(&mut self, tasks: &Tasks) {
         match self.miner.backend.start(&self.order).await {
-            Ok(running) => self.look_after(running, tasks).await,
+            Ok(running) => {
+                self.deadline = Instant::now() + self.miner.config.executor_ttl;
+                self.miner.ledger.note(&self.order.job, Step::ExecutorStarted);
+                let process = running.process();
+                self.running = Some(running);
+                let noted = self.miner.store.started(&self.order.job, process, self.now());
+                if let Err(error) = noted.await {
+                    tracing::error!(job = %self.order.job, %error, "cannot note that the executor was started");
+                }
+                self.look_after(tasks).await;
+            }
             Err(error) => {
                 tracing::error!(job = %self.order.job, error = %Chain(&error), "executor failed to start");
                 self.happen(Event::StartFailed).await;
@@ -210,19 +327,11 @@ impl Keeper {
         });
     }
 
-    async fn look_after(&mut self, running: Box<dyn Running>, tasks: &Tasks) {
-        self.deadline = Instant::now() + self.miner.config.executor_ttl;
-        self.miner.ledger.note(&self.order.job, Step::ExecutorStarted);
-        let process = running.process();
-        self.running = Some(running);
-        if let Some(process) = process
-            && let Err(error) = self.miner.store.note_process(&self.order.job, process).await
-        {
-            tracing::error!(job = %self.order.job, %error, "cannot note the executor's process");
-        }
+    async fn look_after(&mut self, tasks: &Tasks) {
         let stop = tasks.token();
         let mut is_stopping = false;
         while self.running.is_some() || self.executor.is_some() {
+            let return_by = self.return_by;
             let wake = tokio::select! {
                 biased;
                 () = stop.cancelled(), if !is_stopping => Wake::Stop,
@@ -230,11 +339,13 @@ impl Keeper {
                 event = hear(&mut self.executor) => Wake::Executor(event),
                 exit = exit(&mut self.running, &self.order.job) => Wake::Exit(exit),
                 () = sleep_until(self.deadline) => Wake::Deadline,
+                () = sleep_until(return_by.unwrap_or(self.deadline)), if return_by.is_some() => Wake::Absent,
             };
             match wake {
                 Wake::Stop => {
                     is_stopping = true;
-                    self.happen(Event::Stopping).await;
+                    let may_leave = self.miner.leaves_jobs;
+                    self.happen(Event::Stopping { may_leave }).await;
                 }
                 Wake::Letter(letter) => self.read(letter).await,
                 Wake::Executor(event) => self.hear(event).await,
@@ -248,9 +359,17 @@ impl Keeper {
                     }
                 }
                 Wake::Deadline => self.on_deadline().await,
+                Wake::Absent => {
+                    self.return_by = None;
+                    tracing::warn!(job = %self.order.job, "the executor has not come back");
+                    let limit = self.miner.config.executor_reconnect + RETURN_SLACK;
+                    self.happen(Event::Absent(limit)).await;
+                }
             }
         }
-        self.happen(Event::Exited).await;
+        if self.part == Part::Keeping {
+            self.happen(Event::Exited).await;
+        }
     }
 
     async fn on_deadline(&mut self) {
@@ -282,57 +401,6 @@ impl Keeper {
         }
     }
 
-    async fn resume(&mut self, line: Line) {
-        let keeps_its_own = self
-            .line
-            .as_ref()
-            .is_some_and(|own| own.id != line.id && own.is_open());
-        if keeps_its_own {
-            return;
-        }
-        let has_unsaid = !self.undelivered.is_empty();
-        self.take(line).await;
-        // What was waiting includes the readiness, if that is what it waits for.
-        if !has_unsaid {
-            self.happen(Event::Resumed).await;
-        }
-        self.deliver_outcome().await;
-    }
-
-    /// Makes `line` the job's connection and sends what could not be sent before.
-    async fn take(&mut self, line: Line) {
-        self.line = Some(line);
-        for message in std::mem::take(&mut self.undelivered) {
-            self.tell(message).await;
-        }
-    }
-
-    async fn meet(&mut self, link: Link) {
-        if self.executor.is_some() || !self.job.is_waiting_for_executor() {
-            refuse_executor(&link, not_waiting(&self.order.token)).await;
-            return;
-        }
-        self.executor = Some(link);
-        self.happen(Event::Connected).await;
-    }
-
-    async fn hear(&mut self, event: net::Event) {
-        match event {
-            net::Event::Text(text) => match miner_executor::Up::decode(&text) {
-                Ok(message) => self.happen(Event::Said(message)).await,
-                Err(error) => self.instruct(GenericError::malformed(error).into()).await,
-            },
-            net::Event::Binary(_) => {
-                self.instruct(GenericError::malformed("the frame is not text").into())
-                    .await;
-            }
-            net::Event::Closed { code, .. } => {
-                self.executor = None;
-                self.happen(Event::Disconnected(code)).await;
-            }
-        }
-    }
-
     /// Lets the job decide, and does what it says.
     async fn happen(&mut self, event: Event) {
         if let Some(step) = step_of(&event) {
@@ -346,66 +414,41 @@ impl Keeper {
                     let vouched = self.vouch(message);
                     self.tell(vouched.into()).await;
                 }
-                Effect::NoteReady => self.note_ready().await,
+                Effect::NoteReady { resumes } => self.note_ready(resumes).await,
                 Effect::NoteOrder(text) => self.note_order(text).await,
                 Effect::End(outcome) => self.end(outcome).await,
+                Effect::Thank => self.thank().await,
+                Effect::Await => {
+                    let patience = self.miner.config.executor_reconnect + RETURN_SLACK;
+                    self.return_by = Some(Instant::now() + patience);
+                }
+                Effect::Doom => self.doom().await,
                 Effect::Kill => {
                     if let Some(running) = &mut self.running {
                         running.kill().await;
                     }
-                    self.running = None;
-                    self.executor = None;
+                    self.let_go();
+                }
+                Effect::Leave => {
+                    tracing::info!(job = %self.order.job, "the job is left running for the next start of this miner");
+                    self.part = Part::Left;
+                    self.let_go();
                 }
             }
         }
     }
 
-    async fn instruct(&mut self, message: miner_executor::Down) {
-        if let Some(link) = &self.executor {
-            // Its end is heard of on the receiving side.
-            drop(timeout(SEND_TIME, link.send(message.encode())).await);
-        }
+    fn let_go(&mut self) {
+        self.running = None;
+        self.executor = None;
+        self.return_by = None;
     }
 
-    async fn tell(&mut self, message: validator_miner::Up) {
-        if !self.send(message.encode()).await {
-            if self.undelivered.len() >= UNDELIVERED_MAX {
-                self.undelivered.pop_front();
-            }
-            self.undelivered.push_back(message);
-        }
-    }
-
-    async fn send(&mut self, text: String) -> bool {
-        let Some(line) = &self.line else { return false };
-        let is_sent = matches!(timeout(SEND_TIME, line.sender.send(text)).await, Ok(Ok(())));
-        if !is_sent {
-            self.line = None;
-        }
-        is_sent
-    }
-
-    fn vouch(&self, message: StreamingReady) -> StreamingReady {
-        let ip = self.address.to_string();
-        let blob = streaming_blob(
-            self.order.job.as_str(),
-            Some(&ip),
-            message.port,
-            &message.public_key,
-        );
-        StreamingReady {
-            executor_token: None,
-            ip: Some(ip),
-            miner_signature: Some(self.miner.keypair.sign(&blob).to_hex_prefixed()),
-            ..message
-        }
-    }
-
-    async fn note_ready(&self) {
+    async fn note_ready(&self, resumes: bool) {
         let noted = self
             .miner
             .store
-            .executor_ready(&self.order.job, self.address.to_string(), self.now())
+            .executor_ready(&self.order.job, self.address.to_string(), resumes, self.now())
             .await;
         if let Err(error) = noted {
             tracing::error!(job = %self.order.job, %error, "cannot note that the executor is ready");
@@ -428,35 +471,26 @@ impl Keeper {
         tracing::info!(%job, state = state.as_str(), outcome = outcome.message.message_type(), "job ended");
         self.deadline = self.deadline.min(Instant::now() + LEAVE_TIME);
         self.miner.pool.note_leaving(job);
-        if let Err(error) = self
+        let text = outcome.message.encode();
+        let kept = self
             .miner
             .store
-            .end(job, state, outcome.message.encode(), self.now())
-            .await
-        {
+            .end(job, state, text.clone(), outcome.is_doomed, self.now())
+            .await;
+        if let Err(error) = &kept {
             // The validator is told all the same; a restart will call the job failed.
             tracing::error!(%job, %error, "cannot keep the outcome");
         }
-        self.outcome = Some(outcome.message);
+        self.outcome = Some(Ended {
+            message: text,
+            is_kept: kept.is_ok(),
+        });
         self.deliver_outcome().await;
     }
 
-    async fn deliver_outcome(&mut self) {
-        if !self.undelivered.is_empty() {
-            // The validator waits for the steps in their order.
-            return;
-        }
-        let (Some(outcome), Some(line)) = (&self.outcome, &self.line) else {
-            return;
-        };
-        if self
-            .miner
-            .deliver(&self.order.job, &outcome.encode(), &line.sender)
-            .await
-        {
-            self.outcome = None;
-        } else {
-            self.line = None;
+    async fn doom(&self) {
+        if let Err(error) = self.miner.store.doomed(&self.order.job, self.now()).await {
+            tracing::error!(job = %self.order.job, %error, "cannot note that an executor is to be ended");
         }
     }
 
@@ -482,19 +516,6 @@ async fn exit(running: &mut Option<Box<dyn Running>>, job: &JobId) -> Exit {
             exit
         }
         None => std::future::pending().await,
-    }
-}
-
-/// Returns the words for an executor whose token is good no more (wire-executor-miner §1).
-pub fn not_waiting(token: &str) -> GenericError {
-    GenericError::new(format!("Job with token {token} is not waiting for an executor"))
-}
-
-/// Tells an executor that it is not wanted and ends its connection, which the reference leaves open.
-pub async fn refuse_executor(link: &Link, reason: GenericError) {
-    let said = link.send(miner_executor::Down::from(reason).encode()).await;
-    if said.is_ok() {
-        link.close(close_code::NORMAL, "").await;
     }
 }
 

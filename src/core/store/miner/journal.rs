@@ -1,0 +1,529 @@
+//! The journal: what the miner owes for a job, written in the transaction that begins or ends the debt.
+//!
+//! | owed | from | until |
+//! |---|---|---|
+//! | start an executor | the reservation | `executor_started` |
+//! | end it by force | `kill_ordered` | the slot is given back |
+//! | tell the outcome | `outcome` | `outcome_acknowledged` |
+//! | give the slot (and the port) back | the reservation | `slot` is null |
+//! | keep a receipt | nothing: countersigned and kept in one step before it counts | |
+//!
+//! Every change of a job's row but its deletion in old age goes through [`MinerStore::step`] under the name of its
+//! [`Step`]. Debug builds can end themselves right before or right after the commit of any step ([`Trap`]), which is how
+//! the crash tests reach all of them.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use rusqlite::{Connection, OptionalExtension};
+use rustix::process::{Signal, getpid, kill_process};
+use time::{Duration, OffsetDateTime};
+
+use super::super::StoreError;
+use super::{JobState, MinerStore, end, micros};
+use crate::core::model::{Hotkey, JobId};
+
+/// For how long an outcome that was told, but not acknowledged, is told again to its validator: longer than the
+/// longest job of the reference's validator (600 s, wire-miner-validator §5) lasts.
+pub const TOLD_AGAIN: Duration = Duration::minutes(15);
+
+/// A durable step of a job's life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Step {
+    /// The job has its slot and its started receipt; an executor is owed.
+    Reserved,
+    /// A streaming job has its port.
+    PortTaken,
+    /// The executor was started.
+    Started,
+    /// The executor is ready.
+    Ready,
+    /// The full order is kept, before the executor gets it.
+    Ordered,
+    /// The outcome is kept; its telling is owed. With it, where that is so, the order to end the executor.
+    Ended,
+    /// The executor of a job that is over is to be ended by force.
+    Doomed,
+    /// The outcome was handed to a connection of the validator.
+    Told,
+    /// The validator closed the connection in good order after that.
+    Acknowledged,
+    /// A receipt is kept; a finished one acknowledges the outcome.
+    ReceiptKept,
+    /// The slot is given back.
+    Released,
+    /// A former life's job that cannot be saved is ended and its slot given back.
+    Buried,
+}
+
+impl Step {
+    /// All steps, roughly in the order of a job's life.
+    pub const ALL: [Self; 12] = [
+        Self::Reserved,
+        Self::PortTaken,
+        Self::Started,
+        Self::Ready,
+        Self::Ordered,
+        Self::Ended,
+        Self::Doomed,
+        Self::Told,
+        Self::Acknowledged,
+        Self::ReceiptKept,
+        Self::Released,
+        Self::Buried,
+    ];
+
+    /// Returns its name in settings of tests.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Reserved => "reserved",
+            Self::PortTaken => "port-taken",
+            Self::Started => "started",
+            Self::Ready => "ready",
+            Self::Ordered => "ordered",
+            Self::Ended => "ended",
+            Self::Doomed => "doomed",
+            Self::Told => "told",
+            Self::Acknowledged => "acknowledged",
+            Self::ReceiptKept => "receipt-kept",
+            Self::Released => "released",
+            Self::Buried => "buried",
+        }
+    }
+}
+
+/// On which side of a step's commit the process ends itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    /// Nothing of the step is on the disk.
+    Before,
+    /// All of it is, and nobody was told.
+    After,
+}
+
+/// Ends this process, as `kill -9` would, at the n-th time that it comes to one side of a step: for tests of crashes.
+#[derive(Debug)]
+pub struct Trap {
+    step: Step,
+    side: Side,
+    left: AtomicU32,
+}
+
+impl Trap {
+    /// Reads `STEP` or `STEP:N`, N counted from 1; none where that says nothing, and in release builds always.
+    pub fn parse(side: Side, text: &str) -> Option<Self> {
+        if !cfg!(debug_assertions) {
+            return None;
+        }
+        let (name, count) = text.split_once(':').unwrap_or((text, "1"));
+        let step = Step::ALL.into_iter().find(|step| step.as_str() == name)?;
+        let left = AtomicU32::new(count.parse().ok()?);
+        Some(Self { step, side, left })
+    }
+
+    fn pass(&self, step: Step, side: Side) {
+        if (step, side) != (self.step, self.side) || self.left.fetch_sub(1, Ordering::Relaxed) != 1 {
+            return;
+        }
+        if let Err(error) = kill_process(getpid(), Signal::KILL) {
+            tracing::error!(%error, "cannot end this process as the test wants it");
+        }
+    }
+}
+
+/// A job to which a former life of this miner is still obliged by more than its outcome.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Leftover {
+    /// The job.
+    pub job: JobId,
+    /// Whose it is.
+    pub validator: Hotkey,
+    /// The token of its executor.
+    pub token: String,
+    /// The process of its executor, as [`MinerStore::started`] was told.
+    pub process: Option<String>,
+    /// Where the job stands.
+    pub state: JobState,
+    /// Its slot.
+    pub slot: Option<u32>,
+    /// The validator's first request, as received.
+    pub request: String,
+    /// The validator's full order, as received.
+    pub order: Option<String>,
+    /// The port for the client of a streaming job.
+    pub streaming_port: Option<u16>,
+    /// Whether the executor was started.
+    pub is_started: bool,
+    /// Whether the executor said that it comes back by itself.
+    pub resumes: bool,
+    /// Whether the executor is to be ended by force.
+    pub is_doomed: bool,
+    /// When the job was accepted.
+    pub accepted: OffsetDateTime,
+    /// The outcome, where the job is over.
+    pub outcome: Option<String>,
+}
+
+/// An outcome that its validator has not acknowledged.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Owed {
+    /// The job.
+    pub job: JobId,
+    /// The message.
+    pub outcome: String,
+}
+
+impl MinerStore {
+    /// Sets a trap, for tests of crashes.
+    #[must_use]
+    pub fn with_trap(mut self, trap: Option<Trap>) -> Self {
+        self.trap = trap.map(Arc::new);
+        self
+    }
+
+    /// Makes a change of a job durable.
+    pub(super) async fn step<T, F>(&self, step: Step, change: F) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
+    {
+        let Some(trap) = self.trap.clone() else {
+            return self.store.write(change).await;
+        };
+        let before = Arc::clone(&trap);
+        let trapped = move |connection: &Connection| {
+            let done = change(connection)?;
+            before.pass(step, Side::Before);
+            Ok(done)
+        };
+        let done = self.store.write(trapped).await?;
+        trap.pass(step, Side::After);
+        Ok(done)
+    }
+
+    /// Notes the port of a streaming job, before its executor is told of it.
+    pub async fn port_taken(&self, job: &JobId, port: u16) -> Result<(), StoreError> {
+        let job = job.clone();
+        let change = move |connection: &Connection| {
+            connection
+                .prepare_cached("UPDATE accepted_job SET streaming_port = ?2 WHERE job_uuid = ?1")?
+                .execute((job.as_str(), port))?;
+            Ok(())
+        };
+        self.step(Step::PortTaken, change).await
+    }
+
+    /// Notes that the job's executor was started, and which process it is where it is one.
+    pub async fn started(
+        &self,
+        job: &JobId,
+        process: Option<String>,
+        now: OffsetDateTime,
+    ) -> Result<(), StoreError> {
+        let job = job.clone();
+        let change = move |connection: &Connection| {
+            connection
+                .prepare_cached(
+                    "UPDATE accepted_job SET executor_process = ?2, executor_started = ?3 WHERE job_uuid = ?1",
+                )?
+                .execute((job.as_str(), process, micros(now)))?;
+            Ok(())
+        };
+        self.step(Step::Started, change).await
+    }
+
+    /// Notes that the executor, reachable at `address`, is ready, and whether it comes back after the loss of its link.
+    ///
+    /// An order that was kept before is what it gets next.
+    pub async fn executor_ready(
+        &self,
+        job: &JobId,
+        address: String,
+        resumes: bool,
+        now: OffsetDateTime,
+    ) -> Result<(), StoreError> {
+        let job = job.clone();
+        let change = move |connection: &Connection| {
+            connection
+                .prepare_cached(
+                    "UPDATE accepted_job SET executor_address = ?2, executor_resumes = ?3, updated_at = ?4,
+                         status = 'WAITING_FOR_PAYLOAD'
+                     WHERE job_uuid = ?1 AND status = 'WAITING_FOR_EXECUTOR'",
+                )?
+                .execute((job.as_str(), address, resumes, micros(now)))?;
+            // A step of its own, as whoever counts steps expects.
+            connection
+                .prepare_cached(
+                    "UPDATE accepted_job SET status = 'RUNNING'
+                     WHERE job_uuid = ?1 AND status = 'WAITING_FOR_PAYLOAD' AND full_job_details IS NOT NULL",
+                )?
+                .execute((job.as_str(),))?;
+            Ok(())
+        };
+        self.step(Step::Ready, change).await
+    }
+
+    /// Keeps the full order, as received, for the executor: it runs, or will once its executor is ready.
+    pub async fn ordered(&self, job: &JobId, order: String, now: OffsetDateTime) -> Result<(), StoreError> {
+        let job = job.clone();
+        let change = move |connection: &Connection| {
+            connection
+                .prepare_cached(
+                    "UPDATE accepted_job SET full_job_details = ?2, updated_at = ?3,
+                         status = CASE status WHEN 'WAITING_FOR_PAYLOAD' THEN 'RUNNING' ELSE status END
+                     WHERE job_uuid = ?1 AND status IN ('WAITING_FOR_EXECUTOR', 'WAITING_FOR_PAYLOAD')",
+                )?
+                .execute((job.as_str(), order, micros(now)))?;
+            Ok(())
+        };
+        self.step(Step::Ordered, change).await
+    }
+
+    /// Ends an open job with the message that its validator is owed, and says whether its executor is to be ended by
+    /// force; false when the job had ended before.
+    pub async fn end(
+        &self,
+        job: &JobId,
+        state: JobState,
+        outcome: String,
+        is_doomed: bool,
+        now: OffsetDateTime,
+    ) -> Result<bool, StoreError> {
+        let job = job.clone();
+        let change = move |connection: &Connection| {
+            let is_new = end(connection, &job, state, &outcome, now)?;
+            if is_doomed {
+                doom(connection, &job, now)?;
+            }
+            Ok(is_new)
+        };
+        self.step(Step::Ended, change).await
+    }
+
+    /// Orders the end of the job's executor by force.
+    pub async fn doomed(&self, job: &JobId, now: OffsetDateTime) -> Result<(), StoreError> {
+        let job = job.clone();
+        let change = move |connection: &Connection| doom(connection, &job, now);
+        self.step(Step::Doomed, change).await
+    }
+
+    /// Gives the job's slot back.
+    pub async fn release(&self, job: &JobId, now: OffsetDateTime) -> Result<(), StoreError> {
+        let job = job.clone();
+        let change = move |connection: &Connection| release(connection, &job, now);
+        self.step(Step::Released, change).await
+    }
+
+    /// Notes that the outcome was handed to a connection of its validator; the first time counts.
+    pub async fn reported(&self, job: &JobId, now: OffsetDateTime) -> Result<(), StoreError> {
+        let job = job.clone();
+        let change = move |connection: &Connection| {
+            connection
+                .prepare_cached(
+                    "UPDATE accepted_job SET result_reported_to_validator = ?2
+                     WHERE job_uuid = ?1 AND result_reported_to_validator IS NULL",
+                )?
+                .execute((job.as_str(), micros(now)))?;
+            Ok(())
+        };
+        self.step(Step::Told, change).await
+    }
+
+    /// Notes that the validator has the outcome.
+    pub async fn acknowledged(&self, job: &JobId, now: OffsetDateTime) -> Result<(), StoreError> {
+        let job = job.clone();
+        let change = move |connection: &Connection| acknowledge(connection, &job, now);
+        self.step(Step::Acknowledged, change).await
+    }
+
+    /// Tells whether the job has an outcome that its validator has not acknowledged.
+    pub async fn is_owed(&self, job: &JobId) -> Result<bool, StoreError> {
+        let job = job.clone();
+        let query = move |connection: &Connection| {
+            let owed: Option<bool> = connection
+                .prepare_cached(
+                    "SELECT outcome IS NOT NULL AND outcome_acknowledged IS NULL FROM accepted_job
+                     WHERE job_uuid = ?1",
+                )?
+                .query_row((job.as_str(),), |row| row.get(0))
+                .optional()?;
+            Ok(owed.unwrap_or(false))
+        };
+        self.store.read(query).await
+    }
+
+    /// Returns at most `limit` outcomes that a validator has not acknowledged, oldest first; without those that were
+    /// told for the first time more than [`TOLD_AGAIN`] ago, as nobody waits for them any more.
+    pub async fn owed(
+        &self,
+        validator: &Hotkey,
+        limit: u32,
+        now: OffsetDateTime,
+    ) -> Result<Vec<Owed>, StoreError> {
+        let validator = validator.clone();
+        let query = move |connection: &Connection| {
+            let stale = now.checked_sub(TOLD_AGAIN).unwrap_or(OffsetDateTime::UNIX_EPOCH);
+            let mut statement = connection.prepare_cached(
+                "SELECT job_uuid, outcome FROM accepted_job
+                 WHERE validator = ?1 AND outcome IS NOT NULL AND outcome_acknowledged IS NULL
+                     AND (result_reported_to_validator IS NULL OR result_reported_to_validator > ?2)
+                 ORDER BY id LIMIT ?3",
+            )?;
+            let rows = statement.query_map((validator.as_str(), micros(stale), limit), |row| {
+                Ok(Owed {
+                    job: JobId::new(row.get::<_, String>(0)?),
+                    outcome: row.get(1)?,
+                })
+            })?;
+            Ok(rows.collect::<Result<_, _>>()?)
+        };
+        self.store.read(query).await
+    }
+
+    /// Tells whether the validator has shown that it knows of the job's acceptance.
+    pub async fn is_acceptance_known(&self, job: &JobId) -> Result<bool, StoreError> {
+        let job = job.clone();
+        let query = move |connection: &Connection| {
+            Ok(connection
+                .prepare_cached(
+                    "SELECT EXISTS (SELECT 1 FROM receipt
+                         WHERE job_uuid = ?1 AND receipt_type = 'JobAcceptedReceipt')
+                     OR EXISTS (SELECT 1 FROM accepted_job WHERE job_uuid = ?1 AND full_job_details IS NOT NULL)",
+                )?
+                .query_row((job.as_str(),), |row| row.get(0))?)
+        };
+        self.store.read(query).await
+    }
+
+    /// Returns the jobs that nobody of this life looks after; only to be asked before the first reservation.
+    pub async fn leftovers(&self) -> Result<Vec<Leftover>, StoreError> {
+        let query = |connection: &Connection| {
+            let mut statement = connection.prepare(
+                "SELECT * FROM accepted_job
+                 WHERE slot IS NOT NULL OR status IN ('WAITING_FOR_EXECUTOR', 'WAITING_FOR_PAYLOAD', 'RUNNING')
+                 ORDER BY id",
+            )?;
+            let mut rows = statement.query(())?;
+            let mut leftovers = Vec::new();
+            while let Some(row) = rows.next()? {
+                leftovers.push(Leftover {
+                    job: JobId::new(row.get::<_, String>("job_uuid")?),
+                    validator: Hotkey::new(row.get::<_, String>("validator")?),
+                    token: row.get("executor_token")?,
+                    process: row.get("executor_process")?,
+                    state: JobState::from_word(&row.get::<_, String>("status")?)?,
+                    slot: row.get("slot")?,
+                    request: row.get("initial_job_details")?,
+                    order: row.get("full_job_details")?,
+                    streaming_port: row.get("streaming_port")?,
+                    is_started: row.get::<_, Option<i64>>("executor_started")?.is_some(),
+                    resumes: row.get("executor_resumes")?,
+                    is_doomed: row.get::<_, Option<i64>>("kill_ordered")?.is_some(),
+                    accepted: moment(row.get("created_at")?)?,
+                    outcome: row.get("outcome")?,
+                });
+            }
+            Ok(leftovers)
+        };
+        self.store.read(query).await
+    }
+
+    /// Ends a job that cannot be saved with `outcome`, unless it has ended, and gives its slot back, together.
+    pub async fn bury(&self, job: &JobId, outcome: String, now: OffsetDateTime) -> Result<(), StoreError> {
+        let job = job.clone();
+        let change = move |connection: &Connection| {
+            end(connection, &job, JobState::Failed, &outcome, now)?;
+            release(connection, &job, now)
+        };
+        self.step(Step::Buried, change).await
+    }
+
+    /// Tells whether the operator wants no new jobs.
+    pub async fn is_draining(&self) -> Result<bool, StoreError> {
+        self.store.read(is_draining).await
+    }
+
+    /// Orders that no new job is accepted, or that new ones are accepted again; holds from the next reservation on.
+    pub async fn order_draining(&self, is_draining: bool) -> Result<(), StoreError> {
+        let change = move |connection: &Connection| {
+            connection.execute(
+                "UPDATE operator SET is_draining = ?1, revision = revision + 1",
+                (is_draining,),
+            )?;
+            Ok(())
+        };
+        self.store.write(change).await
+    }
+
+    /// Returns how many slots are taken.
+    pub async fn slots_taken(&self) -> Result<u32, StoreError> {
+        let query = |connection: &Connection| {
+            Ok(connection
+                .prepare_cached("SELECT count(*) FROM accepted_job WHERE slot IS NOT NULL")?
+                .query_row((), |row| row.get(0))?)
+        };
+        self.store.read(query).await
+    }
+}
+
+pub(super) fn is_draining(connection: &Connection) -> Result<bool, StoreError> {
+    Ok(connection
+        .prepare_cached("SELECT is_draining FROM operator")?
+        .query_row((), |row| row.get(0))?)
+}
+
+pub(super) fn acknowledge(
+    connection: &Connection,
+    job: &JobId,
+    now: OffsetDateTime,
+) -> Result<(), StoreError> {
+    connection
+        .prepare_cached(
+            "UPDATE accepted_job SET outcome_acknowledged = ?2
+             WHERE job_uuid = ?1 AND outcome IS NOT NULL AND outcome_acknowledged IS NULL",
+        )?
+        .execute((job.as_str(), micros(now)))?;
+    Ok(())
+}
+
+fn release(connection: &Connection, job: &JobId, now: OffsetDateTime) -> Result<(), StoreError> {
+    connection
+        .prepare_cached("UPDATE accepted_job SET slot = NULL, updated_at = ?2 WHERE job_uuid = ?1")?
+        .execute((job.as_str(), micros(now)))?;
+    Ok(())
+}
+
+fn doom(connection: &Connection, job: &JobId, now: OffsetDateTime) -> Result<(), StoreError> {
+    connection
+        .prepare_cached(
+            "UPDATE accepted_job SET kill_ordered = coalesce(kill_ordered, ?2) WHERE job_uuid = ?1",
+        )?
+        .execute((job.as_str(), micros(now)))?;
+    Ok(())
+}
+
+fn moment(micros: i64) -> Result<OffsetDateTime, StoreError> {
+    OffsetDateTime::from_unix_timestamp_nanos(i128::from(micros) * 1000)
+        .map_err(|error| StoreError::value("time", error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_trap_is_read_by_the_name_of_its_step_and_springs_once() {
+        for step in Step::ALL {
+            let trap = Trap::parse(Side::After, step.as_str()).unwrap();
+            assert_eq!((trap.step, trap.left.into_inner()), (step, 1));
+        }
+        let trap = Trap::parse(Side::Before, "told:3").unwrap();
+        // Neither the side nor the step is right, and then it is not the third time: this process lives.
+        trap.pass(Step::Told, Side::After);
+        trap.pass(Step::Ended, Side::Before);
+        trap.pass(Step::Told, Side::Before);
+        assert_eq!(trap.left.into_inner(), 2);
+        assert!(Trap::parse(Side::After, "nothing").is_none());
+        assert!(Trap::parse(Side::After, "told:x").is_none());
+    }
+}
