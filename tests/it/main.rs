@@ -22,6 +22,7 @@ mod ledger;
 mod life;
 mod miner;
 mod published;
+mod receipts;
 mod sandbox;
 mod signatures;
 mod streaming;

@@ -5,6 +5,7 @@
 
 mod check;
 mod jobs;
+mod receipts;
 mod run;
 mod selftest;
 mod show;
@@ -38,6 +39,8 @@ pub enum MinerCommand {
     /// Show validators, let one in for debugging, block one
     #[command(subcommand)]
     Validator(validator::ValidatorCommand),
+    /// Show the receipts that were countersigned
+    Receipts(receipts::ReceiptsArgs),
 }
 
 impl MinerCommand {
@@ -49,6 +52,7 @@ impl MinerCommand {
             Self::Stats(args) => args.run(context).await,
             Self::Check(args) => args.run(context).await,
             Self::Validator(command) => command.run(context).await,
+            Self::Receipts(args) => args.run(context).await,
         }
     }
 
@@ -56,7 +60,7 @@ impl MinerCommand {
     pub(super) fn is_server(&self) -> bool {
         match self {
             Self::Run(_) => true,
-            Self::Jobs(_) | Self::Stats(_) | Self::Check(_) | Self::Validator(_) => false,
+            Self::Jobs(_) | Self::Stats(_) | Self::Check(_) | Self::Validator(_) | Self::Receipts(_) => false,
         }
     }
 }

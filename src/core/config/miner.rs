@@ -20,6 +20,17 @@ pub enum Backend {
     Docker,
 }
 
+/// Whether receipts are published.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Publishing {
+    /// As the subnet's dynamic configuration says.
+    Auto,
+    /// Whatever it says.
+    On,
+    /// Never.
+    Off,
+}
+
 /// Everything that the miner needs to know before it starts.
 #[derive(Clone, Debug)]
 pub struct MinerConfig {
@@ -61,6 +72,8 @@ pub struct MinerConfig {
     pub validator_rate: u32,
     /// Whether validators share the executors by their stake.
     pub shares_by_stake: bool,
+    /// Whether receipts are published.
+    pub publish_receipts: Publishing,
 }
 
 impl MinerConfig {
@@ -98,6 +111,11 @@ impl MinerConfig {
             validator_stake_min: validator_stake_min(settings)?,
             validator_rate: settings.integer("miner.validator_rate")?,
             shares_by_stake: settings.text("miner.sharing")? == "stake",
+            publish_receipts: match settings.text("miner.publish_receipts")? {
+                "on" => Publishing::On,
+                "off" => Publishing::Off,
+                _ => Publishing::Auto,
+            },
         })
     }
 }

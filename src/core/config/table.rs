@@ -279,6 +279,12 @@ pub const SETTINGS: &[Setting] = &[
         "",
         "rights of jobs by class, as CLASS=PROFILE,…; of other classes: executor.profile",
     ),
+    setting(
+        "miner.publish_receipts",
+        Kind::Choice(&["auto", "on", "off"]),
+        "auto",
+        "publish receipts at /receipts/ on the miner's port; auto: when the subnet's dynamic configuration says so",
+    ),
     unset(
         "miner.validator_stake_min",
         Kind::Integer {

@@ -34,6 +34,7 @@ pub mod stamps;
 pub mod validators;
 
 mod orders;
+mod pages;
 mod recovery;
 mod shares;
 mod web;
@@ -60,7 +61,7 @@ use self::shares::Shares;
 use self::validators::Validators;
 use crate::core::chain::Chain;
 use crate::core::clock::Clock;
-use crate::core::config::{Backend as BackendKind, Environment, MinerConfig};
+use crate::core::config::{Backend as BackendKind, Environment, MinerConfig, Publishing};
 use crate::core::crypto::Keypair;
 use crate::core::docker::EngineError;
 use crate::core::docker::engine::Bollard;
@@ -142,6 +143,15 @@ pub struct Miner {
 impl Miner {
     fn next_line(&self) -> u64 {
         self.lines.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Tells whether the pages of receipts are public.
+    fn publishes_receipts(&self) -> bool {
+        match self.config.publish_receipts {
+            Publishing::On => true,
+            // Until the dynamic configuration says otherwise (wire-dynamic-config §3).
+            Publishing::Off | Publishing::Auto => false,
+        }
     }
 
     /// Ends a job whose keeper has panicked, a bug of ours, so that neither its slot nor its executor is lost.
@@ -239,6 +249,7 @@ pub async fn run(
     tasks.spawn("share", shares::watch(Arc::clone(&miner), tasks.clone()));
     tasks.spawn("forget", forget(Arc::clone(&miner), tasks.clone()));
     tasks.spawn("reap", reap(Arc::clone(&miner), tasks.clone()));
+    tasks.spawn("pack receipts", pages::pack(Arc::clone(&miner), tasks.clone()));
     tracing::info!(
         hotkey = %miner.keypair.hotkey(),
         address = %local,

@@ -1,6 +1,7 @@
 //! The miner's database: accepted jobs, the executor slots that they occupy, and their receipts.
 
 pub mod ledger;
+pub mod pages;
 pub mod validators;
 
 use std::path::Path;
@@ -30,6 +31,10 @@ const MIGRATIONS: &[Migration] = &[
     Migration {
         name: "miner/0004_validators",
         sql: include_str!("../migrations/miner/0004_validators.sql"),
+    },
+    Migration {
+        name: "miner/0006_receipt_pages",
+        sql: include_str!("../migrations/miner/0006_receipt_pages.sql"),
     },
 ];
 
@@ -399,7 +404,7 @@ impl MinerStore {
     pub async fn keep_receipt(&self, receipt: Receipt, now: OffsetDateTime) -> Result<bool, StoreError> {
         let change = move |connection: &Connection| {
             let kept = KeptReceipt::from(receipt);
-            let is_new = receipts::insert(connection, &kept, now)?;
+            let is_new = pages::enter(connection, &kept, now)?;
             if is_new && let ReceiptPayload::Finished(finished) = &kept.payload {
                 let score: Option<f64> = finished.score_str.parse().ok();
                 connection
@@ -448,7 +453,7 @@ impl MinerStore {
                 (micros(cutoff),),
             )?;
             ledger::forget(connection, now)?;
-            Ok(jobs + receipts::delete_older(connection, cutoff)?)
+            Ok(jobs + pages::delete_older(connection, cutoff)?)
         };
         self.store.write(change).await
     }
@@ -459,7 +464,7 @@ fn reserve(connection: &Connection, offer: Offer, now: OffsetDateTime) -> Result
         return Ok(Reservation::Known { validator, state });
     }
     let at = offer.receipt.payload.timestamp().moment();
-    receipts::insert(connection, &KeptReceipt::from(offer.receipt), now)?;
+    pages::enter(connection, &KeptReceipt::from(offer.receipt), now)?;
     let slot = free_slot(connection, offer.class, &offer.slots)?;
     let state = match slot {
         Some(_) => JobState::WaitingForExecutor,
@@ -719,7 +724,8 @@ mod tests {
         assert_eq!(store.leftovers().await.unwrap(), []);
 
         assert_eq!(store.forget_old(NOW + KEPT).await.unwrap(), 0);
-        let later = NOW + KEPT + Duration::seconds(1);
+        // Receipts go by whole pages.
+        let later = NOW + KEPT + Duration::minutes(5);
         assert_eq!(
             store.forget_old(later).await.unwrap(),
             4,
