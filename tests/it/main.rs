@@ -12,6 +12,7 @@ mod check;
 mod cli;
 mod door;
 mod dropin;
+mod dynamic;
 mod executor;
 mod facilitator;
 mod flood;

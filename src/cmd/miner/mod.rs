@@ -4,6 +4,7 @@
 //! every second, and finds at its start those that were given while it did not run.
 
 mod check;
+mod dynamic;
 mod jobs;
 mod receipts;
 mod run;
@@ -41,6 +42,8 @@ pub enum MinerCommand {
     Validator(validator::ValidatorCommand),
     /// Show the receipts that were countersigned
     Receipts(receipts::ReceiptsArgs),
+    /// Show the subnet's dynamic configuration as this miner has read it
+    Dynamic(dynamic::DynamicArgs),
 }
 
 impl MinerCommand {
@@ -53,6 +56,7 @@ impl MinerCommand {
             Self::Check(args) => args.run(context).await,
             Self::Validator(command) => command.run(context).await,
             Self::Receipts(args) => args.run(context).await,
+            Self::Dynamic(args) => args.run(context).await,
         }
     }
 
@@ -60,7 +64,12 @@ impl MinerCommand {
     pub(super) fn is_server(&self) -> bool {
         match self {
             Self::Run(_) => true,
-            Self::Jobs(_) | Self::Stats(_) | Self::Check(_) | Self::Validator(_) | Self::Receipts(_) => false,
+            Self::Jobs(_)
+            | Self::Stats(_)
+            | Self::Check(_)
+            | Self::Validator(_)
+            | Self::Receipts(_)
+            | Self::Dynamic(_) => false,
         }
     }
 }

@@ -14,6 +14,9 @@ pub enum Refusal {
     /// The miner is about to end.
     #[error("miner is stopping")]
     Stopping,
+    /// A streaming job's client would not find it.
+    #[error("miner does not know its own address yet, which streaming jobs need")]
+    NoAddress,
     /// The operator refuses the validator's jobs.
     #[error("validator is blacklisted: {}{}", .0.reason, end_of(.0))]
     Blacklisted(Block),
@@ -37,13 +40,14 @@ impl Refusal {
             Self::Stopping => "stopping",
             Self::Blacklisted(_) => "validator_blacklisted",
             Self::TooManyJobs { .. } => "too_many_jobs",
+            Self::NoAddress => "no_address",
         }
     }
 
     /// Returns the wire's word for it; what the wire has no word for is `unknown`.
     pub const fn reason(&self) -> RejectionReason {
         match self {
-            Self::Stopping | Self::TooManyJobs { .. } => RejectionReason::Unknown,
+            Self::Stopping | Self::NoAddress | Self::TooManyJobs { .. } => RejectionReason::Unknown,
             Self::Blacklisted(_) => RejectionReason::ValidatorBlacklisted,
         }
     }
@@ -58,6 +62,9 @@ pub(super) fn admit(miner: &Miner, request: &InitialJob, is_stopping: bool) -> R
     let validator = &request.job_started_receipt_payload.validator_hotkey;
     if let Some(block) = miner.validators.block(validator, miner.clock.now()) {
         return Err(Refusal::Blacklisted(block));
+    }
+    if request.streaming_details.is_some() && miner.address.borrow().is_none() {
+        return Err(Refusal::NoAddress);
     }
     Ok(())
 }

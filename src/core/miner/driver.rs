@@ -357,7 +357,7 @@ impl Desk {
             slot,
             token: token.clone(),
             line: self.line.clone(),
-            address: self.miner.config.address,
+            address: self.miner.address(),
         };
         let keeper = Keeper::new(Arc::clone(&self.miner), assignment, mailbox);
         let (miner, tasks) = (Arc::clone(&self.miner), self.tasks.clone());

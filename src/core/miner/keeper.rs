@@ -136,6 +136,7 @@ impl Keeper {
             slot,
             token,
             streaming_port: None,
+            startup_seconds: miner.dynamic.borrow().executor_startup_seconds(),
         };
         let is_streaming = request.streaming_details.is_some();
         Self {

@@ -33,6 +33,7 @@ pub mod sharing;
 pub mod stamps;
 pub mod validators;
 
+mod dynamic;
 mod orders;
 mod pages;
 mod recovery;
@@ -40,13 +41,13 @@ mod shares;
 mod web;
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, Weak};
 use std::time::Duration;
 
 use tokio::net::TcpListener;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, watch};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use self::backend::capacity::Capacity;
@@ -67,10 +68,12 @@ use crate::core::docker::EngineError;
 use crate::core::docker::engine::Bollard;
 use crate::core::docker::limits::ContainerPathError;
 use crate::core::docker::reference::{ImageReference, ReferenceError};
+use crate::core::dynamic::keys::Values;
 use crate::core::model::JobId;
 use crate::core::model::job::HordeReason;
 use crate::core::model::subnet::Axon;
 use crate::core::net::LinkSender;
+use crate::core::net::http::ClientError;
 use crate::core::proto::validator_miner::Up;
 use crate::core::store::StoreError;
 use crate::core::store::miner::MinerStore;
@@ -119,6 +122,9 @@ pub enum MinerError {
     /// A path cannot be mounted.
     #[error(transparent)]
     Mount(#[from] ContainerPathError),
+    /// Nothing can be asked over HTTP.
+    #[error(transparent)]
+    Client(#[from] ClientError),
 }
 
 /// What all connections of a miner share.
@@ -135,6 +141,10 @@ pub struct Miner {
     backend: Arc<dyn Backend>,
     door: Door,
     shares: Shares,
+    /// What the subnet's owners set for all, as read last.
+    dynamic: watch::Sender<Arc<Values>>,
+    /// The address at which the miner is reached from outside; none until it is found out.
+    address: watch::Sender<Option<IpAddr>>,
     lines: AtomicU64,
     /// The locks of outcomes that are being delivered: one for each job, so that a slow validator holds up nobody else.
     deliveries: std::sync::Mutex<HashMap<JobId, Weak<Mutex<()>>>>,
@@ -145,12 +155,17 @@ impl Miner {
         self.lines.fetch_add(1, Ordering::Relaxed)
     }
 
+    /// Returns the address at which executors of this machine are reached; loopback until it is found out.
+    fn address(&self) -> IpAddr {
+        self.address.borrow().unwrap_or(Ipv4Addr::LOCALHOST.into())
+    }
+
     /// Tells whether the pages of receipts are public.
     fn publishes_receipts(&self) -> bool {
         match self.config.publish_receipts {
             Publishing::On => true,
-            // Until the dynamic configuration says otherwise (wire-dynamic-config §3).
-            Publishing::Off | Publishing::Auto => false,
+            Publishing::Off => false,
+            Publishing::Auto => self.dynamic.borrow().receipt_transfer_enabled().unwrap_or(false),
         }
     }
 
@@ -220,6 +235,7 @@ pub async fn run(
     let owner = store.owner().await?;
     let backend = make_backend(&config, &environment, owner, local)?;
     recovery::recover(&store, &backend, &clock, &tasks).await?;
+    let dynamic = dynamic::kept(&config, &store).await?;
     let miner = Arc::new(Miner {
         pool: Pool::new(store.clone(), clock.clone(), backend.capacity()),
         ports: StreamingPorts::new(config.streaming_ports.clone()),
@@ -227,6 +243,8 @@ pub async fn run(
         ledger: Ledger::new(store.clone(), clock.clone()),
         door: Door::new(config.validator_rate),
         shares: Shares::new(config.shares_by_stake),
+        dynamic,
+        address: watch::Sender::new(config.address),
         lines: AtomicU64::new(0),
         deliveries: std::sync::Mutex::default(),
         config,
@@ -235,18 +253,16 @@ pub async fn run(
         store,
         backend,
     });
-    let axon = Axon {
-        ip: miner.config.address,
-        port: miner.config.port.unwrap_or(local.port()),
-    };
     orders::follow(&miner).await?;
     tasks.spawn("watch orders", orders::watch(Arc::clone(&miner), tasks.clone()));
+    let port = miner.config.port.unwrap_or(local.port());
     tasks.spawn(
         "watch chain",
-        watch_chain(Arc::clone(&miner), chain, axon, tasks.clone()),
+        watch_chain(Arc::clone(&miner), chain, port, tasks.clone()),
     );
     tasks.spawn("ledger", ledger::keep(Arc::clone(&miner), tasks.clone()));
     tasks.spawn("share", shares::watch(Arc::clone(&miner), tasks.clone()));
+    dynamic::start(&miner, &tasks)?;
     tasks.spawn("forget", forget(Arc::clone(&miner), tasks.clone()));
     tasks.spawn("reap", reap(Arc::clone(&miner), tasks.clone()));
     tasks.spawn("pack receipts", pages::pack(Arc::clone(&miner), tasks.clone()));
@@ -316,7 +332,7 @@ fn default_executor_address(backend: BackendKind, local: SocketAddr) -> SocketAd
 }
 
 /// Reads the validators and keeps the miner's own address announced.
-async fn watch_chain(miner: Arc<Miner>, chain: Arc<dyn Chain>, axon: Axon, tasks: Tasks) {
+async fn watch_chain(miner: Arc<Miner>, chain: Arc<dyn Chain>, port: u16, tasks: Tasks) {
     let mut ticks = interval(validators::REFRESH);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut is_warned = false;
@@ -336,13 +352,13 @@ async fn watch_chain(miner: Arc<Miner>, chain: Arc<dyn Chain>, axon: Axon, tasks
                     is_warned = true;
                     tracing::warn!(%hotkey, "this miner is not registered on the subnet: no validator will find it");
                 }
-                Some(neuron) if neuron.axon == Some(axon) => {}
-                Some(_) => match chain.serve_axon(&miner.keypair, axon).await {
-                    Ok(()) => {
-                        tracing::info!(ip = %axon.ip, port = axon.port, "address announced on the chain");
-                    }
-                    Err(error) => tracing::warn!(%error, "cannot announce the address on the chain"),
-                },
+                Some(neuron) => {
+                    // What is not known yet is announced at a later turn.
+                    let Some(ip) = *miner.address.borrow() else {
+                        continue;
+                    };
+                    announce(&miner, &*chain, neuron.axon, Axon { ip, port }).await;
+                }
             },
         }
         keep_validators(&miner, &mut kept).await;
@@ -362,6 +378,17 @@ async fn keep_validators(miner: &Miner, kept: &mut Option<Vec<ListedValidator>>)
     {
         Ok(()) => *kept = Some(active),
         Err(error) => tracing::warn!(%error, "cannot note who validates"),
+    }
+}
+
+/// Announces where the miner serves, unless the chain has it.
+async fn announce(miner: &Miner, chain: &dyn Chain, known: Option<Axon>, axon: Axon) {
+    if known == Some(axon) {
+        return;
+    }
+    match chain.serve_axon(&miner.keypair, axon).await {
+        Ok(()) => tracing::info!(ip = %axon.ip, port = axon.port, "address announced on the chain"),
+        Err(error) => tracing::warn!(%error, "cannot announce the address on the chain"),
     }
 }
 

@@ -13,6 +13,7 @@
 //! `migrations/<role>/`. Those files use [`Store::write`] and [`Store::read`],
 //! which are private to the room.
 
+pub mod dynamic;
 pub mod facilitator;
 pub mod local_chain;
 pub mod miner;

@@ -4,6 +4,8 @@ pub mod ledger;
 pub mod pages;
 pub mod validators;
 
+mod dynamic;
+
 use std::path::Path;
 
 use rusqlite::{Connection, OptionalExtension, Row, named_params};
@@ -35,6 +37,10 @@ const MIGRATIONS: &[Migration] = &[
     Migration {
         name: "miner/0006_receipt_pages",
         sql: include_str!("../migrations/miner/0006_receipt_pages.sql"),
+    },
+    Migration {
+        name: "miner/0008_dynamic",
+        sql: include_str!("../migrations/miner/0008_dynamic.sql"),
     },
 ];
 
