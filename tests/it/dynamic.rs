@@ -25,20 +25,20 @@ type Requests = Arc<Mutex<Vec<(String, String)>>>;
 
 /// A folder of documents over HTTP.
 #[derive(Clone, Default)]
-struct Folder {
+pub(crate) struct Folder {
     documents: Arc<Mutex<BTreeMap<String, String>>>,
     requests: Requests,
 }
 
 impl Folder {
-    fn put(&self, name: &str, document: impl ToString) {
+    pub(crate) fn put(&self, name: &str, document: &(impl ToString + ?Sized)) {
         self.documents
             .lock()
             .unwrap()
             .insert(name.to_owned(), document.to_string());
     }
 
-    async fn serve(&self, tasks: &Tasks) -> String {
+    pub(crate) async fn serve(&self, tasks: &Tasks) -> String {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/config/", listener.local_addr().unwrap());
         let router = Router::new()
@@ -69,19 +69,19 @@ async fn answer(
         .ok_or(StatusCode::NOT_FOUND)
 }
 
-fn entry(value: impl Into<Value>) -> Value {
+pub(crate) fn entry(value: impl Into<Value>) -> Value {
     json!({ "description": "d", "items": [{ "value": value.into() }] })
 }
 
-struct Miner {
-    home: Home,
+pub(crate) struct Miner {
+    pub(crate) home: Home,
     settings: Vec<(&'static str, String)>,
-    port: u16,
+    pub(crate) port: u16,
     process: Option<Child>,
 }
 
 impl Miner {
-    fn new(settings: Vec<(&'static str, String)>) -> Self {
+    pub(crate) fn new(settings: Vec<(&'static str, String)>) -> Self {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         Self {
             home: Home::new(),
@@ -91,7 +91,7 @@ impl Miner {
         }
     }
 
-    fn command(&self, arguments: &[&str]) -> std::process::Command {
+    pub(crate) fn command(&self, arguments: &[&str]) -> std::process::Command {
         let directory = self.home.path().join("miner");
         let mut command = self.home.horde(["--dir", directory.to_str().unwrap(), "miner"]);
         command
@@ -105,12 +105,12 @@ impl Miner {
         command
     }
 
-    fn launch(&mut self) {
+    pub(crate) fn launch(&mut self) {
         self.stop();
         self.process = Some(self.command(&["run"]).stdout(Stdio::null()).spawn().unwrap());
     }
 
-    fn stop(&mut self) {
+    pub(crate) fn stop(&mut self) {
         if let Some(mut process) = self.process.take() {
             drop(process.kill());
             drop(process.wait());
@@ -157,11 +157,11 @@ async fn later_documents_win_and_the_last_good_value_outlives_folder_and_miner()
     let folder = Folder::default();
     folder.put(
         "miner-config-testing.json",
-        json!({ TRANSFER: entry(false), STARTUP: entry("soon") }),
+        &json!({ TRANSFER: entry(false), STARTUP: entry("soon") }),
     );
     folder.put(
         "common-config-testing.json",
-        json!({ TRANSFER: entry(true), "DYNAMIC_OTHER": 7 }),
+        &json!({ TRANSFER: entry(true), "DYNAMIC_OTHER": 7 }),
     );
     let url = folder.serve(&tasks).await;
     let settings = vec![
@@ -200,11 +200,11 @@ async fn later_documents_win_and_the_last_good_value_outlives_folder_and_miner()
     folder.documents.lock().unwrap().clear();
     folder.put(
         "miner-config-testing.json",
-        json!({ TRANSFER: entry(false), STARTUP: entry(10) }),
+        &json!({ TRANSFER: entry(false), STARTUP: entry(10) }),
     );
     folder.put(
         "common-config-testing.json",
-        json!({ WEIGHTS: entry("always_on.test=1"), STARTUP: 5, TRANSFER: entry(false) }),
+        &json!({ WEIGHTS: entry("always_on.test=1"), STARTUP: 5, TRANSFER: entry(false) }),
     );
     miner.launch();
     let said = miner
@@ -234,7 +234,7 @@ async fn a_miner_with_a_least_multiplier_reads_the_weights_of_classes_where_vali
     let folder = Folder::default();
     folder.put(
         "validator-config-prod.json",
-        json!({ WEIGHTS: entry("always_on.test=3"), TRANSFER: entry(true) }),
+        &json!({ WEIGHTS: entry("always_on.test=3"), TRANSFER: entry(true) }),
     );
     let url = folder.serve(&tasks).await;
     let settings = vec![
@@ -258,7 +258,7 @@ async fn a_miner_with_a_least_multiplier_reads_the_weights_of_classes_where_vali
 async fn a_huge_document_is_refused() {
     let tasks = Tasks::new();
     let folder = Folder::default();
-    folder.put("miner-config-prod.json", " ".repeat(2 * 1024 * 1024));
+    folder.put("miner-config-prod.json", &" ".repeat(2 * 1024 * 1024));
     folder.put("common-config-prod.json", "{}");
     let url = folder.serve(&tasks).await;
     let mut miner = Miner::new(vec![("HORDE_MINER_DYNAMIC_CONFIG_URL", url)]);

@@ -21,6 +21,7 @@ mod job;
 mod key;
 mod ledger;
 mod life;
+mod manifest;
 mod miner;
 mod published;
 mod receipts;

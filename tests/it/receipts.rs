@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::io::Read as _;
+use std::path::Path;
 use std::process::{Child, Stdio};
 use std::time::Duration;
 
@@ -42,7 +43,7 @@ fn bob() -> Keypair {
     Keypair::from_uri("//Bob").unwrap()
 }
 
-fn new_job() -> JobId {
+pub(crate) fn new_job() -> JobId {
     JobId::new(Uuid::new_v4().to_string())
 }
 
@@ -71,6 +72,24 @@ fn receipts_of(job: &JobId, now: OffsetDateTime) -> [Receipt; 3] {
     .map(|(payload, signature)| countersign(&bob, payload, signature).unwrap())
 }
 
+/// Makes a chain in a folder, on which //Alice validates and //Bob mines.
+pub(crate) async fn register(folder: &Path) {
+    let file = folder.join("chain.sqlite");
+    let chain = LocalChain::open(&file, 12, Duration::from_secs(12), Clock::system())
+        .await
+        .unwrap();
+    for (keypair, validator_permit) in [(alice(), true), (bob(), false)] {
+        let hotkey = keypair.hotkey().clone();
+        let registration = Registration {
+            coldkey: hotkey.clone(),
+            hotkey,
+            stake_rao: 1_000_000_000,
+            validator_permit,
+        };
+        chain.register(registration).await.unwrap();
+    }
+}
+
 /// A miner that runs, with receipts from before its start.
 struct Miner {
     home: Home,
@@ -88,24 +107,7 @@ impl Miner {
             process: None,
         };
         drop(listener);
-        let chain = LocalChain::open(
-            &miner.home.path().join("chain.sqlite"),
-            12,
-            Duration::from_secs(12),
-            Clock::system(),
-        )
-        .await
-        .unwrap();
-        for (keypair, validator_permit) in [(alice(), true), (bob(), false)] {
-            let hotkey = keypair.hotkey().clone();
-            let registration = Registration {
-                coldkey: hotkey.clone(),
-                hotkey,
-                stake_rao: 1_000_000_000,
-                validator_permit,
-            };
-            chain.register(registration).await.unwrap();
-        }
+        register(miner.home.path()).await;
         let store = MinerStore::open(&miner.home.path().join("miner/miner.sqlite")).unwrap();
         let mut lines = Vec::new();
         for time in times {
@@ -269,11 +271,12 @@ impl Fetcher {
     }
 }
 
-async fn connect(miner: &Miner, tasks: &Tasks) -> Link {
+/// Connects as //Alice to the miner of //Bob and authenticates.
+pub(crate) async fn connect(port: u16, tasks: &Tasks) -> Link {
     let (alice, bob) = (alice(), bob());
     let url = format!(
         "ws://127.0.0.1:{}/v0.1/validator_interface/{}",
-        miner.port,
+        port,
         alice.hotkey()
     );
     let link = ws::connect(&url, &ConnectOptions::default(), tasks)
@@ -291,8 +294,8 @@ async fn connect(miner: &Miner, tasks: &Tasks) -> Link {
     link
 }
 
-/// Brings a job: its started receipt is public once the miner has answered.
-async fn bring_job(link: &mut Link, job: &JobId) {
+/// Brings a job and returns the answer; its started receipt is public by then if the job was not refused.
+pub(crate) async fn bring_job(link: &mut Link, job: &JobId) -> Up {
     let bob = bob();
     let about = About {
         job_uuid: job,
@@ -314,14 +317,18 @@ async fn bring_job(link: &mut Link, job: &JobId) {
     };
     link.send(Down::from(request).encode()).await.unwrap();
     loop {
-        let Event::Text(text) = timeout(PATIENCE, link.recv()).await.unwrap() else {
-            panic!("the miner hung up");
-        };
-        match Up::decode(&text).unwrap() {
-            Up::Accepted(accepted) if &accepted.job_uuid == job => return,
-            Up::Declined(declined) if &declined.job_uuid == job => return,
-            _ => {}
+        let message = expect(link).await;
+        if matches!(message, Up::Accepted(_) | Up::Declined(_)) {
+            return message;
         }
+    }
+}
+
+/// Returns the next message.
+pub(crate) async fn expect(link: &mut Link) -> Up {
+    match timeout(PATIENCE, link.recv()).await.unwrap() {
+        Event::Text(text) => Up::decode(&text).unwrap(),
+        other => panic!("expected a message, got {other:?}"),
     }
 }
 
@@ -369,9 +376,9 @@ async fn a_fetcher_catches_up_and_keeps_up_without_losing_or_repeating_a_line() 
 
     // Keep up: two active pages, whatever page is current when a receipt comes.
     let tasks = Tasks::new();
-    let mut link = connect(&miner, &tasks).await;
+    let mut link = connect(miner.port, &tasks).await;
     for round in 1..=3 {
-        bring_job(&mut link, &new_job()).await;
+        drop(bring_job(&mut link, &new_job()).await);
         let current = page_at(Clock::system().now());
         for page in [current, current - 1] {
             fetcher.fetch(&miner, page).await;

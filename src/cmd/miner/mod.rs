@@ -6,6 +6,7 @@
 mod check;
 mod dynamic;
 mod jobs;
+mod manifest;
 mod receipts;
 mod run;
 mod selftest;
@@ -40,6 +41,9 @@ pub enum MinerCommand {
     /// Show validators, let one in for debugging, block one
     #[command(subcommand)]
     Validator(validator::ValidatorCommand),
+    /// Show and change what validators are offered
+    #[command(subcommand)]
+    Manifest(manifest::ManifestCommand),
     /// Show the receipts that were countersigned
     Receipts(receipts::ReceiptsArgs),
     /// Show the subnet's dynamic configuration as this miner has read it
@@ -55,6 +59,7 @@ impl MinerCommand {
             Self::Stats(args) => args.run(context).await,
             Self::Check(args) => args.run(context).await,
             Self::Validator(command) => command.run(context).await,
+            Self::Manifest(command) => command.run(context).await,
             Self::Receipts(args) => args.run(context).await,
             Self::Dynamic(args) => args.run(context).await,
         }
@@ -68,6 +73,7 @@ impl MinerCommand {
             | Self::Stats(_)
             | Self::Check(_)
             | Self::Validator(_)
+            | Self::Manifest(_)
             | Self::Receipts(_)
             | Self::Dynamic(_) => false,
         }

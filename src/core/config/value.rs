@@ -50,7 +50,7 @@ pub enum Kind {
     /// A part of the whole per class, from 0 to 1, as `CLASS=0.5,…`, or as a TOML table.
     SharePerClass,
     /// This word, or a value of another kind.
-    WordOr(&'static str, &'static Kind),
+    WordOr(&'static str, &'static Self),
 }
 
 /// A value that was checked against its kind.

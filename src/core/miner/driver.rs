@@ -65,7 +65,7 @@ pub async fn serve(miner: Arc<Miner>, mut link: Link, validator: Hotkey, peer: I
         sender: link.sender(),
     };
     let mut desk = Desk {
-        conversation: Conversation::new(parties, miner.pool.manifest()),
+        conversation: Conversation::new(parties, miner.offered()),
         validator,
         peer,
         line,
@@ -106,7 +106,10 @@ impl Desk {
                     return Ok(());
                 }
                 event = link.recv() => match event {
-                    Event::Text(text) => self.conversation.on_text(self.miner.clock.now(), text),
+                    Event::Text(text) => {
+                        self.conversation.set_manifest(self.miner.offered());
+                        self.conversation.on_text(self.miner.clock.now(), text)
+                    }
                     Event::Binary(_) => self.conversation.on_binary(),
                     Event::Closed { code, .. } => {
                         tracing::debug!(validator = %self.validator, code, "validator gone");

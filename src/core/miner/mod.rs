@@ -26,6 +26,7 @@ pub mod job;
 pub mod keeper;
 pub mod ledger;
 pub mod machine;
+pub mod manifest;
 pub mod output;
 pub mod pool;
 pub mod ports;
@@ -34,6 +35,7 @@ pub mod stamps;
 pub mod validators;
 
 mod dynamic;
+mod offering;
 mod orders;
 mod pages;
 mod recovery;
@@ -69,9 +71,9 @@ use crate::core::docker::engine::Bollard;
 use crate::core::docker::limits::ContainerPathError;
 use crate::core::docker::reference::{ImageReference, ReferenceError};
 use crate::core::dynamic::keys::Values;
-use crate::core::model::JobId;
 use crate::core::model::job::HordeReason;
 use crate::core::model::subnet::Axon;
+use crate::core::model::{JobId, Manifest};
 use crate::core::net::LinkSender;
 use crate::core::net::http::ClientError;
 use crate::core::proto::validator_miner::Up;
@@ -155,6 +157,11 @@ impl Miner {
         self.lines.fetch_add(1, Ordering::Relaxed)
     }
 
+    /// Returns what validators are told: what the pool offers, without the classes that do not pay.
+    fn offered(&self) -> Manifest {
+        offering::offered(self)
+    }
+
     /// Returns the address at which executors of this machine are reached; loopback until it is found out.
     fn address(&self) -> IpAddr {
         self.address.borrow().unwrap_or(Ipv4Addr::LOCALHOST.into())
@@ -236,8 +243,9 @@ pub async fn run(
     let backend = make_backend(&config, &environment, owner, local)?;
     recovery::recover(&store, &backend, &clock, &tasks).await?;
     let dynamic = dynamic::kept(&config, &store).await?;
+    let counted = offering::begin(&backend.capacity().borrow().clone(), &store, clock.now()).await?;
     let miner = Arc::new(Miner {
-        pool: Pool::new(store.clone(), clock.clone(), backend.capacity()),
+        pool: Pool::new(store.clone(), clock.clone(), backend.capacity(), counted),
         ports: StreamingPorts::new(config.streaming_ports.clone()),
         validators: Validators::new(Arc::clone(&chain), config.validator_stake_min),
         ledger: Ledger::new(store.clone(), clock.clone()),
@@ -263,13 +271,14 @@ pub async fn run(
     tasks.spawn("ledger", ledger::keep(Arc::clone(&miner), tasks.clone()));
     tasks.spawn("share", shares::watch(Arc::clone(&miner), tasks.clone()));
     dynamic::start(&miner, &tasks)?;
+    tasks.spawn("manifest", offering::keep(Arc::clone(&miner), tasks.clone()));
     tasks.spawn("forget", forget(Arc::clone(&miner), tasks.clone()));
     tasks.spawn("reap", reap(Arc::clone(&miner), tasks.clone()));
     tasks.spawn("pack receipts", pages::pack(Arc::clone(&miner), tasks.clone()));
     tracing::info!(
         hotkey = %miner.keypair.hotkey(),
         address = %local,
-        executors = ?miner.pool.manifest().0,
+        executors = ?miner.offered().0,
         "miner serves"
     );
     web::serve(miner, listener, &tasks).await;

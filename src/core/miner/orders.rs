@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::Miner;
+use super::{Miner, offering};
 use crate::core::store::StoreError;
 use crate::core::tasks::Tasks;
 
@@ -49,6 +49,7 @@ async fn look(miner: &Miner, followed: Option<i64>) -> Result<i64, StoreError> {
 
 /// Takes over everything that is ordered now; one line for each kind of order.
 pub(super) async fn follow(miner: &Miner) -> Result<(), StoreError> {
+    offering::advance(miner).await?;
     validators(miner).await?;
     Ok(())
 }

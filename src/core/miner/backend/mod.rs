@@ -196,7 +196,7 @@ async fn preload_on(engine: &dyn Engine, images: &[ImageReference]) {
             Ok(Ok(())) => tracing::info!(%image, "image preloaded"),
             Ok(Err(error)) => tracing::warn!(%image, %error, "cannot preload an image"),
             Err(_) => {
-                tracing::warn!(%image, seconds = PRELOAD_TIME.as_secs(), "preloading an image takes too long")
+                tracing::warn!(%image, seconds = PRELOAD_TIME.as_secs(), "preloading an image takes too long");
             }
         }
     }

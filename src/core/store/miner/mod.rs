@@ -1,6 +1,7 @@
 //! The miner's database: accepted jobs, the executor slots that they occupy, and their receipts.
 
 pub mod ledger;
+pub mod manifest;
 pub mod pages;
 pub mod validators;
 
@@ -37,6 +38,10 @@ const MIGRATIONS: &[Migration] = &[
     Migration {
         name: "miner/0006_receipt_pages",
         sql: include_str!("../migrations/miner/0006_receipt_pages.sql"),
+    },
+    Migration {
+        name: "miner/0007_manifest",
+        sql: include_str!("../migrations/miner/0007_manifest.sql"),
     },
     Migration {
         name: "miner/0008_dynamic",

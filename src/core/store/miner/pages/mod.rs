@@ -340,7 +340,7 @@ fn listed_receipt(row: &Row<'_>) -> Result<ListedReceipt, StoreError> {
 }
 
 /// Reads microseconds since 1970.
-fn moment(micros: i64) -> Result<OffsetDateTime, StoreError> {
+pub(super) fn moment(micros: i64) -> Result<OffsetDateTime, StoreError> {
     OffsetDateTime::from_unix_timestamp_nanos(i128::from(micros) * 1000)
         .map_err(|error| StoreError::value("time", error))
 }
