@@ -15,6 +15,7 @@ mod dropin;
 mod dynamic;
 mod executor;
 mod facilitator;
+mod figures;
 mod flood;
 mod hostile;
 mod job;

@@ -45,7 +45,9 @@ pub struct MinerConfig {
     pub listen: SocketAddr,
     /// Address announced on the chain; none means that it is to be found out.
     pub address: Option<IpAddr>,
-    /// Who is asked for it.
+    /// Whether its chain is one of this machine, where every address is as good as another.
+    pub is_local: bool,
+    /// Who is asked for the address.
     pub address_services: Vec<String>,
     /// Port announced on the chain; none means the port that it listens on.
     pub port: Option<u16>,
@@ -108,6 +110,7 @@ impl MinerConfig {
             chain: ChainConfig::from_settings(settings)?,
             listen: settings.parsed("miner.listen")?,
             address: address(settings)?,
+            is_local: settings.text("chain.network")? == "local",
             address_services: settings.list("miner.address_services")?.to_owned(),
             port,
             executor_address,

@@ -23,12 +23,13 @@ use super::sharing::{Decision, Terms};
 use super::stamps::Stamp;
 use super::validators::Standing;
 use crate::core::model::job::RejectionReason;
-use crate::core::model::receipt::ReceiptPayload;
-use crate::core::model::{Hotkey, JobId};
+use crate::core::model::receipt::{ReceiptPayload, StartedWord};
+use crate::core::model::{ExecutorClass, Hotkey, JobId};
 use crate::core::net::{Event, Link, LinkClosed, close_code};
 use crate::core::proto::job::{Context, ExecutionDone, FullJob, GenericError, InitialJob, VolumesReady};
 use crate::core::proto::validator_miner::{Accepted, Declined, EXTENSION_SHARING, Up};
 use crate::core::receipts::countersign;
+use crate::core::store::miner::ledger::Subject;
 use crate::core::store::miner::{Offer, Reservation};
 use crate::core::tasks::Tasks;
 
@@ -41,6 +42,9 @@ const OWED_MAX: u32 = 100;
 
 /// How long the connections of a stopping miner stay open for the last words about its jobs.
 const LAST_WORDS: Duration = Duration::from_secs(8);
+
+/// The type of the receipt that comes with a job.
+const STARTED: &str = StartedWord::WORD;
 
 /// Serves one connection of a validator that came from `peer`.
 pub async fn serve(miner: Arc<Miner>, mut link: Link, validator: Hotkey, peer: IpAddr, tasks: Tasks) {
@@ -94,6 +98,8 @@ struct Desk {
 
 impl Desk {
     async fn converse(&mut self, link: &mut Link) -> Result<(), LinkClosed> {
+        let mut counted = self.miner.metrics.connection();
+        let mut is_waiting = true;
         let auth_deadline = Instant::now() + AUTH_TIME;
         let stop = self.tasks.token();
         while !self.conversation.is_over() {
@@ -128,6 +134,10 @@ impl Desk {
                     self.carry_out(effect).await?;
                 }
             }
+            if is_waiting && self.conversation.is_trusted() {
+                is_waiting = false;
+                counted.authenticate();
+            }
         }
         Ok(())
     }
@@ -150,6 +160,11 @@ impl Desk {
     async fn carry_out(&mut self, effect: Effect) -> Result<(), LinkClosed> {
         match effect {
             Effect::Note(rebuff) => {
+                if rebuff.subject == Subject::Offer {
+                    let metrics = &self.miner.metrics;
+                    metrics.job_offered(rebuff.class.map_or("unknown", ExecutorClass::as_str));
+                    metrics.job_declined(rebuff.code);
+                }
                 self.miner.ledger.refuse(&self.validator, self.peer, *rebuff);
                 Ok(())
             }
@@ -209,9 +224,12 @@ impl Desk {
 
     async fn offer(&self, request: Box<InitialJob>, text: String) -> Result<(), LinkClosed> {
         let job = request.job_uuid.clone();
+        let metrics = &self.miner.metrics;
+        metrics.job_offered(request.executor_class.as_str());
         let offered_at = self.miner.clock.now();
         let refuse = |code, words: &str, evidence| {
             let rebuff = Rebuff::offer(&request, code, words, evidence);
+            metrics.job_declined(code);
             self.miner.ledger.refuse(&self.validator, self.peer, rebuff);
         };
         let decline = |message: &str| {
@@ -277,6 +295,8 @@ impl Desk {
         }
         match reservation {
             Ok(Reservation::Reserved(slot)) => {
+                metrics.job_accepted(class.as_str());
+                metrics.receipt_stored(STARTED);
                 tracing::info!(%job, %class, slot, validator = %self.validator, "job accepted");
                 self.miner.ledger.note_at(&job, Step::Offered, offered_at);
                 // Sent before the executor is started, so that nothing overtakes it. The job goes on if the
@@ -294,6 +314,7 @@ impl Desk {
                 accepted
             }
             Ok(Reservation::Busy(receipts)) => {
+                metrics.receipt_stored(STARTED);
                 tracing::info!(%job, %class, excuses = receipts.len(), validator = %self.validator, "job declined: busy");
                 refuse(
                     "busy",
@@ -429,7 +450,10 @@ impl Desk {
             .keep_receipt(receipt, self.miner.clock.now())
             .await
         {
-            Ok(true) => tracing::debug!(%job, kind, "receipt kept"),
+            Ok(true) => {
+                self.miner.metrics.receipt_stored(kind);
+                tracing::debug!(%job, kind, "receipt kept");
+            }
             Ok(false) => tracing::warn!(%job, kind, "a second receipt of this kind is ignored"),
             Err(error) => tracing::error!(%job, kind, %error, "cannot keep a receipt"),
         }

@@ -15,6 +15,7 @@ use crate::core::net::http::ClientError;
 use crate::core::store::StoreError;
 use crate::core::store::miner::MinerStore;
 use crate::core::tasks::Tasks;
+use crate::core::telemetry::metrics::Loop;
 
 /// Time between two looks whether the engines still hold what was preloaded: 1 h, as users of the reference do it
 /// (sem-miner §14).
@@ -43,7 +44,10 @@ pub(super) fn start(miner: &Arc<Miner>, tasks: &Tasks) -> Result<(), ClientError
         miner.clock.clone(),
         miner.dynamic.clone(),
     )?;
-    tasks.spawn("dynamic configuration", follow(keeper, tasks.clone()));
+    tasks.spawn(
+        "dynamic configuration",
+        follow(Arc::clone(miner), keeper, tasks.clone()),
+    );
     tasks.spawn("preload images", preload(Arc::clone(miner), tasks.clone()));
     Ok(())
 }
@@ -63,8 +67,9 @@ fn documents(config: &MinerConfig) -> Vec<Document> {
     documents
 }
 
-async fn follow(mut keeper: Keeper, tasks: Tasks) {
+async fn follow(miner: Arc<Miner>, mut keeper: Keeper, tasks: Tasks) {
     loop {
+        miner.beat(Loop::Dynamic);
         let pause = tokio::select! {
             biased;
             () = tasks.stopped() => return,

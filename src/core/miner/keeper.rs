@@ -24,6 +24,7 @@ use crate::core::proto::miner_executor;
 use crate::core::proto::validator_miner::{self, Declined};
 use crate::core::store::miner::JobState;
 use crate::core::tasks::Tasks;
+use crate::core::telemetry::metrics::Outcome as Ended;
 
 /// Letters that wait for a keeper; senders wait beyond that.
 pub const LETTERS: usize = 16;
@@ -427,6 +428,8 @@ impl Keeper {
             JobState::Failed
         };
         tracing::info!(%job, state = state.as_str(), outcome = outcome.message.message_type(), "job ended");
+        let (ended, reason) = ending(&outcome);
+        self.miner.metrics.job_ended(ended, reason);
         self.deadline = self.deadline.min(Instant::now() + LEAVE_TIME);
         self.miner.pool.note_leaving(job);
         if let Err(error) = self
@@ -463,6 +466,16 @@ impl Keeper {
 
     fn now(&self) -> OffsetDateTime {
         self.miner.clock.now()
+    }
+}
+
+/// Returns how a job ended, in the words by which it is counted.
+fn ending(outcome: &Outcome) -> (Ended, &'static str) {
+    match &outcome.message {
+        validator_miner::Up::JobFailed(failed) => (Ended::JobFailed, failed.reason.as_str()),
+        validator_miner::Up::HordeFailed(failed) => (Ended::HordeFailed, failed.reason.as_str()),
+        _ if outcome.is_success => (Ended::Finished, ""),
+        _ => (Ended::HordeFailed, "unknown"),
     }
 }
 

@@ -34,7 +34,9 @@ pub mod sharing;
 pub mod stamps;
 pub mod validators;
 
+mod address;
 mod dynamic;
+mod figures;
 mod offering;
 mod orders;
 mod pages;
@@ -81,6 +83,7 @@ use crate::core::store::StoreError;
 use crate::core::store::miner::MinerStore;
 use crate::core::store::miner::validators::ListedValidator;
 use crate::core::tasks::Tasks;
+use crate::core::telemetry::metrics::{Loop, Metrics};
 
 /// Longest wait for room in the queue of a connection that gets an outcome.
 const DELIVERY_TIME: Duration = Duration::from_secs(10);
@@ -147,6 +150,7 @@ pub struct Miner {
     dynamic: watch::Sender<Arc<Values>>,
     /// The address at which the miner is reached from outside; none until it is found out.
     address: watch::Sender<Option<IpAddr>>,
+    metrics: Metrics,
     lines: AtomicU64,
     /// The locks of outcomes that are being delivered: one for each job, so that a slow validator holds up nobody else.
     deliveries: std::sync::Mutex<HashMap<JobId, Weak<Mutex<()>>>>,
@@ -155,6 +159,11 @@ pub struct Miner {
 impl Miner {
     fn next_line(&self) -> u64 {
         self.lines.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Shows that a loop turns.
+    fn beat(&self, which: Loop) {
+        self.metrics.beat(which, self.clock.unix_seconds());
     }
 
     /// Returns what validators are told: what the pool offers, without the classes that do not pay.
@@ -253,6 +262,7 @@ pub async fn run(
         shares: Shares::new(config.shares_by_stake),
         dynamic,
         address: watch::Sender::new(config.address),
+        metrics: Metrics::new(),
         lines: AtomicU64::new(0),
         deliveries: std::sync::Mutex::default(),
         config,
@@ -271,6 +281,10 @@ pub async fn run(
     tasks.spawn("ledger", ledger::keep(Arc::clone(&miner), tasks.clone()));
     tasks.spawn("share", shares::watch(Arc::clone(&miner), tasks.clone()));
     dynamic::start(&miner, &tasks)?;
+    address::start(&miner, &tasks)?;
+    if let Some(address) = miner.config.metrics_listen {
+        figures::start(&miner, address, &tasks).await;
+    }
     tasks.spawn("manifest", offering::keep(Arc::clone(&miner), tasks.clone()));
     tasks.spawn("forget", forget(Arc::clone(&miner), tasks.clone()));
     tasks.spawn("reap", reap(Arc::clone(&miner), tasks.clone()));
@@ -346,12 +360,16 @@ async fn watch_chain(miner: Arc<Miner>, chain: Arc<dyn Chain>, port: u16, tasks:
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut is_warned = false;
     let mut kept = None;
+    let mut address = miner.address.subscribe();
     loop {
         tokio::select! {
             biased;
             () = tasks.stopped() => return,
             _ = ticks.tick() => {}
+            // An address that was found out is not left waiting.
+            Ok(()) = address.changed() => {}
         }
+        miner.beat(Loop::Chain);
         let hotkey = miner.keypair.hotkey();
         match miner.validators.refresh().await {
             Err(error) => tracing::warn!(%error, "cannot read the metagraph"),
@@ -362,7 +380,7 @@ async fn watch_chain(miner: Arc<Miner>, chain: Arc<dyn Chain>, port: u16, tasks:
                     tracing::warn!(%hotkey, "this miner is not registered on the subnet: no validator will find it");
                 }
                 Some(neuron) => {
-                    // What is not known yet is announced at a later turn.
+                    // What is not known yet is announced when it is.
                     let Some(ip) = *miner.address.borrow() else {
                         continue;
                     };
@@ -411,6 +429,7 @@ async fn reap(miner: Arc<Miner>, tasks: Tasks) {
             () = tasks.stopped() => return,
             _ = ticks.tick() => {}
         }
+        miner.beat(Loop::Reap);
         let is_alive = |token: &str| miner.pool.knows(token);
         // Jobs tell an operator soon enough that the engine does not answer.
         if let Err(error) = miner.backend.reap(&is_alive).await {
@@ -429,6 +448,7 @@ async fn forget(miner: Arc<Miner>, tasks: Tasks) {
             () = tasks.stopped() => return,
             _ = ticks.tick() => {}
         }
+        miner.beat(Loop::Forget);
         match miner.store.forget_old(miner.clock.now()).await {
             Ok(0) => {}
             Ok(rows) => tracing::info!(rows, "old jobs and receipts forgotten"),

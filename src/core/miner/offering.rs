@@ -15,6 +15,7 @@ use crate::core::store::StoreError;
 use crate::core::store::miner::MinerStore;
 use crate::core::store::miner::manifest::OfferedClass;
 use crate::core::tasks::Tasks;
+use crate::core::telemetry::metrics::Loop;
 
 /// Time between two looks whether a change is due or what is offered has changed.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -69,6 +70,7 @@ pub(super) async fn keep(miner: Arc<Miner>, tasks: Tasks) {
             () = tasks.stopped() => return,
             _ = ticks.tick() => {}
         }
+        miner.beat(Loop::Manifest);
         if let Err(error) = turn(&miner, &mut told).await {
             tracing::warn!(%error, "cannot keep the manifest up to date");
         }

@@ -8,6 +8,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use super::{Miner, offering};
 use crate::core::store::StoreError;
 use crate::core::tasks::Tasks;
+use crate::core::telemetry::metrics::Loop;
 
 /// Time between two looks.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -24,6 +25,7 @@ pub(super) async fn watch(miner: Arc<Miner>, tasks: Tasks) {
             () = tasks.stopped() => return,
             _ = ticks.tick() => {}
         }
+        miner.beat(Loop::Orders);
         match look(&miner, followed).await {
             Ok(revision) => {
                 followed = Some(revision);

@@ -27,6 +27,7 @@ use crate::core::receipts::publication::{
 use crate::core::store::StoreError;
 use crate::core::store::miner::MinerStore;
 use crate::core::tasks::Tasks;
+use crate::core::telemetry::metrics::Loop;
 
 /// Bytes of a page in memory per request: what is read from the database at once. A single line may be longer.
 const CHUNK_BYTES: usize = 64 * 1024;
@@ -42,6 +43,12 @@ const LINES: &str = "text/plain";
 
 /// Answers a request for `/receipts/<name>`.
 pub(super) async fn serve(miner: &Miner, name: &str, method: &Method, headers: &HeaderMap) -> Response {
+    let response = respond(miner, name, method, headers).await;
+    miner.metrics.page_requested(response.status().as_u16());
+    response
+}
+
+async fn respond(miner: &Miner, name: &str, method: &Method, headers: &HeaderMap) -> Response {
     let Some(page) = page_of_name(name).filter(|_| miner.publishes_receipts()) else {
         return explain(StatusCode::NOT_FOUND, None);
     };
@@ -211,6 +218,7 @@ pub(super) async fn pack(miner: Arc<Miner>, tasks: Tasks) {
             () = tasks.stopped() => return,
             _ = ticks.tick() => {}
         }
+        miner.beat(Loop::Pack);
         if !miner.publishes_receipts() {
             continue;
         }

@@ -208,6 +208,16 @@ impl Pool {
         self.with(|posts| posts.values().any(|post| post.token == token))
     }
 
+    /// Returns the class of every job that is kept.
+    pub fn busy(&self) -> Vec<ExecutorClass> {
+        self.with(|posts| posts.values().map(|post| post.class).collect())
+    }
+
+    /// Returns the class of every slot that is out of service.
+    pub fn resting_by_class(&self) -> Vec<ExecutorClass> {
+        self.resting().values().map(|(class, _)| *class).collect()
+    }
+
     /// Returns the keepers of a validator's jobs.
     pub fn posts_of(&self, validator: &Hotkey) -> Vec<Post> {
         self.with(|posts| {

@@ -13,7 +13,7 @@ use rusqlite::{Connection, OptionalExtension, Row, named_params};
 use time::{Duration, OffsetDateTime};
 
 use super::receipts::{self, KeptReceipt};
-use super::{Migration, OpenError, Store, StoreError};
+use super::{Migration, OpenError, Store, StoreError, StoreLoad};
 use crate::core::model::receipt::{Receipt, ReceiptPayload};
 use crate::core::model::{ExecutorClass, Hotkey, JobId};
 
@@ -213,6 +213,11 @@ impl MinerStore {
     pub fn open_beside(path: &Path) -> Result<Self, OpenError> {
         let store = Store::open_beside(path, MIGRATIONS)?;
         Ok(Self { store })
+    }
+
+    /// Returns what the writer of this process has done and has to do.
+    pub fn load(&self) -> StoreLoad {
+        self.store.load()
     }
 
     /// Returns how many orders the operator has given in the life of the database; whoever saw another number before
