@@ -254,6 +254,87 @@ async fn a_miner_with_a_least_multiplier_reads_the_weights_of_classes_where_vali
     assert_eq!(missing.count(), 2);
 }
 
+/// An engine that holds the images that were pulled, and tells what it was asked.
+#[derive(Clone, Default)]
+struct PlayedEngine {
+    asked: Arc<Mutex<Vec<String>>>,
+}
+
+impl PlayedEngine {
+    fn serve(&self, home: &Home) -> String {
+        let path = home.path().join("engine.sock");
+        let listener = tokio::net::UnixListener::bind(&path).unwrap();
+        let router = Router::new().fallback(engine_answer).with_state(self.clone());
+        drop(tokio::task::spawn_local(async move {
+            axum::serve(listener, router).await
+        }));
+        format!("unix://{}", path.display())
+    }
+}
+
+async fn engine_answer(
+    State(engine): State<PlayedEngine>,
+    method: axum::http::Method,
+    uri: axum::http::Uri,
+) -> (StatusCode, String) {
+    engine.asked.lock().unwrap().push(format!("{method} {uri}"));
+    match method.as_str() {
+        "POST" => (StatusCode::OK, String::new()),
+        _ if uri.path().ends_with("/version") => {
+            let version = json!({ "ApiVersion": "1.41", "Version": "20.10.24", "MinAPIVersion": "1.12" });
+            (StatusCode::OK, version.to_string())
+        }
+        _ if uri.path().ends_with("/containers/json") => (StatusCode::OK, "[]".to_owned()),
+        _ => (StatusCode::NOT_FOUND, r#"{"message":"no such image"}"#.to_owned()),
+    }
+}
+
+#[tokio::test]
+async fn images_of_the_dynamic_configuration_are_pulled_before_a_job_asks_for_them() {
+    let local = tokio::task::LocalSet::new();
+    let play = async {
+        let tasks = Tasks::new();
+        let folder = Folder::default();
+        let images = json!(["example/one:v1", "Not An Image", "example/two"]);
+        folder.put(
+            "miner-config-prod.json",
+            &json!({ "DYNAMIC_PRELOAD_DOCKER_JOB_IMAGES": entry(images) }),
+        );
+        folder.put("common-config-prod.json", "{}");
+        let url = folder.serve(&tasks).await;
+        let engine = PlayedEngine::default();
+        let mut miner = Miner::new(vec![("HORDE_MINER_DYNAMIC_CONFIG_URL", url)]);
+        miner
+            .settings
+            .push(("HORDE_MINER_DOCKER_HOST", engine.serve(&miner.home)));
+        miner.launch();
+        let pulls = || -> Vec<String> {
+            let asked = engine.asked.lock().unwrap();
+            asked
+                .iter()
+                .filter(|line| line.starts_with("POST "))
+                .cloned()
+                .collect()
+        };
+        let come = timeout(PATIENCE, async {
+            while pulls().len() < 2 {
+                sleep(Duration::from_millis(20)).await;
+            }
+        });
+        assert!(come.await.is_ok(), "{:?}", engine.asked.lock().unwrap());
+        let pulls = pulls();
+        assert!(
+            pulls[0].contains("/images/create?") && pulls[0].contains("one"),
+            "{pulls:?}"
+        );
+        assert!(
+            pulls[1].contains("/images/create?") && pulls[1].contains("two"),
+            "{pulls:?}"
+        );
+    };
+    local.run_until(play).await;
+}
+
 #[tokio::test]
 async fn a_huge_document_is_refused() {
     let tasks = Tasks::new();

@@ -128,6 +128,7 @@ impl Miner {
             .args(["--executors", &format!("{CLASS}=1")])
             .env("HORDE_CHAIN_PATH", self.home.path().join("chain.sqlite"))
             .env("HORDE_WALLET_URI", "//Bob")
+            .env("HORDE_MINER_METRICS_LISTEN", "off")
             .env("HORDE_MINER_PUBLISH_RECEIPTS", publish)
             .env("HORDE_MINER_DOCKER_HOST", "unix:///nowhere/docker.sock")
             .stdout(Stdio::null())
