@@ -28,6 +28,7 @@
 //! | [`core::docker`] | containers | model |
 //! | [`core::host`] | the machine that jobs run on | docker |
 //! | [`core::transfer`] | bytes into and out of a job | model, net, clock |
+//! | [`core::dynamic`] | what the subnet's owners set for all | model, clock, store, net |
 //! | [`core::receipts`] | proofs of work done | model, crypto, proto, store, net |
 //! | [`core::client`] | a user of the facilitator | model, proto, crypto, net, clock |
 //! | [`core::devnet`] | a whole network as child processes | model, clock, tasks, config, crypto, proto, net, chain, client |

@@ -133,6 +133,12 @@ fn row_json(row: &Row) -> Json {
                 .map(|(class, word)| (class.clone(), json!(word)))
                 .collect(),
         ),
+        Some(Value::SharePerClass(shares)) => Json::Object(
+            shares
+                .iter()
+                .map(|(class, share)| (class.clone(), json!(share)))
+                .collect(),
+        ),
         Some(other @ (Value::Text(_) | Value::Path(_))) => json!(other.to_string()),
     };
     let origin = row.origin.as_ref().map(ToString::to_string);

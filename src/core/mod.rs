@@ -17,6 +17,7 @@ pub mod net;
 pub mod store;
 pub mod transfer;
 
+pub mod dynamic;
 pub mod receipts;
 
 pub mod client;

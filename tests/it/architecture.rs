@@ -23,6 +23,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("docker", &["model"]),
     ("host", &["docker"]),
     ("transfer", &["model", "net", "clock"]),
+    ("dynamic", &["model", "clock", "store", "net"]),
     ("receipts", &["model", "crypto", "proto", "store", "net"]),
     ("client", &["model", "proto", "crypto", "net", "clock"]),
     (
@@ -39,7 +40,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     (
         "miner",
         &[
-            "proto", "crypto", "net", "store", "chain", "docker", "host", "receipts",
+            "proto", "crypto", "net", "store", "chain", "docker", "host", "dynamic", "receipts",
         ],
     ),
     (
@@ -70,6 +71,8 @@ const HEAVY: &[(&str, &[&str])] = &[
     ("nvml_wrapper", &["host"]),
     ("sysinfo", &["host"]),
     ("rcgen", &["executor"]),
+    ("flate2", &["miner"]),
+    ("prometheus_client", &["telemetry"]),
 ];
 
 /// One source file without its unit tests and comments.

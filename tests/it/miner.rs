@@ -141,6 +141,7 @@ impl Miner {
             .args(&self.arguments)
             .env("HORDE_CHAIN_PATH", self.home.path().join("chain.sqlite"))
             .env("HORDE_WALLET_URI", "//Bob")
+            .env("HORDE_MINER_METRICS_LISTEN", "off")
             .env("HORDE_EXECUTOR_WORK_DIR", self.home.path())
             .envs([accepted_risks()])
             .env(

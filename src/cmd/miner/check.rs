@@ -309,13 +309,11 @@ impl Inspection<'_> {
         read.await.map_err(|error| error.to_string())
     }
 
-    /// Returns the address that the miner announces; none when its port is chosen as it starts.
+    /// Returns the address that the miner announces; none when that or its port is found out as it runs.
     fn configured(&self) -> Option<Axon> {
         let port = self.config.port.unwrap_or(self.config.listen.port());
-        (port != 0).then_some(Axon {
-            ip: self.config.address,
-            port,
-        })
+        let ip = self.config.address?;
+        (port != 0).then_some(Axon { ip, port })
     }
 
     /// Returns where the running miner is found from here.

@@ -5,7 +5,10 @@
 
 mod check;
 mod drain;
+mod dynamic;
 mod jobs;
+mod manifest;
+mod receipts;
 mod run;
 mod selftest;
 mod show;
@@ -43,6 +46,13 @@ pub enum MinerCommand {
     Drain(drain::DrainArgs),
     /// Take jobs again after `drain`
     Undrain(drain::UndrainArgs),
+    /// Show and change what validators are offered
+    #[command(subcommand)]
+    Manifest(manifest::ManifestCommand),
+    /// Show the receipts that were countersigned
+    Receipts(receipts::ReceiptsArgs),
+    /// Show the subnet's dynamic configuration as this miner has read it
+    Dynamic(dynamic::DynamicArgs),
 }
 
 impl MinerCommand {
@@ -56,6 +66,9 @@ impl MinerCommand {
             Self::Validator(command) => command.run(context).await,
             Self::Drain(args) => args.run(context).await,
             Self::Undrain(args) => args.run(context).await,
+            Self::Manifest(command) => command.run(context).await,
+            Self::Receipts(args) => args.run(context).await,
+            Self::Dynamic(args) => args.run(context).await,
         }
     }
 
@@ -68,7 +81,10 @@ impl MinerCommand {
             | Self::Check(_)
             | Self::Validator(_)
             | Self::Drain(_)
-            | Self::Undrain(_) => false,
+            | Self::Undrain(_)
+            | Self::Manifest(_)
+            | Self::Receipts(_)
+            | Self::Dynamic(_) => false,
         }
     }
 }

@@ -8,7 +8,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::common::{ChainConfig, WalletConfig};
-use super::settings::{ConfigError, Settings};
+use super::settings::{AUTO, ConfigError, OFF, Settings};
+use crate::core::model::subnet::is_public;
 use crate::core::model::{ExecutorClass, Profile};
 
 /// How executors are started.
@@ -18,6 +19,17 @@ pub enum Backend {
     Process,
     /// As containers.
     Docker,
+}
+
+/// Whether receipts are published.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Publishing {
+    /// As the subnet's dynamic configuration says.
+    Auto,
+    /// Whatever it says.
+    On,
+    /// Never.
+    Off,
 }
 
 /// Everything that the miner needs to know before it starts.
@@ -31,8 +43,12 @@ pub struct MinerConfig {
     pub chain: ChainConfig,
     /// Where to serve validators and executors.
     pub listen: SocketAddr,
-    /// Address announced on the chain.
-    pub address: IpAddr,
+    /// Address announced on the chain; none means that it is to be found out.
+    pub address: Option<IpAddr>,
+    /// Whether its chain is one of this machine, where every address is as good as another.
+    pub is_local: bool,
+    /// Who is asked for the address.
+    pub address_services: Vec<String>,
     /// Port announced on the chain; none means the port that it listens on.
     pub port: Option<u16>,
     /// Where its executors find it, `host:port`; none means the address and port that it listens on.
@@ -65,6 +81,16 @@ pub struct MinerConfig {
     pub validator_rate: u32,
     /// Whether validators share the executors by their stake.
     pub shares_by_stake: bool,
+    /// Whether receipts are published.
+    pub publish_receipts: Publishing,
+    /// The folder of the dynamic configuration; none means that none is read.
+    pub dynamic_config_url: Option<String>,
+    /// Which of its environments.
+    pub dynamic_config_env: String,
+    /// The least share of a class in what the subnet pays, from 0 to 1.
+    pub multiplier_min: Vec<(ExecutorClass, f64)>,
+    /// Where figures are served.
+    pub metrics_listen: Option<SocketAddr>,
 }
 
 impl MinerConfig {
@@ -87,7 +113,9 @@ impl MinerConfig {
             wallet: WalletConfig::from_settings(settings)?,
             chain: ChainConfig::from_settings(settings)?,
             listen: settings.parsed("miner.listen")?,
-            address: settings.parsed("miner.address")?,
+            address: address(settings)?,
+            is_local: settings.text("chain.network")? == "local",
+            address_services: settings.list("miner.address_services")?.to_owned(),
             port,
             executor_address,
             backend,
@@ -104,6 +132,18 @@ impl MinerConfig {
             validator_stake_min: validator_stake_min(settings)?,
             validator_rate: settings.integer("miner.validator_rate")?,
             shares_by_stake: settings.text("miner.sharing")? == "stake",
+            publish_receipts: match settings.text("miner.publish_receipts")? {
+                "on" => Publishing::On,
+                "off" => Publishing::Off,
+                _ => Publishing::Auto,
+            },
+            dynamic_config_url: unless_off(settings, "miner.dynamic_config_url")?.map(str::to_owned),
+            dynamic_config_env: dynamic_config_env(settings)?,
+            multiplier_min: multiplier_min(settings)?,
+            metrics_listen: match unless_off(settings, "miner.metrics_listen")? {
+                Some(_) => Some(settings.parsed("miner.metrics_listen")?),
+                None => None,
+            },
         })
     }
 }
@@ -118,6 +158,62 @@ fn validator_stake_min(settings: &Settings) -> Result<u64, ConfigError> {
     Ok(match settings.text("chain.network")? {
         "local" => 0,
         _ => 1000,
+    })
+}
+
+/// Services of which two must agree.
+const SERVICES_MIN: usize = 2;
+
+/// Services that are asked at most.
+const SERVICES_MAX: usize = 16;
+
+fn address(settings: &Settings) -> Result<Option<IpAddr>, ConfigError> {
+    const KEY: &str = "miner.address";
+    const SERVICES: &str = "miner.address_services";
+    let services = settings.list(SERVICES)?;
+    let is_web = |service: &String| service.starts_with("https://") || service.starts_with("http://");
+    if services.len() > SERVICES_MAX || !services.iter().all(is_web) {
+        let text = format!("expected at most {SERVICES_MAX} addresses that begin with https://");
+        return Err(ConfigError::refused(settings, SERVICES, text));
+    }
+    if settings.text(KEY)? == AUTO {
+        if services.len() < SERVICES_MIN {
+            let text =
+                "auto needs two services or more, of which two must agree; a local chain has none by itself";
+            return Err(ConfigError::refused(settings, SERVICES, text));
+        }
+        return Ok(None);
+    }
+    let ip: IpAddr = settings.parsed(KEY)?;
+    if settings.text("chain.network")? != "local" && !is_public(ip) {
+        let text = format!("{ip} is no public address: validators on the internet cannot reach it");
+        return Err(ConfigError::refused(settings, KEY, text));
+    }
+    Ok(Some(ip))
+}
+
+fn unless_off<'a>(settings: &'a Settings, key: &'static str) -> Result<Option<&'a str>, ConfigError> {
+    Ok(Some(settings.text(key)?).filter(|text| *text != OFF))
+}
+
+fn dynamic_config_env(settings: &Settings) -> Result<String, ConfigError> {
+    const KEY: &str = "miner.dynamic_config_env";
+    let name = settings.text(KEY)?;
+    // It becomes a part of an address.
+    if name
+        .chars()
+        .all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_')
+    {
+        return Ok(name.to_owned());
+    }
+    let text = format!("expected letters, digits, - and _, got {name:?}");
+    Err(ConfigError::refused(settings, KEY, text))
+}
+
+fn multiplier_min(settings: &Settings) -> Result<Vec<(ExecutorClass, f64)>, ConfigError> {
+    const KEY: &str = "miner.multiplier_min";
+    by_class(settings, KEY, settings.share_per_class(KEY)?, |share| {
+        Ok::<_, Infallible>(*share)
     })
 }
 

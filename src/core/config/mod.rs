@@ -22,7 +22,7 @@ pub use environment::Environment;
 pub use executor::ExecutorConfig;
 pub use facilitator::FacilitatorConfig;
 pub use layers::{Flag, Sources, load};
-pub use miner::{Backend, MinerConfig};
+pub use miner::{Backend, MinerConfig, Publishing};
 pub use secret::Secret;
 pub use settings::{ConfigError, Origin, Problem, Row, Scope, Settings};
 pub use table::{SETTINGS, Setting};

@@ -13,6 +13,25 @@ use super::environment::Environment;
 use super::table::{SETTINGS, Setting};
 use super::value::Value;
 
+/// The word for an address that is to be found out.
+pub(super) const AUTO: &str = "auto";
+
+/// The word for what is not wanted.
+pub(super) const OFF: &str = "off";
+
+/// The folder of the subnet's dynamic configuration (wire-dynamic-config §1).
+const DYNAMIC_CONFIG_URL: &str =
+    "https://raw.githubusercontent.com/backend-developers-ltd/compute-horde-dynamic-config/master/";
+
+/// Who tells a machine under which address it is seen, in the order of the reference (sem-miner §7).
+const ADDRESS_SERVICES: &[&str] = &[
+    "https://checkip.amazonaws.com",
+    "https://ifconfig.me/ip",
+    "https://ipinfo.io/ip",
+    "https://myip.dnsomatic.com",
+    "https://ident.me",
+];
+
 /// Whose settings are loaded; decides the data directory and which foreign variable names count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scope {
@@ -325,6 +344,14 @@ impl Settings {
         }
     }
 
+    /// Returns a part of the whole by class.
+    pub fn share_per_class(&self, key: &'static str) -> Result<&[(String, f64)], ConfigError> {
+        match self.required(key)? {
+            Value::SharePerClass(shares) => Ok(shares),
+            _ => Err(ConfigError::Undeclared { key }),
+        }
+    }
+
     /// Fills in what follows from other settings, so that it is shown like everything else.
     pub(super) fn derive(&mut self, environment: &Environment) {
         if let Some(dir) = self.dir.clone() {
@@ -335,9 +362,19 @@ impl Settings {
             self.derive_one("chain.path", Value::Path(shared.join("chain.sqlite")));
         }
         self.derive_one("executor.work_dir", Value::Path(environment.temporary()));
+        // Nobody outside is asked for what a local chain needs.
+        let is_local = self.text("chain.network").is_ok_and(|network| network == "local");
+        let url = if is_local { OFF } else { DYNAMIC_CONFIG_URL };
+        self.derive_one("miner.dynamic_config_url", Value::Text(url.to_owned()));
+        let services: &[&str] = if is_local { &[] } else { ADDRESS_SERVICES };
+        let services = services.iter().map(|service| (*service).to_owned()).collect();
+        self.derive_one("miner.address_services", Value::List(services));
         let Ok(listen) = self.parsed::<SocketAddr>("miner.listen") else {
             return;
         };
+        if listen.ip().is_unspecified() && !is_local {
+            self.derive_one("miner.address", Value::Text(AUTO.to_owned()));
+        }
         let announced = if listen.ip().is_unspecified() {
             "127.0.0.1".to_owned()
         } else {

@@ -209,7 +209,16 @@ pub const SETTINGS: &[Setting] = &[
         "0.0.0.0:8000",
         "where to serve validators and executors",
     ),
-    unset("miner.address", Kind::IpAddress, "address announced on the chain"),
+    unset(
+        "miner.address",
+        Kind::WordOr("auto", &Kind::IpAddress),
+        "address announced on the chain; auto: what two of miner.address_services agree on",
+    ),
+    unset(
+        "miner.address_services",
+        Kind::List,
+        "addresses (https) that answer with the address that a request came from",
+    ),
     unset(
         "miner.port",
         Kind::Integer { min: 1, max: 65_535 },
@@ -285,6 +294,12 @@ pub const SETTINGS: &[Setting] = &[
         "",
         "rights of jobs by class, as CLASS=PROFILE,…; of other classes: executor.profile",
     ),
+    setting(
+        "miner.publish_receipts",
+        Kind::Choice(&["auto", "on", "off"]),
+        "auto",
+        "publish receipts at /receipts/ on the miner's port; auto: when the subnet's dynamic configuration says so",
+    ),
     unset(
         "miner.validator_stake_min",
         Kind::Integer {
@@ -307,6 +322,30 @@ pub const SETTINGS: &[Setting] = &[
         Kind::Choice(&["off", "stake"]),
         "off",
         "whether validators share busy executors by their stake, or whoever comes first has them",
+    ),
+    unset(
+        "miner.dynamic_config_url",
+        Kind::WordOr("off", &Kind::Url(&["https", "http"])),
+        "folder of the subnet's dynamic configuration; off: none is read",
+    ),
+    setting(
+        "miner.dynamic_config_env",
+        Kind::Text,
+        "prod",
+        "which dynamic configuration: the end of the names miner-config-… and common-config-…",
+    ),
+    setting(
+        "miner.multiplier_min",
+        Kind::SharePerClass,
+        "",
+        "least share of a class in what the subnet pays, as CLASS=0.1,…; below it its jobs are refused",
+    ),
+    setting(
+        "miner.metrics_listen",
+        Kind::WordOr("off", &Kind::SocketAddress),
+        // The usual port of a process that shows its own figures to Prometheus.
+        "127.0.0.1:9464",
+        "where to serve figures to Prometheus, at /metrics; off: nowhere",
     ),
     unset(
         "executor.miner_address",

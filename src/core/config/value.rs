@@ -47,6 +47,10 @@ pub enum Kind {
     Executors,
     /// One of these words per class, as `CLASS=WORD,…`, or as a TOML table.
     WordPerClass(&'static [&'static str]),
+    /// A part of the whole per class, from 0 to 1, as `CLASS=0.5,…`, or as a TOML table.
+    SharePerClass,
+    /// This word, or a value of another kind.
+    WordOr(&'static str, &'static Self),
 }
 
 /// A value that was checked against its kind.
@@ -70,6 +74,8 @@ pub enum Value {
     Executors(Vec<(String, u32)>),
     /// Classes and words, in the order given.
     WordPerClass(Vec<(String, String)>),
+    /// Classes and parts of the whole, in the order given.
+    SharePerClass(Vec<(String, f64)>),
 }
 
 impl fmt::Display for Value {
@@ -98,6 +104,13 @@ impl fmt::Display for Value {
                     .map(|(class, word)| format!("{class}={word}"))
                     .collect();
                 f.write_str(&words.join(","))
+            }
+            Self::SharePerClass(shares) => {
+                let shares: Vec<_> = shares
+                    .iter()
+                    .map(|(class, share)| format!("{class}={share}"))
+                    .collect();
+                f.write_str(&shares.join(","))
             }
         }
     }
@@ -140,6 +153,8 @@ impl Kind {
                     words.join(", ")
                 )
             }
+            Self::SharePerClass => "parts such as always_on.test=0.5, each from 0 to 1".to_owned(),
+            Self::WordOr(word, kind) => format!("{word}, or {}", kind.expected()),
         }
     }
 
@@ -183,6 +198,11 @@ impl Kind {
                 .map(|(class, word)| Some((class.clone(), word_of(known, word.as_str()?)?)))
                 .collect::<Option<_>>()
                 .map(Value::WordPerClass),
+            (Self::SharePerClass, toml::Value::Table(shares)) => shares
+                .iter()
+                .map(|(class, share)| Some((class.clone(), share_of(&share.to_string())?)))
+                .collect::<Option<_>>()
+                .map(Value::SharePerClass),
             _ => None,
         };
         taken.ok_or_else(|| KindError {
@@ -250,6 +270,16 @@ impl Kind {
                 });
                 words.collect::<Option<_>>().map(Value::WordPerClass)
             }
+            Self::SharePerClass => {
+                let pairs = text.split(',').map(str::trim).filter(|pair| !pair.is_empty());
+                let shares = pairs.map(|pair| {
+                    let (class, share) = pair.split_once('=')?;
+                    (!class.is_empty()).then_some((class.to_owned(), share_of(share)?))
+                });
+                shares.collect::<Option<_>>().map(Value::SharePerClass)
+            }
+            Self::WordOr(word, _) if text == word => Some(plain()),
+            Self::WordOr(_, kind) => kind.value_of(text, environment),
         }
     }
 }
@@ -273,6 +303,10 @@ fn count_of(text: &str) -> Option<u32> {
 
 fn word_of(known: &[&str], word: &str) -> Option<String> {
     known.contains(&word).then(|| word.to_owned())
+}
+
+fn share_of(text: &str) -> Option<f64> {
+    text.parse().ok().filter(|share| (0.0..=1.0).contains(share))
 }
 
 /// The words that the reference's `env.bool` understands.
@@ -322,6 +356,10 @@ mod tests {
             (Kind::Executors, "a=10000", "a=10001"),
             (words, "a.b=x,c=y", "a.b=z"),
             (words, "", "x"),
+            (Kind::SharePerClass, "a.b=0.5,c=1", "a.b=1.5"),
+            (Kind::SharePerClass, "", "a.b=NaN"),
+            (Kind::WordOr("off", &Kind::SocketAddress), "off", "on"),
+            (Kind::WordOr("off", &Kind::SocketAddress), "[::1]:80", ""),
         ] {
             assert_eq!(parse(kind, good).as_deref(), Some(good), "{kind:?}");
             assert_eq!(parse(kind, bad), None, "{kind:?} {bad}");

@@ -45,6 +45,12 @@ fn toml_of(value: &Value) -> Toml {
                 .map(|(class, word)| (class.clone(), Toml::from(word.clone())))
                 .collect(),
         ),
+        Value::SharePerClass(shares) => Toml::Table(
+            shares
+                .iter()
+                .map(|(class, share)| (class.clone(), Toml::from(*share)))
+                .collect(),
+        ),
     }
 }
 

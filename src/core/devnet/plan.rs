@@ -222,7 +222,7 @@ fn miner_settings(
     account: Account,
     address: SocketAddr,
     streaming_ports: &str,
-) -> [(&'static str, Value); 10] {
+) -> [(&'static str, Value); 11] {
     let backend = match choices.backend {
         Backend::Process => "process",
         Backend::Docker => "docker",
@@ -240,6 +240,8 @@ fn miner_settings(
         ("miner.streaming_ports", text(streaming_ports)),
         // A development machine need not have the GPUs of the classes that it offers.
         ("miner.no_gpu", Value::Bool(true)),
+        // Two miners of one machine, and nobody who asks either.
+        ("miner.metrics_listen", text("off")),
     ]
 }
 

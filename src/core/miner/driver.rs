@@ -22,12 +22,13 @@ use super::sharing::{Decision, Terms};
 use super::stamps::Stamp;
 use super::validators::Standing;
 use crate::core::model::job::RejectionReason;
-use crate::core::model::receipt::ReceiptPayload;
-use crate::core::model::{Hotkey, JobId};
+use crate::core::model::receipt::{ReceiptPayload, StartedWord};
+use crate::core::model::{ExecutorClass, Hotkey, JobId};
 use crate::core::net::{Event, Link, LinkClosed, close_code};
 use crate::core::proto::job::{Context, ExecutionDone, FullJob, GenericError, InitialJob, VolumesReady};
 use crate::core::proto::validator_miner::{Accepted, Declined, EXTENSION_SHARING, Up};
 use crate::core::receipts::countersign;
+use crate::core::store::miner::ledger::Subject;
 use crate::core::store::miner::{Offer, Reservation};
 use crate::core::tasks::Tasks;
 
@@ -43,6 +44,8 @@ const LAST_WORDS: Duration = Duration::from_secs(8);
 
 /// Time between two looks whether all last words are said.
 const LAST_LOOK: Duration = Duration::from_millis(50);
+/// The type of the receipt that comes with a job.
+const STARTED: &str = StartedWord::WORD;
 
 /// Serves one connection of a validator that came from `peer`.
 pub async fn serve(miner: Arc<Miner>, mut link: Link, validator: Hotkey, peer: IpAddr, tasks: Tasks) {
@@ -64,7 +67,7 @@ pub async fn serve(miner: Arc<Miner>, mut link: Link, validator: Hotkey, peer: I
     };
     let line = Line::new(miner.next_line(), link.sender());
     let mut desk = Desk {
-        conversation: Conversation::new(parties, miner.manifest()),
+        conversation: Conversation::new(parties, miner.offered()),
         validator,
         peer,
         line,
@@ -100,6 +103,8 @@ struct Desk {
 impl Desk {
     /// Converses until the connection ends; returns the code with which the validator closed it, if it did.
     async fn converse(&mut self, link: &mut Link) -> Result<Option<u16>, LinkClosed> {
+        let mut counted = self.miner.metrics.connection();
+        let mut is_waiting = true;
         let auth_deadline = Instant::now() + AUTH_TIME;
         let stop = self.tasks.token();
         let mut last_words = None;
@@ -111,7 +116,10 @@ impl Desk {
                     Vec::new()
                 }
                 event = link.recv() => match event {
-                    Event::Text(text) => self.conversation.on_text(self.miner.clock.now(), text),
+                    Event::Text(text) => {
+                        self.conversation.set_manifest(self.miner.offered());
+                        self.conversation.on_text(self.miner.clock.now(), text)
+                    }
                     Event::Binary(_) => self.conversation.on_binary(),
                     Event::Closed { code, .. } => {
                         tracing::debug!(validator = %self.validator, code, "validator gone");
@@ -134,6 +142,10 @@ impl Desk {
             if last_words.is_some_and(|until| Instant::now() >= until || self.has_said_all()) {
                 link.close(close_code::GOING_AWAY, "").await;
                 return Ok(None);
+            }
+            if is_waiting && self.conversation.is_trusted() {
+                is_waiting = false;
+                counted.authenticate();
             }
         }
         Ok(None)
@@ -163,6 +175,11 @@ impl Desk {
     async fn carry_out(&mut self, effect: Effect) -> Result<(), LinkClosed> {
         match effect {
             Effect::Note(rebuff) => {
+                if rebuff.subject == Subject::Offer {
+                    let metrics = &self.miner.metrics;
+                    metrics.job_offered(rebuff.class.map_or("unknown", ExecutorClass::as_str));
+                    metrics.job_declined(rebuff.code);
+                }
                 self.miner.ledger.refuse(&self.validator, self.peer, *rebuff);
                 Ok(())
             }
@@ -228,9 +245,12 @@ impl Desk {
 
     async fn offer(&self, request: Box<InitialJob>, text: String) -> Result<(), LinkClosed> {
         let job = request.job_uuid.clone();
+        let metrics = &self.miner.metrics;
+        metrics.job_offered(request.executor_class.as_str());
         let offered_at = self.miner.clock.now();
         let refuse = |code, words: &str, evidence| {
             let rebuff = Rebuff::offer(&request, code, words, evidence);
+            metrics.job_declined(code);
             self.miner.ledger.refuse(&self.validator, self.peer, rebuff);
         };
         let decline = |message: &str| {
@@ -296,6 +316,8 @@ impl Desk {
         }
         match reservation {
             Ok(Reservation::Reserved(slot)) => {
+                metrics.job_accepted(class.as_str());
+                metrics.receipt_stored(STARTED);
                 tracing::info!(%job, %class, slot, validator = %self.validator, "job accepted");
                 self.miner.ledger.note_at(&job, Step::Offered, offered_at);
                 // Sent before the executor is started, so that nothing overtakes it. The job goes on if the
@@ -313,6 +335,7 @@ impl Desk {
                 accepted
             }
             Ok(Reservation::Busy(receipts)) => {
+                metrics.receipt_stored(STARTED);
                 tracing::info!(%job, %class, excuses = receipts.len(), validator = %self.validator, "job declined: busy");
                 refuse(
                     "busy",
@@ -386,7 +409,7 @@ impl Desk {
             slot,
             token,
             line: self.line.own(),
-            address: self.miner.config.address,
+            address: self.miner.address(),
         };
         let keeper = Keeper::new(Arc::clone(&self.miner), assignment, mailbox);
         self.miner.keep(keeper, &self.tasks);
@@ -450,7 +473,10 @@ impl Desk {
             .keep_receipt(receipt, self.miner.clock.now())
             .await
         {
-            Ok(true) => tracing::debug!(%job, kind, "receipt kept"),
+            Ok(true) => {
+                self.miner.metrics.receipt_stored(kind);
+                tracing::debug!(%job, kind, "receipt kept");
+            }
             Ok(false) => tracing::warn!(%job, kind, "a second receipt of this kind is ignored"),
             Err(error) => {
                 tracing::error!(%job, kind, %error, "cannot keep a receipt");

@@ -186,6 +186,21 @@ pub fn meaning(code: &str) -> Option<(&'static str, &'static str)> {
             "please report it: this is a bug of horde",
         ),
         (
+            "no_address",
+            "a streaming job came before the miner knew its own address",
+            "set miner.address if `horde miner run` logs that services do not agree on it",
+        ),
+        (
+            "not_offered",
+            "the class was set to no executors",
+            "nothing, if you wanted that; `horde miner manifest set` changes it",
+        ),
+        (
+            "unprofitable",
+            "the class earns less than miner.multiplier_min asks for",
+            "nothing, if you wanted that; `horde miner manifest show` tells the share of today",
+        ),
+        (
             "stopping",
             "the miner was about to end",
             "nothing, if you stopped it",

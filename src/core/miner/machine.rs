@@ -113,6 +113,11 @@ impl Conversation {
         }
     }
 
+    /// Takes over what is offered now.
+    pub fn set_manifest(&mut self, manifest: Manifest) {
+        self.manifest = manifest;
+    }
+
     /// Tells whether the validator has proved who it is.
     pub fn is_trusted(&self) -> bool {
         matches!(self.state, State::Trusted)

@@ -31,6 +31,7 @@ pub mod keeper;
 pub mod ledger;
 pub mod line;
 pub mod machine;
+pub mod manifest;
 pub mod output;
 pub mod pool;
 pub mod ports;
@@ -38,13 +39,18 @@ pub mod sharing;
 pub mod stamps;
 pub mod validators;
 
+mod address;
+mod dynamic;
+mod figures;
+mod offering;
 mod orders;
+mod pages;
 mod recovery;
 mod shares;
 mod web;
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, Weak};
@@ -52,7 +58,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use tokio::net::TcpListener;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
 use self::backend::capacity::Capacity;
@@ -69,20 +75,23 @@ use self::shares::Shares;
 use self::validators::Validators;
 use crate::core::chain::Chain;
 use crate::core::clock::Clock;
-use crate::core::config::{Backend as BackendKind, Environment, MinerConfig};
+use crate::core::config::{Backend as BackendKind, Environment, MinerConfig, Publishing};
 use crate::core::crypto::Keypair;
 use crate::core::docker::EngineError;
 use crate::core::docker::engine::Bollard;
 use crate::core::docker::limits::ContainerPathError;
 use crate::core::docker::reference::{ImageReference, ReferenceError};
+use crate::core::dynamic::keys::Values;
 use crate::core::model::job::HordeReason;
 use crate::core::model::subnet::Axon;
 use crate::core::model::{JobId, Manifest};
+use crate::core::net::http::ClientError;
 use crate::core::proto::validator_miner::Up;
 use crate::core::store::StoreError;
 use crate::core::store::miner::MinerStore;
 use crate::core::store::miner::validators::ListedValidator;
 use crate::core::tasks::Tasks;
+use crate::core::telemetry::metrics::{Loop, Metrics};
 
 /// Longest wait for room in the queue of a connection that gets an outcome.
 const DELIVERY_TIME: Duration = Duration::from_secs(10);
@@ -132,6 +141,9 @@ pub enum MinerError {
     /// A path cannot be mounted.
     #[error(transparent)]
     Mount(#[from] ContainerPathError),
+    /// Nothing can be asked over HTTP.
+    #[error(transparent)]
+    Client(#[from] ClientError),
 }
 
 /// What all connections of a miner share.
@@ -148,6 +160,11 @@ pub struct Miner {
     backend: Arc<dyn Backend>,
     door: Door,
     shares: Shares,
+    /// What the subnet's owners set for all, as read last.
+    dynamic: watch::Sender<Arc<Values>>,
+    /// The address at which the miner is reached from outside; none until it is found out.
+    address: watch::Sender<Option<IpAddr>>,
+    metrics: Metrics,
     lines: AtomicU64,
     /// The locks of outcomes that are being delivered: one for each job, so that a slow validator holds up nobody else.
     deliveries: std::sync::Mutex<HashMap<JobId, Weak<Mutex<()>>>>,
@@ -160,15 +177,6 @@ pub struct Miner {
 }
 
 impl Miner {
-    /// Returns what is offered to a validator that authenticates now: zeros when no new jobs are taken.
-    fn manifest(&self) -> Manifest {
-        let mut manifest = self.pool.manifest();
-        if self.is_draining.load(Ordering::Relaxed) || self.is_closing.load(Ordering::Relaxed) {
-            manifest.0.values_mut().for_each(|count| *count = 0);
-        }
-        manifest
-    }
-
     /// Lets a keeper look after its job, which is on the list of the pool.
     fn keep(self: &Arc<Self>, keeper: Keeper, tasks: &Tasks) {
         let (job, token) = (keeper.job().clone(), keeper.token().to_owned());
@@ -183,6 +191,34 @@ impl Miner {
 
     fn next_line(&self) -> u64 {
         self.lines.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Shows that a loop turns.
+    fn beat(&self, which: Loop) {
+        self.metrics.beat(which, self.clock.unix_seconds());
+    }
+
+    /// Returns what validators are told: what the pool offers, without the classes that do not pay.
+    fn offered(&self) -> Manifest {
+        let mut manifest = offering::offered(self);
+        if self.is_draining.load(Ordering::Relaxed) || self.is_closing.load(Ordering::Relaxed) {
+            manifest.0.values_mut().for_each(|count| *count = 0);
+        }
+        manifest
+    }
+
+    /// Returns the address at which executors of this machine are reached; loopback until it is found out.
+    fn address(&self) -> IpAddr {
+        self.address.borrow().unwrap_or(Ipv4Addr::LOCALHOST.into())
+    }
+
+    /// Tells whether the pages of receipts are public.
+    fn publishes_receipts(&self) -> bool {
+        match self.config.publish_receipts {
+            Publishing::On => true,
+            Publishing::Off => false,
+            Publishing::Auto => self.dynamic.borrow().receipt_transfer_enabled().unwrap_or(false),
+        }
     }
 
     /// Ends a job whose keeper has panicked, a bug of ours, so that neither its slot nor its executor is lost.
@@ -267,13 +303,18 @@ pub async fn run(
     } = ports;
     let owner = store.owner().await?;
     let backend = make_backend(&config, &environment, owner, local, leaves_jobs)?;
+    let dynamic = dynamic::kept(&config, &store).await?;
+    let counted = offering::begin(&backend.capacity().borrow().clone(), &store, clock.now()).await?;
     let miner = Arc::new(Miner {
-        pool: Pool::new(store.clone(), clock.clone(), backend.capacity()),
+        pool: Pool::new(store.clone(), clock.clone(), backend.capacity(), counted),
         ports: StreamingPorts::new(config.streaming_ports.clone()),
         validators: Validators::new(Arc::clone(&chain), config.validator_stake_min),
         ledger: Ledger::new(store.clone(), clock.clone()),
         door: Door::new(config.validator_rate),
         shares: Shares::new(config.shares_by_stake),
+        dynamic,
+        address: watch::Sender::new(config.address),
+        metrics: Metrics::new(),
         lines: AtomicU64::new(0),
         deliveries: std::sync::Mutex::default(),
         tellings: Tellings::default(),
@@ -290,23 +331,27 @@ pub async fn run(
     let work = tasks.outliving_child();
     orders::follow(&miner).await?;
     recovery::recover(&miner, &work).await?;
-    let axon = Axon {
-        ip: miner.config.address,
-        port: miner.config.port.unwrap_or(local.port()),
-    };
     work.spawn("watch orders", orders::watch(Arc::clone(&miner), work.clone()));
+    let port = miner.config.port.unwrap_or(local.port());
     work.spawn(
         "watch chain",
-        watch_chain(Arc::clone(&miner), chain, axon, work.clone()),
+        watch_chain(Arc::clone(&miner), chain, port, work.clone()),
     );
     work.spawn("ledger", ledger::keep(Arc::clone(&miner), work.clone()));
     work.spawn("share", shares::watch(Arc::clone(&miner), work.clone()));
+    dynamic::start(&miner, &work)?;
+    address::start(&miner, &work)?;
+    if let Some(address) = miner.config.metrics_listen {
+        figures::start(&miner, address, &work).await;
+    }
+    work.spawn("manifest", offering::keep(Arc::clone(&miner), work.clone()));
     work.spawn("forget", forget(Arc::clone(&miner), work.clone()));
     work.spawn("reap", reap(Arc::clone(&miner), work.clone()));
+    work.spawn("pack receipts", pages::pack(Arc::clone(&miner), work.clone()));
     tracing::info!(
         hotkey = %miner.keypair.hotkey(),
         address = %local,
-        executors = ?miner.pool.manifest().0,
+        executors = ?miner.offered().0,
         "miner serves"
     );
     tokio::join!(
@@ -391,17 +436,21 @@ fn default_executor_address(backend: BackendKind, local: SocketAddr) -> SocketAd
 }
 
 /// Reads the validators and keeps the miner's own address announced.
-async fn watch_chain(miner: Arc<Miner>, chain: Arc<dyn Chain>, axon: Axon, tasks: Tasks) {
+async fn watch_chain(miner: Arc<Miner>, chain: Arc<dyn Chain>, port: u16, tasks: Tasks) {
     let mut ticks = interval(validators::REFRESH);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut is_warned = false;
     let mut kept = None;
+    let mut address = miner.address.subscribe();
     loop {
         tokio::select! {
             biased;
             () = tasks.stopped() => return,
             _ = ticks.tick() => {}
+            // An address that was found out is not left waiting.
+            Ok(()) = address.changed() => {}
         }
+        miner.beat(Loop::Chain);
         let hotkey = miner.keypair.hotkey();
         match miner.validators.refresh().await {
             Err(error) => tracing::warn!(%error, "cannot read the metagraph"),
@@ -411,13 +460,13 @@ async fn watch_chain(miner: Arc<Miner>, chain: Arc<dyn Chain>, axon: Axon, tasks
                     is_warned = true;
                     tracing::warn!(%hotkey, "this miner is not registered on the subnet: no validator will find it");
                 }
-                Some(neuron) if neuron.axon == Some(axon) => {}
-                Some(_) => match chain.serve_axon(&miner.keypair, axon).await {
-                    Ok(()) => {
-                        tracing::info!(ip = %axon.ip, port = axon.port, "address announced on the chain");
-                    }
-                    Err(error) => tracing::warn!(%error, "cannot announce the address on the chain"),
-                },
+                Some(neuron) => {
+                    // What is not known yet is announced when it is.
+                    let Some(ip) = *miner.address.borrow() else {
+                        continue;
+                    };
+                    announce(&miner, &*chain, neuron.axon, Axon { ip, port }).await;
+                }
             },
         }
         keep_validators(&miner, &mut kept).await;
@@ -440,6 +489,17 @@ async fn keep_validators(miner: &Miner, kept: &mut Option<Vec<ListedValidator>>)
     }
 }
 
+/// Announces where the miner serves, unless the chain has it.
+async fn announce(miner: &Miner, chain: &dyn Chain, known: Option<Axon>, axon: Axon) {
+    if known == Some(axon) {
+        return;
+    }
+    match chain.serve_axon(&miner.keypair, axon).await {
+        Ok(()) => tracing::info!(ip = %axon.ip, port = axon.port, "address announced on the chain"),
+        Err(error) => tracing::warn!(%error, "cannot announce the address on the chain"),
+    }
+}
+
 /// Removes containers that no executor of this life knows.
 async fn reap(miner: Arc<Miner>, tasks: Tasks) {
     let mut ticks = interval(REAP_EVERY);
@@ -450,6 +510,7 @@ async fn reap(miner: Arc<Miner>, tasks: Tasks) {
             () = tasks.stopped() => return,
             _ = ticks.tick() => {}
         }
+        miner.beat(Loop::Reap);
         let is_alive = |token: &str| miner.pool.knows(token);
         // Jobs tell an operator soon enough that the engine does not answer.
         if let Err(error) = miner.backend.reap(&is_alive).await {
@@ -468,6 +529,7 @@ async fn forget(miner: Arc<Miner>, tasks: Tasks) {
             () = tasks.stopped() => return,
             _ = ticks.tick() => {}
         }
+        miner.beat(Loop::Forget);
         match miner.store.forget_old(miner.clock.now()).await {
             Ok(0) => {}
             Ok(rows) => tracing::info!(rows, "old jobs and receipts forgotten"),

@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::Miner;
+use super::{Miner, offering};
 use crate::core::store::StoreError;
 use crate::core::tasks::Tasks;
+use crate::core::telemetry::metrics::Loop;
 
 /// Time between two looks.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -25,6 +26,7 @@ pub(super) async fn watch(miner: Arc<Miner>, tasks: Tasks) {
             () = tasks.stopped() => return,
             _ = ticks.tick() => {}
         }
+        miner.beat(Loop::Orders);
         match look(&miner, followed).await {
             Ok(revision) => {
                 followed = Some(revision);
@@ -50,6 +52,7 @@ async fn look(miner: &Miner, followed: Option<i64>) -> Result<i64, StoreError> {
 
 /// Takes over everything that is ordered now; one line for each kind of order.
 pub(super) async fn follow(miner: &Miner) -> Result<(), StoreError> {
+    offering::advance(miner).await?;
     validators(miner).await?;
     drain(miner).await?;
     Ok(())

@@ -46,6 +46,8 @@ pub struct Pool {
     store: MinerStore,
     clock: Clock,
     capacity: watch::Receiver<Capacity>,
+    /// The most executors of each class that are offered, as the operator wants it.
+    counted: Mutex<Manifest>,
     posts: Mutex<HashMap<JobId, Post>>,
     /// Tokens of executors that are left to a next life.
     left: Mutex<Vec<String>>,
@@ -55,12 +57,18 @@ pub struct Pool {
 }
 
 impl Pool {
-    /// Makes a pool of the places of a backend.
-    pub fn new(store: MinerStore, clock: Clock, capacity: watch::Receiver<Capacity>) -> Self {
+    /// Makes a pool of the places of a backend, of which so many are offered at most.
+    pub fn new(
+        store: MinerStore,
+        clock: Clock,
+        capacity: watch::Receiver<Capacity>,
+        counted: Manifest,
+    ) -> Self {
         Self {
             store,
             clock,
             capacity,
+            counted: Mutex::new(counted),
             posts: Mutex::default(),
             left: Mutex::default(),
             resting: Mutex::default(),
@@ -68,8 +76,8 @@ impl Pool {
         }
     }
 
-    /// Returns what the pool offers now: the places in service, without those that rest.
-    pub fn manifest(&self) -> Manifest {
+    /// Returns the places in service, without those that rest.
+    pub fn usable(&self) -> Manifest {
         let capacity = self.capacity.borrow();
         let mut manifest = capacity.manifest();
         for (class, slot) in self.resting().values() {
@@ -83,10 +91,45 @@ impl Pool {
         manifest
     }
 
+    /// Changes how many executors are offered at most; jobs that run go on whatever the new counts are.
+    pub fn set_counted(&self, counted: Manifest) {
+        *self.counted.lock().unwrap_or_else(PoisonError::into_inner) = counted;
+        self.freed.notify_waiters();
+    }
+
+    /// Returns how many executors of each class are offered at most.
+    pub fn counted(&self) -> Manifest {
+        self.counted
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// Returns what the pool offers now: what the operator wants, as far as there are usable places.
+    pub fn manifest(&self) -> Manifest {
+        let mut manifest = self.counted();
+        let usable = self.usable();
+        for (class, count) in &mut manifest.0 {
+            *count = (*count).min(usable.count(*class));
+        }
+        manifest
+    }
+
+    /// Returns how many places of a class there are, and how many of them are in service.
+    pub fn places(&self, class: ExecutorClass) -> (usize, usize) {
+        let capacity = self.capacity.borrow();
+        (capacity.of(class).len(), capacity.in_service(class).count())
+    }
+
     /// Returns the slots of a class that may be given now, the best first; none is in use by a job of this life.
     pub fn slots(&self, class: ExecutorClass) -> Vec<u32> {
         let mut busy: Vec<_> = self.resting().values().copied().collect();
         self.with(|posts| busy.extend(posts.values().map(|post| (post.class, post.slot))));
+        let working = self.with(|posts| posts.values().filter(|post| post.class == class).count());
+        let counted = usize::try_from(self.counted().count(class)).unwrap_or(usize::MAX);
+        if working >= counted {
+            return Vec::new();
+        }
         self.capacity.borrow().preferred(class, &busy)
     }
 
@@ -183,6 +226,16 @@ impl Pool {
             || self.left().iter().any(|left| left == token)
     }
 
+    /// Returns the class of every job that is kept.
+    pub fn busy(&self) -> Vec<ExecutorClass> {
+        self.with(|posts| posts.values().map(|post| post.class).collect())
+    }
+
+    /// Returns the class of every slot that is out of service.
+    pub fn resting_by_class(&self) -> Vec<ExecutorClass> {
+        self.resting().values().map(|(class, _)| *class).collect()
+    }
+
     /// Returns the keepers of a validator's jobs.
     pub fn posts_of(&self, validator: &Hotkey) -> Vec<Post> {
         self.with(|posts| {
@@ -246,7 +299,12 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let store = MinerStore::open(&folder.path().join("miner.sqlite")).unwrap();
         let capacity = watch::Sender::new(Capacity::fixed(&[(CLASS, 2)]));
-        let pool = Pool::new(store, Clock::system(), capacity.subscribe());
+        let pool = Pool::new(
+            store,
+            Clock::system(),
+            capacity.subscribe(),
+            Manifest::from_iter([(CLASS, 2)]),
+        );
         let reserve = async |number| match pool.reserve(offer(number)).await.unwrap() {
             Reservation::Reserved(slot) => Some(slot),
             Reservation::Busy(_) | Reservation::Known { .. } | Reservation::Draining => None,
@@ -267,7 +325,12 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let store = MinerStore::open(&folder.path().join("miner.sqlite")).unwrap();
         let capacity = watch::Sender::new(Capacity::fixed(&[(CLASS, 2)]));
-        let pool = Pool::new(store, Clock::system(), capacity.subscribe());
+        let pool = Pool::new(
+            store,
+            Clock::system(),
+            capacity.subscribe(),
+            Manifest::from_iter([(CLASS, 2)]),
+        );
         let reserve = async |number| pool.reserve(offer(number)).await.unwrap();
         assert_eq!(reserve(1).await, Reservation::Reserved(0));
         capacity.send_modify(|capacity| {

@@ -92,6 +92,7 @@ async fn take(miner: &Arc<Miner>, leftover: Leftover, tasks: &Tasks) -> Result<(
             slot,
             token: leftover.token.clone(),
             streaming_port: leftover.streaming_port,
+            startup_seconds: None,
         };
         let running = miner.backend.adopt(&executor, leftover.process.as_deref()).await;
         if let Some(running) = &running
@@ -147,7 +148,7 @@ fn adopt(
     miner.pool.enter(&leftover.job, post);
     let age = age(leftover.accepted, miner.clock.now());
     let is_streaming = request.streaming_details.is_some();
-    let address = miner.config.address;
+    let address = miner.address();
     let adoption = Adoption {
         job: Job::adopted(request, address, leftover.state, order, leftover.resumes),
         port: leftover.streaming_port.and_then(|port| miner.ports.reclaim(port)),

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::extract::{ConnectInfo, Path, State};
+use axum::http::{HeaderMap, Method};
 use axum::response::{Html, Redirect, Response};
 use axum::routing::get;
 use axum::{Json, Router};
@@ -11,7 +12,7 @@ use serde_json::json;
 use tokio::net::TcpListener;
 
 use super::keeper::{Letter, not_waiting, refuse_executor};
-use super::{Miner, driver};
+use super::{Miner, driver, pages};
 use crate::core::model::{Hotkey, JobId};
 use crate::core::net::extensions::Extensions;
 use crate::core::net::ws::{self, Limits, Upgrade};
@@ -48,6 +49,7 @@ pub(super) async fn serve(miner: Arc<Miner>, listener: TcpListener, tasks: &Task
         .route("/admin/", get(|| async { Redirect::to("/admin/login/") }))
         .route("/", get(|| async { Redirect::to("/admin/") }))
         .route("/version", get(version))
+        .route("/receipts/{page}", get(receipts))
         .with_state(house);
     http::serve(listener, router, tasks).await;
 }
@@ -56,6 +58,15 @@ async fn version() -> Json<serde_json::Value> {
     // One binary is its own runner.
     let version = env!("CARGO_PKG_VERSION");
     Json(json!({"miner_version": version, "runner_version": version}))
+}
+
+async fn receipts(
+    State(house): State<House>,
+    Path(page): Path<String>,
+    method: Method,
+    headers: HeaderMap,
+) -> Response {
+    pages::serve(&house.miner, &page, &method, &headers).await
 }
 
 async fn validator(

@@ -3,6 +3,7 @@
 //! Plain data, as the wires and the store know it. No IO, no clock, no signatures.
 //! Reading is as tolerant as the reference is and no more (see [`lenient`]); writing is exact.
 
+pub mod commitment;
 pub mod executor;
 pub mod job;
 pub mod lenient;

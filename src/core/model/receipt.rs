@@ -6,8 +6,20 @@
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value;
+use time::OffsetDateTime;
 
 use super::{ExecutorClass, Hotkey, JobId, Timestamp, lenient};
+
+/// Seconds of storing that share a page (wire-receipts-http §1).
+pub const PAGE_SECONDS: i64 = 300;
+
+/// The newest pages, which may still grow (wire-receipts-http §1).
+pub const ACTIVE_PAGES: i64 = 2;
+
+/// Returns the number of the page of receipts that are stored at this moment.
+pub fn page_at(moment: OffsetDateTime) -> i64 {
+    moment.unix_timestamp().div_euclid(PAGE_SECONDS)
+}
 
 /// Declares a field that always holds one word: written always, defaulted when absent, any other word refused.
 macro_rules! literal {

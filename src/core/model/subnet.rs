@@ -60,6 +60,34 @@ pub struct Axon {
     pub port: u16,
 }
 
+/// Tells whether an address can be reached from the whole internet, as far as the address itself tells.
+pub fn is_public(ip: IpAddr) -> bool {
+    match ip.to_canonical() {
+        IpAddr::V4(ip) => {
+            let [first, second, ..] = ip.octets();
+            let is_shared = first == 100 && (64..128).contains(&second);
+            let is_benchmark = first == 198 && (18..20).contains(&second);
+            let is_reserved = first == 0 || first >= 240;
+            let is_protocol = first == 192 && second == 0 && ip.octets()[2] == 0;
+            !(ip.is_private()
+                || ip.is_loopback()
+                || ip.is_link_local()
+                || ip.is_documentation()
+                || ip.is_multicast()
+                || is_shared
+                || is_benchmark
+                || is_reserved
+                || is_protocol)
+        }
+        // The part that is given out to networks, 2000::/3, but for documentation.
+        IpAddr::V6(ip) => {
+            let [first, second, ..] = ip.segments();
+            let is_documentation = (first, second) == (0x2001, 0x0db8) || first == 0x3fff;
+            first & 0xe000 == 0x2000 && !is_documentation
+        }
+    }
+}
+
 /// One registered hotkey of the subnet.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Neuron {
@@ -103,5 +131,45 @@ impl Metagraph {
         self.neurons
             .iter()
             .filter_map(|neuron| neuron.axon.map(|axon| (neuron, axon)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_of_networks_at_home_are_not_public() {
+        for ip in [
+            "1.1.1.1",
+            "172.15.0.1",
+            "100.63.0.1",
+            "2606:4700::1111",
+            "::ffff:1.1.1.1",
+        ] {
+            assert!(is_public(ip.parse().unwrap()), "{ip}");
+        }
+        for ip in [
+            "127.0.0.1",
+            "10.0.0.1",
+            "172.17.0.1",
+            "192.168.1.1",
+            "169.254.1.1",
+            "100.64.0.1",
+            "0.0.0.0",
+            "198.18.0.1",
+            "224.0.0.1",
+            "255.255.255.255",
+            "192.0.2.1",
+            "192.0.0.9",
+            "::1",
+            "::",
+            "fe80::1",
+            "fd00::1",
+            "2001:db8::1",
+            "::ffff:10.0.0.1",
+        ] {
+            assert!(!is_public(ip.parse().unwrap()), "{ip}");
+        }
     }
 }

@@ -23,6 +23,7 @@
 
 pub mod buckets;
 pub mod extensions;
+pub mod get;
 pub mod guests;
 pub mod http;
 pub mod ws;

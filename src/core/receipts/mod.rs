@@ -4,6 +4,8 @@
 //! (always, whatever the outcome). Both sides sign the same bytes. All functions are pure; what is kept on disk is
 //! the business of `store::receipts`.
 
+pub mod publication;
+
 mod bounds;
 
 use time::{Duration, OffsetDateTime};

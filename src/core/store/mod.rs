@@ -13,6 +13,7 @@
 //! `migrations/<role>/`. Those files use [`Store::write`] and [`Store::read`],
 //! which are private to the room.
 
+pub mod dynamic;
 pub mod facilitator;
 pub mod local_chain;
 pub mod miner;
@@ -36,6 +37,7 @@ use rusqlite::{Connection, OpenFlags};
 use thiserror::Error;
 
 pub use self::migrate::Migration;
+pub use self::writer::StoreLoad;
 use self::{lock::Lock, readers::Readers, writer::Writer};
 
 /// Time that a connection waits for another process' lock on a shared database: 10 s.
@@ -254,6 +256,11 @@ impl Store {
             readers: Arc::new(Readers::new(path)),
             _lock: lock,
         })
+    }
+
+    /// Returns what the writer has done and has to do.
+    fn load(&self) -> StoreLoad {
+        self.writer.load()
     }
 
     /// Runs `change` in a transaction and returns once it is on the disk.

@@ -4,6 +4,7 @@ use std::{
     io,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
+    sync::atomic::{AtomicU64, Ordering},
     thread::{self, JoinHandle},
 };
 
@@ -21,8 +22,26 @@ const GROUP: usize = 64;
 /// Stack of the thread; SQLite itself needs far less than the default 2 MiB.
 const STACK_BYTES: usize = 512 * 1024;
 
+/// What the writer of a store has done since its start, and has to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StoreLoad {
+    /// Writes that were carried out.
+    pub writes: u64,
+    /// Commits; writes that wait together share one.
+    pub commits: u64,
+    /// Writes that wait.
+    pub waiting: u64,
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    writes: AtomicU64,
+    commits: AtomicU64,
+}
+
 #[derive(Debug)]
 pub(super) struct Writer {
+    counts: Arc<Counts>,
     // Both are taken apart in `Drop`, the queue first.
     queue: Option<mpsc::Sender<Box<dyn Change>>>,
     thread: Option<JoinHandle<()>>,
@@ -31,11 +50,14 @@ pub(super) struct Writer {
 impl Writer {
     pub(super) fn start(connection: Connection) -> io::Result<Self> {
         let (queue, changes) = mpsc::channel(QUEUE);
+        let counts = Arc::new(Counts::default());
+        let counted = Arc::clone(&counts);
         let thread = thread::Builder::new()
             .name("store-writer".to_owned())
             .stack_size(STACK_BYTES)
-            .spawn(move || serve(&connection, changes))?;
+            .spawn(move || serve(&connection, changes, &counted))?;
         Ok(Self {
+            counts,
             queue: Some(queue),
             thread: Some(thread),
         })
@@ -58,6 +80,21 @@ impl Writer {
             .await
             .map_err(|_| StoreError::Closed)?;
         answer.await.unwrap_or(Err(StoreError::Closed))
+    }
+}
+
+impl Writer {
+    /// Returns what the writer has done and has to do.
+    pub(super) fn load(&self) -> StoreLoad {
+        let waiting = self
+            .queue
+            .as_ref()
+            .map_or(0, |queue| queue.max_capacity().saturating_sub(queue.capacity()));
+        StoreLoad {
+            writes: self.counts.writes.load(Ordering::Relaxed),
+            commits: self.counts.commits.load(Ordering::Relaxed),
+            waiting: u64::try_from(waiting).unwrap_or(u64::MAX),
+        }
     }
 }
 
@@ -129,7 +166,7 @@ where
 }
 
 /// The thread: until all handles are gone, takes what waits and commits it together.
-fn serve(connection: &Connection, mut changes: mpsc::Receiver<Box<dyn Change>>) {
+fn serve(connection: &Connection, mut changes: mpsc::Receiver<Box<dyn Change>>, counts: &Counts) {
     let mut group = Vec::with_capacity(GROUP);
     while changes.blocking_recv_many(&mut group, GROUP) > 0 {
         if let Err(error) = commit(connection, &mut group) {
@@ -145,6 +182,9 @@ fn serve(connection: &Connection, mut changes: mpsc::Receiver<Box<dyn Change>>) 
                 change.fail(&cause);
             }
         }
+        counts.commits.fetch_add(1, Ordering::Relaxed);
+        let writes = u64::try_from(group.len()).unwrap_or(u64::MAX);
+        counts.writes.fetch_add(writes, Ordering::Relaxed);
         for change in group.drain(..) {
             change.acknowledge();
         }

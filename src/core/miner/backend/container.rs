@@ -8,7 +8,9 @@ use async_trait::async_trait;
 use tokio::sync::watch;
 
 use super::capacity::Capacity;
-use super::{Backend, ExecutorOrder, Exit, Running, STOP_SECONDS, StartError, Terms, executor_settings};
+use super::{
+    Backend, ExecutorOrder, Exit, Running, STOP_SECONDS, StartError, Terms, executor_settings, preload_on,
+};
 use crate::core::config::Environment;
 use crate::core::docker::limits::{
     BindMount, ContainerPath, ContainerPathError, ContainerSpec, Labels, Network, Role,
@@ -93,7 +95,7 @@ impl Backend for ContainerBackend {
         let spec = ContainerSpec {
             name: order.token.clone(),
             image,
-            command: self.terms.arguments().into(),
+            command: self.terms.arguments(order).into(),
             env: [self.variables.clone(), self.terms.environment(order)].concat(),
             labels: Labels {
                 owner: self.terms.owner.clone(),
@@ -144,6 +146,10 @@ impl Backend for ContainerBackend {
 
     async fn reap(&self, is_alive: &Alive<'_>) -> Result<usize, EngineError> {
         sweep_strays(&*self.engine, &self.terms.owner, is_alive).await
+    }
+
+    async fn preload(&self, images: &[ImageReference]) {
+        preload_on(&*self.engine, images).await;
     }
 }
 

@@ -9,13 +9,16 @@ pub mod process;
 
 use std::fmt;
 use std::io;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::sync::watch;
+use tokio::time::timeout;
 
 use self::capacity::Capacity;
 use crate::core::config::Environment;
-use crate::core::docker::{Alive, EngineError};
+use crate::core::docker::reference::ImageReference;
+use crate::core::docker::{Alive, Engine, EngineError};
 use crate::core::model::{ExecutorClass, JobId, Profile};
 
 /// Time that an executor has to end by itself once it was asked to, before it is killed: 5 s
@@ -35,6 +38,8 @@ pub struct ExecutorOrder {
     pub token: String,
     /// The port for the client of a streaming job.
     pub streaming_port: Option<u16>,
+    /// Seconds to be ready within, where the subnet sets them; none leaves it to [`Terms::startup_seconds`].
+    pub startup_seconds: Option<u64>,
 }
 
 /// What all executors of a miner are told.
@@ -76,12 +81,12 @@ impl Terms {
     }
 
     /// Returns the command line of an executor, without the program.
-    fn arguments(&self) -> [String; 4] {
+    fn arguments(&self, order: &ExecutorOrder) -> [String; 4] {
         [
             "executor".to_owned(),
             "run".to_owned(),
             "--startup-time-limit".to_owned(),
-            self.startup_seconds.to_string(),
+            order.startup_seconds.unwrap_or(self.startup_seconds).to_string(),
         ]
     }
 }
@@ -170,6 +175,37 @@ pub trait Backend: fmt::Debug + Send + Sync {
 
     /// Removes containers of this miner whose executor `is_alive` does not know by its token; returns how many.
     async fn reap(&self, is_alive: &Alive<'_>) -> Result<usize, EngineError>;
+
+    /// Brings images of jobs to the engines before the first job asks for them. What cannot be had is logged: the job
+    /// that needs it tries again. A backend without engines of its own has nothing to do.
+    async fn preload(&self, images: &[ImageReference]) {
+        tracing::debug!(images = images.len(), "this backend preloads no images");
+    }
+}
+
+/// Longest pull of one image before its turn is over.
+const PRELOAD_TIME: Duration = Duration::from_secs(1800);
+
+/// Pulls the images that an engine does not hold, one after another.
+async fn preload_on(engine: &dyn Engine, images: &[ImageReference]) {
+    for image in images {
+        match engine.find_image(image).await {
+            Ok(Some(_)) => continue,
+            Ok(None) => {}
+            Err(error) => {
+                // It would say the same about the others.
+                tracing::warn!(%image, %error, "cannot look for an image to preload");
+                return;
+            }
+        }
+        match timeout(PRELOAD_TIME, engine.pull(image)).await {
+            Ok(Ok(())) => tracing::info!(%image, "image preloaded"),
+            Ok(Err(error)) => tracing::warn!(%image, %error, "cannot preload an image"),
+            Err(_) => {
+                tracing::warn!(%image, seconds = PRELOAD_TIME.as_secs(), "preloading an image takes too long");
+            }
+        }
+    }
 }
 
 /// An executor that was started. Dropping it leaves it running, unless its backend says otherwise.
@@ -206,6 +242,7 @@ mod tests {
                 slot: 0,
                 token: "t".to_owned(),
                 streaming_port: None,
+                startup_seconds: None,
             };
             let variables = terms.environment(&order);
             let found = variables
@@ -232,6 +269,7 @@ mod tests {
                 slot: 0,
                 token: "t".to_owned(),
                 streaming_port,
+                startup_seconds: None,
             };
             let variables = terms.environment(&order);
             let found = variables.into_iter().find(|(name, _)| name == STREAMING_PORT);

@@ -18,8 +18,11 @@ use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
 use super::capacity::Capacity;
-use super::{Backend, ExecutorOrder, Exit, Running, STOP_SECONDS, StartError, Terms, executor_settings};
+use super::{
+    Backend, ExecutorOrder, Exit, Running, STOP_SECONDS, StartError, Terms, executor_settings, preload_on,
+};
 use crate::core::config::Environment;
+use crate::core::docker::reference::ImageReference;
 use crate::core::docker::{Alive, Engine, EngineError, Label, sweep, sweep_strays};
 
 /// The kernel's name of the running binary: still right when the file was replaced by an update.
@@ -106,7 +109,7 @@ impl Backend for ProcessBackend {
 
     async fn start(&self, order: &ExecutorOrder) -> Result<Box<dyn Running>, StartError> {
         let child = Command::new(OWN_BINARY)
-            .args(self.terms.arguments())
+            .args(self.terms.arguments(order))
             .env_clear()
             .envs(self.variables.iter().cloned())
             .envs(self.terms.environment(order))
@@ -144,6 +147,10 @@ impl Backend for ProcessBackend {
 
     async fn reap(&self, is_alive: &Alive<'_>) -> Result<usize, EngineError> {
         sweep_strays(&*self.engine, &self.terms.owner, is_alive).await
+    }
+
+    async fn preload(&self, images: &[ImageReference]) {
+        preload_on(&*self.engine, images).await;
     }
 }
 

@@ -25,9 +25,10 @@ use crate::core::model::JobId;
 use crate::core::model::executor::UNHEALTHY;
 use crate::core::net::{self, Link, close_code};
 use crate::core::proto::job::{FullJob, InitialJob};
-use crate::core::proto::validator_miner::Declined;
+use crate::core::proto::validator_miner::{Declined, Up};
 use crate::core::store::miner::JobState;
 use crate::core::tasks::Tasks;
+use crate::core::telemetry::metrics::Outcome as Counted;
 
 /// Letters that wait for a keeper; senders wait beyond that.
 pub const LETTERS: usize = 16;
@@ -168,6 +169,7 @@ impl Keeper {
             slot,
             token,
             streaming_port: None,
+            startup_seconds: miner.dynamic.borrow().executor_startup_seconds(),
         };
         let is_streaming = request.streaming_details.is_some();
         let mut lines = Lines::default();
@@ -204,7 +206,7 @@ impl Keeper {
             outcome,
         } = adoption;
         let now = Instant::now();
-        let address = miner.config.address;
+        let address = miner.address();
         let return_time = miner.config.executor_reconnect + RETURN_SLACK;
         // One that has reported needs no more than a thank-you.
         let time_left = if job.is_over() {
@@ -469,6 +471,8 @@ impl Keeper {
             JobState::Failed
         };
         tracing::info!(%job, state = state.as_str(), outcome = outcome.message.message_type(), "job ended");
+        let (ended, reason) = ending(&outcome);
+        self.miner.metrics.job_ended(ended, reason);
         self.deadline = self.deadline.min(Instant::now() + LEAVE_TIME);
         self.miner.pool.note_leaving(job);
         let text = outcome.message.encode();
@@ -496,6 +500,16 @@ impl Keeper {
 
     fn now(&self) -> OffsetDateTime {
         self.miner.clock.now()
+    }
+}
+
+/// Returns how a job ended, in the words by which it is counted.
+fn ending(outcome: &Outcome) -> (Counted, &'static str) {
+    match &outcome.message {
+        Up::JobFailed(failed) => (Counted::JobFailed, failed.reason.as_str()),
+        Up::HordeFailed(failed) => (Counted::HordeFailed, failed.reason.as_str()),
+        _ if outcome.is_success => (Counted::Finished, ""),
+        _ => (Counted::HordeFailed, "unknown"),
     }
 }
 

@@ -2,7 +2,11 @@
 
 mod journal;
 pub mod ledger;
+pub mod manifest;
+pub mod pages;
 pub mod validators;
+
+mod dynamic;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -12,7 +16,7 @@ use time::{Duration, OffsetDateTime};
 
 pub use self::journal::{Leftover, Owed, Side, Step, TOLD_AGAIN, Trap};
 use super::receipts::{self, KeptReceipt};
-use super::{Migration, OpenError, Store, StoreError};
+use super::{Migration, OpenError, Store, StoreError, StoreLoad};
 use crate::core::model::receipt::{Receipt, ReceiptPayload};
 use crate::core::model::{ExecutorClass, Hotkey, JobId};
 
@@ -31,12 +35,24 @@ const MIGRATIONS: &[Migration] = &[
         sql: include_str!("../migrations/miner/0003_journal.sql"),
     },
     Migration {
+        name: "miner/0004_validators",
+        sql: include_str!("../migrations/miner/0004_validators.sql"),
+    },
+    Migration {
         name: "miner/0005_ledger",
         sql: include_str!("../migrations/miner/0005_ledger.sql"),
     },
     Migration {
-        name: "miner/0004_validators",
-        sql: include_str!("../migrations/miner/0004_validators.sql"),
+        name: "miner/0006_receipt_pages",
+        sql: include_str!("../migrations/miner/0006_receipt_pages.sql"),
+    },
+    Migration {
+        name: "miner/0007_manifest",
+        sql: include_str!("../migrations/miner/0007_manifest.sql"),
+    },
+    Migration {
+        name: "miner/0008_dynamic",
+        sql: include_str!("../migrations/miner/0008_dynamic.sql"),
     },
 ];
 
@@ -189,6 +205,11 @@ impl MinerStore {
         Ok(Self { store, trap: None })
     }
 
+    /// Returns what the writer of this process has done and has to do.
+    pub fn load(&self) -> StoreLoad {
+        self.store.load()
+    }
+
     /// Returns how many orders the operator has given in the life of the database; whoever saw another number before
     /// has to look for what has changed.
     pub async fn orders_revision(&self) -> Result<i64, StoreError> {
@@ -228,7 +249,7 @@ impl MinerStore {
     pub async fn keep_receipt(&self, receipt: Receipt, now: OffsetDateTime) -> Result<bool, StoreError> {
         let change = move |connection: &Connection| {
             let kept = KeptReceipt::from(receipt);
-            let is_new = receipts::insert(connection, &kept, now)?;
+            let is_new = pages::enter(connection, &kept, now)?;
             if let ReceiptPayload::Finished(finished) = &kept.payload {
                 // Validators send it when they have the outcome, whatever it is (wire-miner-validator §5).
                 journal::acknowledge(connection, &finished.job_uuid, now)?;
@@ -281,7 +302,7 @@ impl MinerStore {
                 (micros(cutoff),),
             )?;
             ledger::forget(connection, now)?;
-            Ok(jobs + receipts::delete_older(connection, cutoff)?)
+            Ok(jobs + pages::delete_older(connection, cutoff)?)
         };
         self.store.write(change).await
     }
@@ -295,7 +316,7 @@ fn reserve(connection: &Connection, offer: Offer, now: OffsetDateTime) -> Result
         return Ok(Reservation::Draining);
     }
     let at = offer.receipt.payload.timestamp().moment();
-    receipts::insert(connection, &KeptReceipt::from(offer.receipt), now)?;
+    pages::enter(connection, &KeptReceipt::from(offer.receipt), now)?;
     let slot = free_slot(connection, offer.class, &offer.slots)?;
     let state = match slot {
         Some(_) => JobState::WaitingForExecutor,
@@ -585,7 +606,8 @@ mod tests {
         assert_eq!(store.leftovers().await.unwrap(), []);
 
         assert_eq!(store.forget_old(NOW + KEPT).await.unwrap(), 0);
-        let later = NOW + KEPT + Duration::seconds(1);
+        // Receipts go by whole pages.
+        let later = NOW + KEPT + Duration::minutes(5);
         assert_eq!(
             store.forget_old(later).await.unwrap(),
             4,

@@ -1,4 +1,6 @@
-//! Logs: set up once per process, always on standard error, so that data alone is on standard output.
+//! Logs and figures. Logs are set up once per process, always on standard error, so that data alone is on standard output.
+
+pub mod metrics;
 
 use std::str::FromStr;
 
