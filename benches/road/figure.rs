@@ -53,8 +53,10 @@ pub(crate) struct Figure {
     pub(crate) unit: &'static str,
     /// The same of the Python reference, on a machine of two cores; NaN where it was not measured.
     pub(crate) reference: f64,
-    /// The most that it may be here.
+    /// The most that it may be here, or the least; NaN where it is shown for comparison only.
     pub(crate) target: f64,
+    /// Whether the target is the least rather than the most.
+    pub(crate) is_floor: bool,
     /// The spread.
     pub(crate) note: String,
 }
@@ -77,7 +79,16 @@ impl Figure {
             unit,
             reference,
             target,
+            is_floor: false,
             note,
+        }
+    }
+
+    fn is_met(&self) -> bool {
+        if self.is_floor {
+            self.value >= self.target
+        } else {
+            self.value <= self.target
         }
     }
 
@@ -95,7 +106,7 @@ pub(crate) fn table(figures: &[Figure]) -> String {
         let [reference, target, here, met, spread] = cells;
         let _written = writeln!(
             text,
-            "{name:<44} {reference:>10} {target:>10} {here:>10} {met:>4}  {spread}"
+            "{name:<44} {reference:>12} {target:>14} {here:>14} {met:>4}  {spread}"
         );
     };
     row("figure", ["reference", "target", "here", "met", "spread"]);
@@ -110,8 +121,15 @@ pub(crate) fn table(figures: &[Figure]) -> String {
         let here = format!("{:.3} {}", figure.value, figure.unit)
             .trim_end()
             .to_owned();
-        let target = format!("≤ {}", amount(figure.target));
-        let met = if figure.value <= figure.target {
+        let sign = if figure.is_floor { '≥' } else { '≤' };
+        let target = if figure.target.is_nan() {
+            "-".to_owned()
+        } else {
+            format!("{sign} {}", amount(figure.target))
+        };
+        let met = if figure.target.is_nan() {
+            ""
+        } else if figure.is_met() {
             "yes"
         } else {
             "no"

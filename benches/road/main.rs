@@ -81,6 +81,7 @@ async fn measure(runs: usize) -> Result<Vec<Figure>, Failure> {
             unit: "",
             reference: 8.2,
             target: 1.3,
+            is_floor: false,
             note: format!("{} s ÷ {} s", job.summary(3), docker_run.summary(3)),
         },
         Figure::of(
@@ -125,6 +126,7 @@ fn volume_figures(volumes: &volume::Volumes) -> [Figure; 2] {
             unit: "",
             reference: f64::NAN,
             target: 1.1,
+            is_floor: false,
             note: format!("{} s ÷ {} s", volumes.ours.summary(3), volumes.tools.summary(3)),
         },
         Figure::of(

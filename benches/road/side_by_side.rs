@@ -22,6 +22,7 @@ pub(crate) async fn figure(runs: usize, image: &str) -> Result<Figure, Failure> 
         // One executor per engine: it kills the containers of others at its start.
         reference: f64::NAN,
         target: TARGET,
+        is_floor: false,
         note: format!("{jobs:.3} ÷ {docker_runs:.3}"),
     })
 }

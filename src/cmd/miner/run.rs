@@ -78,6 +78,7 @@ async fn open_ports(context: &Context, config: &MinerConfig) -> Result<Ports, Cm
         leaves_jobs: !context.ends_with_parent(),
         clock: context.clock.clone(),
         environment: context.environment.clone(),
+        backend: None,
     })
 }
 

@@ -121,6 +121,8 @@ pub struct Ports {
     /// Whether a next life is to go on with what runs when this one stops; else nothing is left running, and nothing
     /// is waited for.
     pub leaves_jobs: bool,
+    /// How executors are started, where it is not what the configuration says: for those who play the executors.
+    pub backend: Option<Arc<dyn Backend>>,
 }
 
 /// Why the miner ended.
@@ -300,9 +302,15 @@ pub async fn run(
         clock,
         environment,
         leaves_jobs,
+        backend,
     } = ports;
-    let owner = store.owner().await?;
-    let backend = make_backend(&config, &environment, owner, local, leaves_jobs)?;
+    let backend = match backend {
+        Some(backend) => backend,
+        None => {
+            let owner = store.owner().await?;
+            make_backend(&config, &environment, owner, local, leaves_jobs)?
+        }
+    };
     let dynamic = dynamic::kept(&config, &store).await?;
     let counted = offering::begin(&backend.capacity().borrow().clone(), &store, clock.now()).await?;
     let miner = Arc::new(Miner {
