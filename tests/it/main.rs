@@ -27,6 +27,7 @@ mod manifest;
 mod miner;
 mod published;
 mod receipts;
+mod replay;
 mod sandbox;
 mod signatures;
 mod streaming;
