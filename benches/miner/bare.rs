@@ -82,7 +82,10 @@ async fn serve(stream: TcpStream) -> Result<(), Failure> {
         Ok(response)
     };
     let opening = tokio_tungstenite::accept_hdr_async_with_config(stream, look, Some(wire::config()));
-    let mut socket = opening.await?;
+    let Ok(mut socket) = opening.await else {
+        // Whoever only looked whether somebody listens.
+        return Ok(());
+    };
     let signer = SIGNER.as_ref().map_err(ToString::to_string)?;
     let lines = SCRIPT.as_ref().map_err(ToString::to_string)?;
     if is_executor {

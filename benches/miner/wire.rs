@@ -52,11 +52,9 @@ impl Wire {
         loop {
             match self.socket.next().await.ok_or("the miner went away")?? {
                 Message::Text(text) => {
-                    let rest = text
-                        .strip_prefix("{\"message_type\":\"")
-                        .and_then(|rest| rest.strip_prefix(message_type))
-                        .and_then(|rest| rest.strip_prefix('"'));
-                    if rest.is_some_and(|rest| rest.contains(job)) {
+                    // Signed messages have their signature before it.
+                    let word = format!("\"message_type\":\"{message_type}\"");
+                    if text.contains(&word) && text.contains(job) {
                         return Ok(());
                     }
                     return Err(format!("instead of {message_type} for {job} came {text}").into());
