@@ -280,7 +280,8 @@ impl Session {
                 let closed = note(&ending, code, reason);
                 drop(orders);
                 drop(self.arrivals);
-                say_goodbye(sink, source, &closed).await;
+                // Boxed, so that no session carries the room for its farewell through its life.
+                Box::pin(say_goodbye(sink, source, &closed)).await;
                 closed
             }
             Stop::Theirs { code, reason } => {
@@ -514,7 +515,7 @@ async fn say_goodbye<S>(
     }
     if let Ok(socket) = sink.reunite(source) {
         let mut raw = socket.into_inner().socket;
-        let mut scrap = [0_u8; 4096];
+        let mut scrap = vec![0_u8; 4096];
         let swallow = async { while matches!(raw.read(&mut scrap).await, Ok(n) if n > 0) {} };
         drop(timeout(DRAIN_TIMEOUT, swallow).await);
     }

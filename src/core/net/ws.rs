@@ -495,6 +495,7 @@ where
         let config = session::websocket_config(&limits);
         let socket = WebSocketStream::from_raw_socket(stream, Role::Server, Some(config)).await;
         let (link, driver) = session::start(socket, limits, agreed, seat.as_ref().map(Seat::place));
+        // Boxed, as is the session: a future within another is held twice.
         let driver = Box::pin(driver);
         spawner.spawn("link", async move {
             match &seat {
@@ -506,7 +507,7 @@ where
             }
             drop(seat);
         });
-        session(link).await;
+        Box::pin(session(link)).await;
     });
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
