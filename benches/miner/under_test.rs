@@ -2,7 +2,7 @@
 //! over a Unix socket.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
@@ -11,6 +11,7 @@ use horde::core::clock::Clock;
 use horde::core::config::{ChainConfig, Environment, Flag, MinerConfig, Scope, Sources, load};
 use horde::core::crypto::Keypair;
 use horde::core::docker::{Alive, EngineError};
+use horde::core::miner::backend::capacity::Capacity;
 use horde::core::miner::backend::{Backend, ExecutorOrder, Exit, Running, StartError};
 use horde::core::miner::{self, Ports};
 use horde::core::store::miner::MinerStore;
@@ -20,7 +21,7 @@ use horde::core::telemetry;
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, UnixStream};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::{Failure, process};
 
@@ -61,7 +62,8 @@ pub(crate) async fn run(place: Place) -> Result<(), Failure> {
     let ChainConfig { path, netuid, block } = &config.chain;
     let chain = LocalChain::open(path, *netuid, *block, Clock::system()).await?;
     let tasks = Tasks::new();
-    let backend = Played::connect(&place.socket, &tasks).await?;
+    let capacity = Capacity::fixed(&config.executors);
+    let backend = Played::connect(&place.socket, capacity, &tasks).await?;
     let ports = Ports {
         keypair: Keypair::from_uri(process::MINER_KEY)?,
         chain: Arc::new(chain),
@@ -82,12 +84,13 @@ type Waiting = Arc<Mutex<HashMap<String, oneshot::Sender<()>>>>;
 /// Executors played by the load generator.
 #[derive(Debug)]
 struct Played {
+    capacity: watch::Sender<Capacity>,
     tokens: mpsc::Sender<String>,
     waiting: Waiting,
 }
 
 impl Played {
-    async fn connect(socket: &PathBuf, tasks: &Tasks) -> Result<Arc<Self>, Failure> {
+    async fn connect(socket: &Path, capacity: Capacity, tasks: &Tasks) -> Result<Arc<Self>, Failure> {
         let (ends, starts) = UnixStream::connect(socket).await?.into_split();
         let (tokens, queue) = mpsc::channel(QUEUE);
         let waiting = Waiting::default();
@@ -100,7 +103,11 @@ impl Played {
                 () = hearing => {}
             }
         });
-        Ok(Arc::new(Self { tokens, waiting }))
+        Ok(Arc::new(Self {
+            capacity: watch::Sender::new(capacity),
+            tokens,
+            waiting,
+        }))
     }
 }
 
@@ -131,6 +138,10 @@ async fn hear(socket: OwnedReadHalf, waiting: Waiting) {
 
 #[async_trait]
 impl Backend for Played {
+    fn capacity(&self) -> watch::Receiver<Capacity> {
+        self.capacity.subscribe()
+    }
+
     async fn start(&self, order: &ExecutorOrder) -> Result<Box<dyn Running>, StartError> {
         let (sender, ended) = oneshot::channel();
         self.waiting

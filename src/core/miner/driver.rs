@@ -29,7 +29,7 @@ use crate::core::proto::job::{Context, ExecutionDone, FullJob, GenericError, Ini
 use crate::core::proto::validator_miner::{Accepted, Declined, EXTENSION_SHARING, Up};
 use crate::core::receipts::countersign;
 use crate::core::store::miner::ledger::Subject;
-use crate::core::store::miner::{Offer, Reservation};
+use crate::core::store::miner::{Offer, ReceiptFate, Reservation};
 use crate::core::tasks::Tasks;
 
 /// Time that a validator has to authenticate (anchors S47). The wire knows no limit; known validators take
@@ -450,16 +450,6 @@ impl Desk {
         let job = payload.job_uuid().clone();
         let kind = payload.receipt_type();
         let is_last = matches!(payload, ReceiptPayload::Finished(_));
-        let is_its_own = match self.miner.store.standing(&job).await {
-            Ok(standing) => standing.is_some_and(|(validator, _)| validator == self.validator),
-            Err(error) => {
-                tracing::error!(%job, %error, "cannot look for the job of a receipt");
-                return Ok(());
-            }
-        };
-        if !is_its_own {
-            return self.complain(unknown_job(kind, &job)).await;
-        }
         let receipt = match countersign(&self.miner.keypair, payload, signature) {
             Ok(receipt) => receipt,
             Err(error) => {
@@ -473,11 +463,14 @@ impl Desk {
             .keep_receipt(receipt, self.miner.clock.now())
             .await
         {
-            Ok(true) => {
+            Ok(ReceiptFate::Kept) => {
                 self.miner.metrics.receipt_stored(kind);
                 tracing::debug!(%job, kind, "receipt kept");
             }
-            Ok(false) => tracing::warn!(%job, kind, "a second receipt of this kind is ignored"),
+            Ok(ReceiptFate::Repeated) => {
+                tracing::warn!(%job, kind, "a second receipt of this kind is ignored");
+            }
+            Ok(ReceiptFate::UnknownJob) => return self.complain(unknown_job(kind, &job)).await,
             Err(error) => {
                 tracing::error!(%job, kind, %error, "cannot keep a receipt");
                 return Ok(());

@@ -13,6 +13,7 @@ use horde::core::config::{Environment, Flag, MinerConfig, Scope, Sources, load};
 use horde::core::crypto::signed::streaming_blob;
 use horde::core::crypto::verify_hex;
 use horde::core::docker::{Alive, EngineError};
+use horde::core::miner::backend::capacity::Capacity;
 use horde::core::miner::backend::{Backend, ExecutorOrder, Exit, Running, StartError};
 use horde::core::miner::{self, Ports};
 use horde::core::model::receipt::Receipt;
@@ -103,7 +104,10 @@ impl Stage {
         })
         .unwrap();
         let config = MinerConfig::from_settings(&settings).unwrap();
-        let played = Arc::new(Played::default());
+        let played = Arc::new(Played {
+            capacity: watch::Sender::new(Capacity::fixed(&config.executors)),
+            ..Played::default()
+        });
         let ports = Ports {
             keypair: keys::keypair("//Bob"),
             chain: Arc::new(chain),
@@ -315,6 +319,7 @@ impl Drop for Stage {
 /// Executors that the test plays: none is started, their tokens are known, they end when they are told to.
 #[derive(Debug, Default)]
 struct Played {
+    capacity: watch::Sender<Capacity>,
     fails: AtomicBool,
     jobs: Mutex<HashMap<String, (String, Option<oneshot::Sender<()>>)>>,
     changed: watch::Sender<()>,
@@ -347,6 +352,10 @@ impl Played {
 
 #[async_trait]
 impl Backend for Played {
+    fn capacity(&self) -> watch::Receiver<Capacity> {
+        self.capacity.subscribe()
+    }
+
     async fn start(&self, order: &ExecutorOrder) -> Result<Box<dyn Running>, StartError> {
         if self.fails.load(Ordering::SeqCst) {
             return Err(StartError::Spawn(std::io::ErrorKind::NotFound.into()));

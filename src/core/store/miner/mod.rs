@@ -152,6 +152,17 @@ pub enum Reservation {
     Draining,
 }
 
+/// What became of a receipt that came after its job's start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReceiptFate {
+    /// It is kept.
+    Kept,
+    /// There was such a receipt already, which stays as it is.
+    Repeated,
+    /// Its validator has no such job here.
+    UnknownJob,
+}
+
 /// A job as the table has it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct AcceptedJob {
@@ -243,12 +254,15 @@ impl MinerStore {
             .await
     }
 
-    /// Keeps a receipt that came after the job's start; a finished one also tells the job's duration and score.
-    ///
-    /// False when there was such a receipt already, which stays as it is.
-    pub async fn keep_receipt(&self, receipt: Receipt, now: OffsetDateTime) -> Result<bool, StoreError> {
+    /// Keeps a receipt that came after the job's start, if the job is of the receipt's validator; a finished one also
+    /// tells the job's duration and score.
+    pub async fn keep_receipt(&self, receipt: Receipt, now: OffsetDateTime) -> Result<ReceiptFate, StoreError> {
         let change = move |connection: &Connection| {
             let kept = KeptReceipt::from(receipt);
+            let owner = standing(connection, kept.payload.job_uuid())?;
+            if owner.is_none_or(|(validator, _)| &validator != kept.payload.validator_hotkey()) {
+                return Ok(ReceiptFate::UnknownJob);
+            }
             let is_new = pages::enter(connection, &kept, now)?;
             if let ReceiptPayload::Finished(finished) = &kept.payload {
                 // Validators send it when they have the outcome, whatever it is (wire-miner-validator §5).
@@ -266,7 +280,11 @@ impl MinerStore {
                         score.filter(|score| score.is_finite()),
                     ))?;
             }
-            Ok(is_new)
+            Ok(if is_new {
+                ReceiptFate::Kept
+            } else {
+                ReceiptFate::Repeated
+            })
         };
         self.step(Step::ReceiptKept, change).await
     }
