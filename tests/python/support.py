@@ -9,6 +9,7 @@ import pathlib
 import select
 import shutil
 import signal
+import sqlite3
 import subprocess
 import tempfile
 import threading
@@ -65,6 +66,16 @@ class Network:
             with contextlib.suppress(json.JSONDecodeError):
                 return json.loads(text)
         raise AssertionError(f"horde up was not ready within {UP_SECONDS_MAX} s:\n{self.log_text()}")
+
+    def register_validator(self, hotkey):
+        """Makes a hotkey an active validator, as the subnet would: no role can."""
+        with contextlib.closing(sqlite3.connect(self.directory / "network" / "chain.sqlite", timeout=10)) as chain:
+            with chain:
+                chain.execute(
+                    "INSERT INTO neuron (netuid, uid, hotkey, coldkey, stake_rao, validator_permit, registered_at,"
+                    " last_update) SELECT netuid, max(uid) + 1, ?, ?, max(stake_rao), 1, 0, 0 FROM neuron GROUP BY netuid",
+                    (hotkey, hotkey),
+                )
 
     def log_text(self):
         return self.log.read_text(errors="replace")[-8000:]
