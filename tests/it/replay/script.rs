@@ -36,6 +36,15 @@ pub(super) enum Step {
 }
 
 impl Step {
+    /// Tells whether something is said, heard or awaited on the connection of a peer.
+    pub(super) fn is_talk_with(&self, other: Peer) -> bool {
+        match self {
+            Self::Say(peer, _) | Self::Hear(peer, _) | Self::Closed(peer, _) => *peer == other,
+            Self::Open(peer) | Self::Silence(peer) => *peer == other,
+            Self::Connect(..) | Self::Employ(..) | Self::Leave(_) => false,
+        }
+    }
+
     /// Returns the `message_type` of a frame that the miner sends.
     pub(super) fn heard(&self) -> Option<String> {
         let Self::Hear(_, text) = self else { return None };

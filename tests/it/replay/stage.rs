@@ -22,6 +22,7 @@ use horde::core::net::{Event, Link, close_code};
 use horde::core::proto::validator_miner::{Down, MainHotkey};
 use horde::core::receipts::verify_receipt;
 use horde::core::store::miner::MinerStore;
+use horde::core::store::miner::validators::Block;
 use horde::core::tasks::Tasks;
 use serde_json::Value;
 use time::OffsetDateTime;
@@ -37,6 +38,9 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// How long nothing must come for the miner to count as silent.
 const SILENCE: Duration = Duration::from_millis(150);
+
+/// Why the operator refuses the jobs of //Eve.
+const BLACKLIST_REASON: &str = "sends what it does not pay for";
 
 /// An authentication that is further ahead than this was meant to be: the recorded clock does not follow it.
 const AHEAD_SECONDS: i64 = 600;
@@ -104,6 +108,15 @@ impl Stage {
         })
         .unwrap();
         let config = MinerConfig::from_settings(&settings).unwrap();
+        let store = MinerStore::open(&folder.path().join("miner/miner.sqlite")).unwrap();
+        let block = Block {
+            reason: BLACKLIST_REASON.to_owned(),
+            until: None,
+        };
+        store
+            .block_validator(keys::keypair("//Eve").hotkey(), block, now)
+            .await
+            .unwrap();
         let played = Arc::new(Played {
             capacity: watch::Sender::new(Capacity::fixed(&config.executors)),
             ..Played::default()
@@ -111,7 +124,7 @@ impl Stage {
         let ports = Ports {
             keypair: keys::keypair("//Bob"),
             chain: Arc::new(chain),
-            store: MinerStore::open(&folder.path().join("miner/miner.sqlite")).unwrap(),
+            store,
             clock: clock.clone(),
             environment,
             backend: Some(Arc::clone(&played) as Arc<dyn Backend>),
