@@ -1,6 +1,8 @@
 //! sr25519 key pairs and signatures: schnorrkel with the signing context of Substrate.
 
+use std::collections::HashMap;
 use std::fmt;
+use std::sync::{LazyLock, PoisonError, RwLock};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -198,7 +200,38 @@ pub enum SignatureFormatError {
 /// As in every Substrate wallet, a signature over `<Bytes>message</Bytes>` counts too: browser extensions wrap what they
 /// sign.
 pub fn verify(hotkey: &Hotkey, message: &[u8], signature: &SignatureBytes) -> Result<(), VerifyError> {
-    verify_public(&ss58::decode(hotkey)?, message, signature)
+    if let Some(public) = KNOWN.find(hotkey) {
+        return verify_with(&public, message, signature);
+    }
+    let public = public_key(&ss58::decode(hotkey)?)?;
+    verify_with(&public, message, signature)?;
+    KNOWN.note(hotkey, public);
+    Ok(())
+}
+
+/// Keys that have been unpacked once, by their address: those of peers that sign one message after another.
+///
+/// Only keys that have made a right signature get in, so strangers cannot crowd them out for nothing.
+struct KnownKeys(RwLock<HashMap<Hotkey, PublicKey>>);
+
+/// Keys that are kept unpacked: more than the validators of a subnet. When they are more, all are forgotten.
+const KNOWN_MAX: usize = 1024;
+
+static KNOWN: LazyLock<KnownKeys> = LazyLock::new(|| KnownKeys(RwLock::default()));
+
+impl KnownKeys {
+    fn find(&self, hotkey: &Hotkey) -> Option<PublicKey> {
+        let known = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        known.get(hotkey).copied()
+    }
+
+    fn note(&self, hotkey: &Hotkey, public: PublicKey) {
+        let mut known = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        if known.len() >= KNOWN_MAX {
+            known.clear();
+        }
+        known.insert(hotkey.clone(), public);
+    }
 }
 
 /// Checks `signature` against a raw public key; see [`verify`].
@@ -207,7 +240,14 @@ pub fn verify_public(
     message: &[u8],
     signature: &SignatureBytes,
 ) -> Result<(), VerifyError> {
-    let public = PublicKey::from_bytes(public_key).map_err(|_foreign| VerifyError::NotAKey)?;
+    verify_with(&self::public_key(public_key)?, message, signature)
+}
+
+fn public_key(bytes: &[u8; 32]) -> Result<PublicKey, VerifyError> {
+    PublicKey::from_bytes(bytes).map_err(|_foreign| VerifyError::NotAKey)
+}
+
+fn verify_with(public: &PublicKey, message: &[u8], signature: &SignatureBytes) -> Result<(), VerifyError> {
     // Bytes that are no signature (no schnorrkel marker, scalar not reduced) are a wrong signature, not a malformed one.
     let signature = Signature::from_bytes(signature.as_bytes()).map_err(|_foreign| VerifyError::Mismatch)?;
     let context = schnorrkel::signing_context(SIGNING_CONTEXT);

@@ -50,12 +50,14 @@ pub fn message_blob(message: &Map<String, Value>) -> Vec<u8> {
 
 /// Checks the `validator_signature` of a job message given as it was received.
 pub fn verify_message(validator: &Hotkey, text: &str) -> Result<(), MessageSignatureError> {
-    let message: Map<String, Value> = serde_json::from_str(text)?;
-    match message.get(MESSAGE_SIGNATURE_KEY) {
+    let mut message: Map<String, Value> = serde_json::from_str(text)?;
+    // Order does not matter, the text is sorted.
+    match message.swap_remove(MESSAGE_SIGNATURE_KEY) {
         None | Some(Value::Null) => Err(MessageSignatureError::Missing),
         Some(Value::String(signature)) => {
-            let signature = SignatureBytes::parse_hex(signature).map_err(VerifyError::from)?;
-            Ok(verify(validator, &message_blob(&message), &signature)?)
+            let signature = SignatureBytes::parse_hex(&signature).map_err(VerifyError::from)?;
+            let blob = canonical::compact_sorted(&Value::Object(message)).into_bytes();
+            Ok(verify(validator, &blob, &signature)?)
         }
         Some(_) => Err(MessageSignatureError::NotText),
     }

@@ -133,7 +133,8 @@ impl Desk {
                 if let Effect::Admit(stamp) = effect {
                     let admission = self.admit(link, &stamp);
                     for effect in self.conversation.on_admission(admission) {
-                        self.carry_out(effect).await?;
+                        // Boxed, so that a connection at rest holds no room for what it does once in a while.
+                Box::pin(self.carry_out(effect)).await?;
                     }
                 } else {
                     self.carry_out(effect).await?;

@@ -276,6 +276,14 @@ impl Store {
         self.writer.write(change).await
     }
 
+    /// Runs `query` as [`Self::read`] does, but in place: for looking a few rows up by an index, nothing more.
+    fn read_here<T>(
+        &self,
+        query: impl FnOnce(&Connection) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        self.readers.read_here(query)
+    }
+
     /// Runs `query` on a read-only snapshot of everything acknowledged so far.
     async fn read<T, F>(&self, query: F) -> Result<T, StoreError>
     where

@@ -14,6 +14,9 @@ use super::{StoreError, connect};
 /// Reads that run at once; further ones wait.
 const READERS: usize = 4;
 
+/// Connections that are kept open; threads of the runtime may look besides the readers.
+const PARKED_MAX: usize = 2 * READERS;
+
 #[derive(Debug)]
 pub(super) struct Readers {
     path: PathBuf,
@@ -30,6 +33,17 @@ impl Readers {
         }
     }
 
+    /// Runs a query in place rather than on a thread that may wait for the disk.
+    ///
+    /// For looking a few rows up by an index: these are in memory as a rule, and handing them to another thread and back
+    /// takes several times as long as the look itself.
+    pub(super) fn read_here<T>(
+        &self,
+        query: impl FnOnce(&Connection) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        look(&self.idle, &self.path, query)
+    }
+
     pub(super) async fn read<T, F>(&self, query: F) -> Result<T, StoreError>
     where
         T: Send + 'static,
@@ -43,20 +57,31 @@ impl Readers {
         let path = self.path.clone();
         let reading = spawn_blocking(move || {
             let _slot = slot;
-            let parked = idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
-            let connection = match parked {
-                Some(connection) => connection,
-                None => connect(&path, flags())?,
-            };
-            // A panic leaves the connection in an unknown state: it is not parked again.
-            let outcome = catch_unwind(AssertUnwindSafe(|| in_snapshot(&connection, query)))
-                .map_err(|_| StoreError::Panicked)?;
-            let mut idle = idle.lock().unwrap_or_else(PoisonError::into_inner);
-            idle.push(connection);
-            outcome
+            look(&idle, &path, query)
         });
         reading.await.map_err(|_| StoreError::Closed)?
     }
+}
+
+/// Runs a query on a parked connection, or on a new one, and parks it.
+fn look<T>(
+    idle: &Mutex<Vec<Connection>>,
+    path: &Path,
+    query: impl FnOnce(&Connection) -> Result<T, StoreError>,
+) -> Result<T, StoreError> {
+    let parked = idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+    let connection = match parked {
+        Some(connection) => connection,
+        None => connect(path, flags())?,
+    };
+    // A panic leaves the connection in an unknown state: it is not parked again.
+    let outcome = catch_unwind(AssertUnwindSafe(|| in_snapshot(&connection, query)))
+        .map_err(|_| StoreError::Panicked)?;
+    let mut idle = idle.lock().unwrap_or_else(PoisonError::into_inner);
+    if idle.len() < PARKED_MAX {
+        idle.push(connection);
+    }
+    outcome
 }
 
 fn flags() -> OpenFlags {
@@ -68,8 +93,9 @@ fn in_snapshot<T>(
     connection: &Connection,
     query: impl FnOnce(&Connection) -> Result<T, StoreError>,
 ) -> Result<T, StoreError> {
-    let transaction = connection.unchecked_transaction()?;
-    let found = query(&transaction)?;
-    transaction.finish()?;
-    Ok(found)
+    // Words that are prepared once; a transaction that only read has nothing to undo.
+    connection.prepare_cached("BEGIN")?.execute(())?;
+    let found = query(connection);
+    connection.prepare_cached("COMMIT")?.execute(())?;
+    found
 }
