@@ -70,6 +70,7 @@ pub(crate) async fn run(place: Place) -> Result<(), Failure> {
         store: MinerStore::open(&config.dir.join("miner.sqlite"))?,
         clock: Clock::system(),
         environment,
+        leaves_jobs: true,
         backend: Some(backend),
     };
     let _received = signals::listen(&tasks)?;
@@ -156,6 +157,10 @@ impl Backend for Played {
             ended,
             is_over: false,
         }))
+    }
+
+    async fn adopt(&self, _order: &ExecutorOrder, _process: Option<&str>) -> Option<Box<dyn Running>> {
+        None
     }
 
     async fn clear(&self, _token: &str, _process: Option<&str>) -> Result<(), EngineError> {

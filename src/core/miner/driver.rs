@@ -134,10 +134,10 @@ impl Desk {
                     let admission = self.admit(link, &stamp);
                     for effect in self.conversation.on_admission(admission) {
                         // Boxed, so that a connection at rest holds no room for what it does once in a while.
-                Box::pin(self.carry_out(effect)).await?;
+                        Box::pin(self.carry_out(effect)).await?;
                     }
                 } else {
-                    self.carry_out(effect).await?;
+                    Box::pin(self.carry_out(effect)).await?;
                 }
             }
             if last_words.is_some_and(|until| Instant::now() >= until || self.has_said_all()) {

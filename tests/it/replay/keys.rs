@@ -2,8 +2,11 @@
 
 use horde::core::crypto::Keypair;
 use horde::core::crypto::signed::{auth_blob, receipt_blob};
-use horde::core::model::Hotkey;
+use horde::core::model::{Hotkey, JobId};
+use horde::core::proto::validator_miner::{Authenticate, Down, FinishedReceipt};
+use horde::core::receipts::{About, Work, sign_finished};
 use serde_json::Value;
+use time::OffsetDateTime;
 
 /// The keys of the recorded traces and those that stand in for them.
 const STAND_INS: [(&str, &str); 3] = [
@@ -24,6 +27,41 @@ pub(super) fn stand_in(text: &str) -> String {
     STAND_INS.iter().fold(text.to_owned(), |text, (recorded, uri)| {
         text.replace(recorded, keypair(uri).hotkey().as_str())
     })
+}
+
+/// Returns the first frame of a validator on its way to //Bob.
+pub(super) fn authentication(validator: &Keypair, timestamp: i64) -> String {
+    let miner = keypair("//Bob");
+    let blob = auth_blob(validator.hotkey(), miner.hotkey(), timestamp);
+    Down::from(Authenticate {
+        validator_hotkey: validator.hotkey().clone(),
+        miner_hotkey: miner.hotkey().clone(),
+        timestamp,
+        signature: validator.sign(&blob).to_hex_prefixed(),
+    })
+    .encode()
+}
+
+/// Returns the receipt by which a validator ends a job that came to nothing.
+pub(super) fn last_receipt(validator: &Keypair, job: &JobId, now: OffsetDateTime) -> String {
+    let miner = keypair("//Bob");
+    let about = About {
+        job_uuid: job,
+        miner: miner.hotkey(),
+        now,
+    };
+    let work = Work {
+        started: now,
+        took: time::Duration::ZERO,
+        score: 0.0,
+        block_numbers: Vec::new(),
+    };
+    let receipt = sign_finished(validator, about, work).unwrap();
+    Down::from(FinishedReceipt {
+        payload: receipt.payload,
+        signature: receipt.signature,
+    })
+    .encode()
 }
 
 /// Signs a frame of a validator again, as its recorded key did.

@@ -20,6 +20,8 @@ use self::stage::Stage;
 enum There {
     /// The first frame of this type.
     Frame(&'static str),
+    /// The second frame of this type.
+    Again(&'static str),
     /// The end of the connection, with this code.
     Closed(u16),
     /// Silence.
@@ -33,8 +35,8 @@ enum Here {
     Changed(&'static str, &'static str),
     /// Says this.
     Says(&'static str),
-    /// Says this, and then what was recorded.
-    SaysFirst(&'static str),
+    /// Says these, and then what was recorded.
+    SaysFirst(&'static [&'static str]),
     /// Says this and closes with this code; what was said on the connection after that falls away.
     SaysAndCloses(&'static str, u16),
     /// Closes with this code.
@@ -152,10 +154,18 @@ const DIFFERENCES: &[Difference] = &[
     Difference {
         scenario: "validator reconnects while the job runs: later frames reach the new connection",
         there: There::Frame("V0ExecutionDoneRequest"),
-        here: Here::SaysFirst(
+        here: Here::SaysFirst(&[
             r#"{"message_type":"V0VolumesReadyRequest","job_uuid":"ea346b68-a578-40c4-bf3a-c4092a47aca9"}"#,
-        ),
-        why: "what was said while the validator was away is made up for",
+        ]),
+        why: "a validator that comes back hears all that it may have missed, in order; it ignores what it knows",
+    },
+    Difference {
+        scenario: "validator reconnects after executor_ready: readiness is re-sent after the manifest",
+        there: There::Again("V0ExecutorReadyRequest"),
+        here: Here::SaysFirst(&[
+            r#"{"message_type":"V0AcceptJobRequest","job_uuid":"ebf978a8-3960-4167-932e-6232c7c6e710"}"#,
+        ]),
+        why: "a validator that comes back hears all that it may have missed, in order; it ignores what it knows",
     },
     Difference {
         scenario: "started receipt with a bad signature: the job is accepted anyway, no receipt is stored",
@@ -204,12 +214,14 @@ fn adapt(script: &mut Script) -> BTreeSet<usize> {
 
 fn replace(steps: &mut Vec<Step>, difference: &Difference) -> bool {
     let fits = |step: &Step| match (difference.there, step) {
-        (There::Frame(word), Step::Hear(..)) => step.heard().as_deref() == Some(word),
+        (There::Frame(word) | There::Again(word), Step::Hear(..)) => step.heard().as_deref() == Some(word),
         (There::Closed(expected), Step::Closed(_, code)) => *code == expected,
         (There::Silence, Step::Silence(_)) => true,
         _ => false,
     };
-    let Some(place) = steps.iter().position(fits) else {
+    let before = usize::from(matches!(difference.there, There::Again(_)));
+    let mut places = (0..steps.len()).filter(|place| fits(&steps[*place]));
+    let Some(place) = places.nth(before) else {
         return false;
     };
     let there = steps.remove(place);
@@ -223,7 +235,11 @@ fn replace(steps: &mut Vec<Step>, difference: &Difference) -> bool {
         // The reference closed; ours is still there.
         (Here::Says(text), Step::Closed(..)) => vec![says(text), Step::Open(peer)],
         (Here::Says(text), _) => vec![says(text)],
-        (Here::SaysFirst(text), _) => vec![says(text), there.clone()],
+        (Here::SaysFirst(texts), _) => {
+            let mut first: Vec<Step> = texts.iter().map(|text| says(text)).collect();
+            first.push(there.clone());
+            first
+        }
         (Here::SaysAndCloses(text, code), _) => vec![says(text), Step::Closed(peer, code)],
         (Here::Closes(code), _) => vec![Step::Closed(peer, code)],
         (Here::Nothing, _) => Vec::new(),

@@ -338,8 +338,7 @@ impl MinerStore {
 
     /// Tells whether the job has an outcome that its validator has not acknowledged.
     pub async fn is_owed(&self, job: &JobId) -> Result<bool, StoreError> {
-        let job = job.clone();
-        let query = move |connection: &Connection| {
+        self.store.read_here(|connection| {
             let owed: Option<bool> = connection
                 .prepare_cached(
                     "SELECT outcome IS NOT NULL AND outcome_acknowledged IS NULL FROM accepted_job
@@ -348,8 +347,7 @@ impl MinerStore {
                 .query_row((job.as_str(),), |row| row.get(0))
                 .optional()?;
             Ok(owed.unwrap_or(false))
-        };
-        self.store.read(query).await
+        })
     }
 
     /// Returns at most `limit` outcomes that a validator has not acknowledged, oldest first; without those that were
@@ -360,6 +358,17 @@ impl MinerStore {
         limit: u32,
         now: OffsetDateTime,
     ) -> Result<Vec<Owed>, StoreError> {
+        // As a rule nothing is owed, which is seen at once; outcomes themselves may be large.
+        let is_owed = self.store.read_here(|connection| {
+            let mut statement = connection.prepare_cached(
+                "SELECT 1 FROM accepted_job
+                 WHERE validator = ?1 AND outcome IS NOT NULL AND outcome_acknowledged IS NULL",
+            )?;
+            Ok(statement.exists((validator.as_str(),))?)
+        })?;
+        if !is_owed {
+            return Ok(Vec::new());
+        }
         let validator = validator.clone();
         let query = move |connection: &Connection| {
             let stale = now.checked_sub(TOLD_AGAIN).unwrap_or(OffsetDateTime::UNIX_EPOCH);
