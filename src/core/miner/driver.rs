@@ -461,7 +461,7 @@ impl Desk {
         match self
             .miner
             .store
-            .keep_receipt(receipt, self.miner.clock.now())
+            .keep_own_receipt(receipt, self.miner.clock.now())
             .await
         {
             Ok(ReceiptFate::Kept) => {

@@ -312,7 +312,8 @@ pub async fn run(
         }
     };
     let dynamic = dynamic::kept(&config, &store).await?;
-    let counted = offering::begin(&backend.capacity().borrow().clone(), &store, clock.now()).await?;
+    let capacity = backend.capacity().borrow().clone();
+    let counted = offering::begin(&capacity, &store, clock.now()).await?;
     let miner = Arc::new(Miner {
         pool: Pool::new(store.clone(), clock.clone(), backend.capacity(), counted),
         ports: StreamingPorts::new(config.streaming_ports.clone()),

@@ -254,33 +254,27 @@ impl MinerStore {
             .await
     }
 
-    /// Keeps a receipt that came after the job's start, if the job is of the receipt's validator; a finished one also
-    /// tells the job's duration and score.
-    pub async fn keep_receipt(&self, receipt: Receipt, now: OffsetDateTime) -> Result<ReceiptFate, StoreError> {
+    /// Keeps a receipt that came after the job's start; a finished one also tells the job's duration and score.
+    ///
+    /// False when there was such a receipt already, which stays as it is.
+    pub async fn keep_receipt(&self, receipt: Receipt, now: OffsetDateTime) -> Result<bool, StoreError> {
+        let change = move |connection: &Connection| keep_receipt(connection, &receipt.into(), now);
+        self.step(Step::ReceiptKept, change).await
+    }
+
+    /// Keeps a receipt as [`Self::keep_receipt`] does, if its job is one of its validator's.
+    pub async fn keep_own_receipt(
+        &self,
+        receipt: Receipt,
+        now: OffsetDateTime,
+    ) -> Result<ReceiptFate, StoreError> {
         let change = move |connection: &Connection| {
             let kept = KeptReceipt::from(receipt);
             let owner = standing(connection, kept.payload.job_uuid())?;
             if owner.is_none_or(|(validator, _)| &validator != kept.payload.validator_hotkey()) {
                 return Ok(ReceiptFate::UnknownJob);
             }
-            let is_new = pages::enter(connection, &kept, now)?;
-            if let ReceiptPayload::Finished(finished) = &kept.payload {
-                // Validators send it when they have the outcome, whatever it is (wire-miner-validator §5).
-                journal::acknowledge(connection, &finished.job_uuid, now)?;
-            }
-            if is_new && let ReceiptPayload::Finished(finished) = &kept.payload {
-                let score: Option<f64> = finished.score_str.parse().ok();
-                connection
-                    .prepare_cached(
-                        "UPDATE accepted_job SET time_took_us = ?2, score = ?3 WHERE job_uuid = ?1",
-                    )?
-                    .execute((
-                        finished.job_uuid.as_str(),
-                        finished.time_took_us,
-                        score.filter(|score| score.is_finite()),
-                    ))?;
-            }
-            Ok(if is_new {
+            Ok(if keep_receipt(connection, &kept, now)? {
                 ReceiptFate::Kept
             } else {
                 ReceiptFate::Repeated
@@ -377,6 +371,30 @@ fn free_slot(
         }
     }
     Ok(None)
+}
+
+fn keep_receipt(
+    connection: &Connection,
+    kept: &KeptReceipt,
+    now: OffsetDateTime,
+) -> Result<bool, StoreError> {
+    let is_new = pages::enter(connection, kept, now)?;
+    let ReceiptPayload::Finished(finished) = &kept.payload else {
+        return Ok(is_new);
+    };
+    // Validators send it when they have the outcome, whatever it is (wire-miner-validator §5).
+    journal::acknowledge(connection, &finished.job_uuid, now)?;
+    if is_new {
+        let score: Option<f64> = finished.score_str.parse().ok();
+        connection
+            .prepare_cached("UPDATE accepted_job SET time_took_us = ?2, score = ?3 WHERE job_uuid = ?1")?
+            .execute((
+                finished.job_uuid.as_str(),
+                finished.time_took_us,
+                score.filter(|score| score.is_finite()),
+            ))?;
+    }
+    Ok(is_new)
 }
 
 fn standing(connection: &Connection, job: &JobId) -> Result<Option<(Hotkey, JobState)>, StoreError> {
