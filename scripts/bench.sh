@@ -1,8 +1,20 @@
 #!/bin/sh
-# The figures of the road beside plain `docker run`; --json prints one line per figure.
+# The figures of the road beside plain `docker run`; with the word `miner` first, those of the miner without Docker
+# beside a bare server on the same wires. --json prints one line per figure.
 set -eu
 cd "$(dirname "$0")/.."
 . scripts/lib.sh
+
+if [ "${1:-}" = miner ]; then
+    shift
+    ensure_compiler
+    ensure_rust
+    use_target_dir
+    step "measuring"
+    # In the optimised form, with its own miner inside; two cores are enough.
+    cargo bench --locked --quiet --bench miner -- "$@"
+    exit
+fi
 
 set_up
 have curl || install_packages curl curl ca-certificates

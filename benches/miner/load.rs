@@ -94,10 +94,7 @@ impl Desk {
             let mut lines = BufReader::new(starts).lines();
             while let Ok(Some(token)) = lines.next_line().await {
                 let job = token.get(..36).unwrap_or_default();
-                let caller = callers
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .remove(job);
+                let caller = callers.lock().unwrap_or_else(PoisonError::into_inner).remove(job);
                 if let Some(caller) = caller {
                     drop(caller.send(token));
                 }

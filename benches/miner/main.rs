@@ -106,10 +106,38 @@ async fn measure(rounds: usize, jobs: usize) -> Result<Vec<Figure>, Failure> {
     };
     let shown = f64::NAN;
     Ok(vec![
-        floor("jobs_per_s", "jobs, 50 at a time", "/s", &miner.per_second, 4.5, 1000.0),
-        Figure::of("p50_ms", "  one job, median", "ms", &miner.median_ms, 9600.0, shown),
-        Figure::of("p95_ms", "  one job, 95th percentile", "ms", &miner.p95_ms, 12000.0, 150.0),
-        Figure::of("cpu_ms_per_job", "  CPU of the miner per job", "ms", &miner.cpu_ms, 83.0, 1.0),
+        floor(
+            "jobs_per_s",
+            "jobs, 50 at a time",
+            "/s",
+            &miner.per_second,
+            4.5,
+            1000.0,
+        ),
+        Figure::of(
+            "p50_ms",
+            "  one job, median",
+            "ms",
+            &miner.median_ms,
+            9600.0,
+            shown,
+        ),
+        Figure::of(
+            "p95_ms",
+            "  one job, 95th percentile",
+            "ms",
+            &miner.p95_ms,
+            12000.0,
+            150.0,
+        ),
+        Figure::of(
+            "cpu_ms_per_job",
+            "  CPU of the miner per job",
+            "ms",
+            &miner.cpu_ms,
+            83.0,
+            1.0,
+        ),
         ratio(
             "jobs_ratio",
             "  jobs/s of the bare server ÷ of the miner",

@@ -86,6 +86,9 @@ impl Process {
             .env("HORDE_CHAIN_PATH", directory.join(CHAIN))
             .env("HORDE_WALLET_URI", MINER_KEY)
             .env("HORDE_MINER_EXECUTORS", format!("{CLASS}={EXECUTORS}"))
+            .env("HORDE_MINER_ADDRESS", "127.0.0.1")
+            .env("HORDE_MINER_DYNAMIC_CONFIG_URL", "off")
+            .env("HORDE_MINER_METRICS_LISTEN", "off")
             .arg(MINER)
             .arg(directory)
             .arg(address.to_string())
@@ -167,14 +170,10 @@ fn itself() -> Result<Command, Failure> {
             command.env_remove(name);
         }
     }
-    let log = match std::env::var_os("BENCH_LOG") {
-        Some(path) => Stdio::from(std::fs::File::create(path)?),
-        None => Stdio::null(),
-    };
     command
         .stdin(Stdio::null())
         .stdout(Stdio::null())
-        .stderr(log)
+        .stderr(Stdio::null())
         .kill_on_drop(true);
     Ok(command)
 }

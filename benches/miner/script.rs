@@ -5,9 +5,7 @@ use horde::core::crypto::{Keypair, signed};
 use horde::core::model::job::{ExecutorTiming, RunPreset};
 use horde::core::model::{ExecutorClass, Hotkey, JobId};
 use horde::core::proto::frame;
-use horde::core::proto::job::{
-    ExecutionDone, ExecutorReady, FullJob, InitialJob, JobFinished, VolumesReady,
-};
+use horde::core::proto::job::{ExecutionDone, ExecutorReady, FullJob, InitialJob, JobFinished, VolumesReady};
 use horde::core::proto::miner_executor;
 use horde::core::proto::validator_miner::{AcceptedReceipt, Authenticate, Down, FinishedReceipt};
 use horde::core::receipts::{self, About, Work};

@@ -71,9 +71,7 @@ pub(super) fn sign_again(text: &str) -> String {
     };
     let sign = |signer: &Value, blob: Vec<u8>| {
         let signers = SIGNERS.map(keypair);
-        let keypair = signers
-            .iter()
-            .find(|keypair| signer == keypair.hotkey().as_str());
+        let keypair = signers.iter().find(|keypair| signer == keypair.hotkey().as_str());
         Value::String(keypair.unwrap().sign(&blob).to_hex_prefixed())
     };
     match message["message_type"].as_str() {

@@ -308,7 +308,10 @@ async fn the_transcripts_of_the_reference_replay_but_for_the_differences_in_the_
     }
     for (row, difference) in DIFFERENCES.iter().enumerate() {
         let Difference { scenario, why, .. } = difference;
-        assert!(used.contains(&row), "no scenario has this difference: {scenario} ({why})");
+        assert!(
+            used.contains(&row),
+            "no scenario has this difference: {scenario} ({why})"
+        );
     }
 }
 

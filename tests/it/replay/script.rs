@@ -231,7 +231,9 @@ impl TraceWriter {
         if !self.connected.contains(&validator) {
             self.connected.push(validator);
             // What follows the handshake names the validator.
-            let path = message["ws_connect"].as_str().and_then(|path| path.rsplit('/').next());
+            let path = message["ws_connect"]
+                .as_str()
+                .and_then(|path| path.rsplit('/').next());
             let hotkey = message["validator_hotkey"].as_str().or(path).unwrap().to_owned();
             self.steps.push(Step::Connect(validator, hotkey));
         }

@@ -63,7 +63,12 @@ pub(super) struct Stage {
 
 impl Stage {
     /// Starts the miner at `now` with these executors; its executors are reachable at `address`.
-    pub(super) async fn start(executors: &str, address: &str, now: OffsetDateTime, signs_again: bool) -> Self {
+    pub(super) async fn start(
+        executors: &str,
+        address: &str,
+        now: OffsetDateTime,
+        signs_again: bool,
+    ) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let clock = Clock::fixed(now);
         let chain_file = folder.path().join("chain.sqlite");
@@ -92,6 +97,8 @@ impl Stage {
         let flags = [
             ("miner.executors", executors),
             ("miner.address", address),
+            ("miner.metrics_listen", "off"),
+            ("miner.dynamic_config_url", "off"),
             ("wallet.uri", "//Bob"),
         ];
         let environment = Environment::default();
@@ -150,7 +157,8 @@ impl Stage {
 
     /// Plays steps; the name is for what a failure says.
     pub(super) async fn play(&mut self, name: &str, steps: &[Step]) {
-        let fails = |step: &Step| matches!(step, Step::Hear(_, text) if text.contains("Executor failed to start"));
+        let fails =
+            |step: &Step| matches!(step, Step::Hear(_, text) if text.contains("Executor failed to start"));
         self.played.starts_fail(steps.iter().any(fails));
         for (number, step) in steps.iter().enumerate() {
             let place = format!("{name}, step {number}");
@@ -202,13 +210,18 @@ impl Stage {
                 let greeting = keys::authentication(&alice, self.clock.unix_seconds());
                 link.send(greeting).await.unwrap();
                 for owed in owed {
-                    link.send(keys::last_receipt(&alice, &owed.job, now)).await.unwrap();
+                    link.send(keys::last_receipt(&alice, &owed.job, now))
+                        .await
+                        .unwrap();
                 }
                 leave(link).await;
                 sleep(Duration::from_millis(20)).await;
             }
         };
-        assert!(timeout(PATIENCE, settled).await.is_ok(), "an outcome is owed for ever");
+        assert!(
+            timeout(PATIENCE, settled).await.is_ok(),
+            "an outcome is owed for ever"
+        );
     }
 
     async fn step(&mut self, place: &str, step: &Step) {
@@ -244,7 +257,10 @@ impl Stage {
             Step::Hear(peer, expected) => match self.link(*peer).recv().await {
                 Event::Text(text) => {
                     let (expected, text) = self.comparable(expected, &text);
-                    assert_eq!(text, expected, "{place}: the miner says the first, not the second");
+                    assert_eq!(
+                        text, expected,
+                        "{place}: the miner says the first, not the second"
+                    );
                 }
                 other => panic!("{place}: instead of {expected} came {other:?}"),
             },
@@ -289,7 +305,9 @@ impl Stage {
     }
 
     fn link(&mut self, peer: Peer) -> &mut Link {
-        self.peers.get_mut(&peer).unwrap_or_else(|| panic!("{peer:?} is not there"))
+        self.peers
+            .get_mut(&peer)
+            .unwrap_or_else(|| panic!("{peer:?} is not there"))
     }
 
     /// Lets the clock follow what validators sign.
