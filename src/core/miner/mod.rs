@@ -253,7 +253,7 @@ impl Miner {
     async fn deliver(&self, job: &JobId, outcome: &str, line: &Line) -> bool {
         let lock = self.delivery_of(job);
         let _held = lock.lock().await;
-        match self.store.is_owed(job).await {
+        match self.store.is_owed(job) {
             Ok(true) if self.tellings.is_fresh(job, line, Instant::now()) => return true,
             Ok(true) => {}
             Ok(false) => return true,
@@ -304,12 +304,11 @@ pub async fn run(
         leaves_jobs,
         backend,
     } = ports;
-    let backend = match backend {
-        Some(backend) => backend,
-        None => {
-            let owner = store.owner().await?;
-            make_backend(&config, &environment, owner, local, leaves_jobs)?
-        }
+    let backend = if let Some(backend) = backend {
+        backend
+    } else {
+        let owner = store.owner().await?;
+        make_backend(&config, &environment, owner, local, leaves_jobs)?
     };
     let dynamic = dynamic::kept(&config, &store).await?;
     let capacity = backend.capacity().borrow().clone();

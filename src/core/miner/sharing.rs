@@ -529,7 +529,8 @@ mod tests {
                                 let (_, _, terms, knows, since) = running.swap_remove(at);
                                 prop_assert_eq!((terms, knows), (Terms::BestEffort, true));
                                 let ran = now.duration_since(since);
-                                prop_assert_eq!(ran.as_secs() % BOUNDARY.as_secs(), 0, "{:?}", ran);
+                                // Asked for at the very boundary, it is found at the next look.
+                                prop_assert!(ran.as_secs() % BOUNDARY.as_secs() <= 1, "{:?}", ran);
                                 prop_assert!(ran >= BOUNDARY);
                                 sharing.end(&stopped, now);
                             }

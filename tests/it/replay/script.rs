@@ -39,8 +39,11 @@ impl Step {
     /// Tells whether something is said, heard or awaited on the connection of a peer.
     pub(super) fn is_talk_with(&self, other: Peer) -> bool {
         match self {
-            Self::Say(peer, _) | Self::Hear(peer, _) | Self::Closed(peer, _) => *peer == other,
-            Self::Open(peer) | Self::Silence(peer) => *peer == other,
+            Self::Say(peer, _)
+            | Self::Hear(peer, _)
+            | Self::Closed(peer, _)
+            | Self::Open(peer)
+            | Self::Silence(peer) => *peer == other,
             Self::Connect(..) | Self::Employ(..) | Self::Leave(_) => false,
         }
     }

@@ -399,12 +399,15 @@ impl Drop for Stage {
     }
 }
 
+/// An executor's token, and what ends it when dropped.
+type Employed = (String, Option<oneshot::Sender<()>>);
+
 /// Executors that the test plays: none is started, their tokens are known, they end when they are told to.
 #[derive(Debug, Default)]
 struct Played {
     capacity: watch::Sender<Capacity>,
     fails: AtomicBool,
-    jobs: Mutex<HashMap<String, (String, Option<oneshot::Sender<()>>)>>,
+    jobs: Mutex<HashMap<String, Employed>>,
     changed: watch::Sender<()>,
 }
 
@@ -416,13 +419,16 @@ impl Played {
     async fn token(&self, job: &str) -> String {
         let mut changed = self.changed.subscribe();
         loop {
-            let jobs = self.jobs.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some((token, _)) = jobs.get(job) {
-                return token.clone();
+            if let Some(token) = self.known_token(job) {
+                return token;
             }
-            drop(jobs);
             changed.changed().await.unwrap();
         }
+    }
+
+    fn known_token(&self, job: &str) -> Option<String> {
+        let jobs = self.jobs.lock().unwrap_or_else(PoisonError::into_inner);
+        jobs.get(job).map(|(token, _)| token.clone())
     }
 
     fn jobs(&self) -> Vec<JobId> {

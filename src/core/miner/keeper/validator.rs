@@ -47,7 +47,7 @@ impl Keeper {
     pub(super) async fn say_again(&mut self) {
         self.has_missed = false;
         let (store, job) = (self.miner.store.clone(), self.order.job.clone());
-        if self.job.is_over() && !store.is_owed(&job).await.unwrap_or(true) {
+        if self.job.is_over() && !store.is_owed(&job).unwrap_or(true) {
             return;
         }
         // Said once too often is better than not at all.

@@ -337,7 +337,7 @@ impl MinerStore {
     }
 
     /// Tells whether the job has an outcome that its validator has not acknowledged.
-    pub async fn is_owed(&self, job: &JobId) -> Result<bool, StoreError> {
+    pub fn is_owed(&self, job: &JobId) -> Result<bool, StoreError> {
         self.store.read_here(|connection| {
             let owed: Option<bool> = connection
                 .prepare_cached(

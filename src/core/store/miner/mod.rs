@@ -596,7 +596,7 @@ mod tests {
         let later = NOW + TOLD_AGAIN + Duration::seconds(1);
         assert_eq!(store.owed(&Hotkey::from("v"), 10, later).await.unwrap(), []);
         store.acknowledged(&job(1), NOW).await.unwrap();
-        assert!(!store.is_owed(&job(1)).await.unwrap());
+        assert!(!store.is_owed(&job(1)).unwrap());
         assert_eq!(store.owed(&Hotkey::from("v"), 10, NOW).await.unwrap(), []);
     }
 
