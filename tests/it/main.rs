@@ -24,6 +24,7 @@ mod life;
 mod miner;
 mod published;
 mod sandbox;
+mod second_engine;
 mod signatures;
 mod streaming;
 mod support;
