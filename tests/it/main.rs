@@ -13,6 +13,7 @@ mod cli;
 mod crash;
 mod door;
 mod dropin;
+mod engines;
 mod executor;
 mod facilitator;
 mod flood;
