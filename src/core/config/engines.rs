@@ -570,10 +570,8 @@ mod tests {
             .iter()
             .zip(["a", "b", "c", "d", "e", "f", "g", "h"])
         {
-            bomb.push_str(&format!(
-                "{name}: &{name} [{}]\n",
-                vec![format!("*{inner}"); 9].join(", ")
-            ));
+            let inner = vec![format!("*{inner}"); 9].join(", ");
+            bomb += &format!("{name}: &{name} [{inner}]\n");
         }
         assert!(read(&bomb).is_err());
         assert!(read(&" ".repeat(FILE_BYTES_MAX + 1)).is_err());

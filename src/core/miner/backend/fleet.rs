@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime};
 use async_trait::async_trait;
 use indexmap::IndexMap;
 use tempfile::TempDir;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -31,6 +31,9 @@ use crate::core::tasks::Tasks;
 
 /// Time between two looks at an engine.
 const PING_EVERY: Duration = Duration::from_secs(5);
+
+/// Pause after the first look without an answer.
+const PING_AGAIN: Duration = Duration::from_millis(500);
 
 /// Longest wait for an engine's answer.
 const PING_TIME: Duration = Duration::from_secs(5);
@@ -117,6 +120,8 @@ struct Member {
     health: watch::Sender<Health>,
     /// The tokens of executors that this life looks after.
     tokens: Mutex<HashSet<String>>,
+    /// Asks for a look before its time, since something went wrong with the engine.
+    doubt: Notify,
     stop: CancellationToken,
 }
 
@@ -337,6 +342,7 @@ impl FleetBackend {
             boxes,
             health: watch::Sender::new(Health::Lost("it has not answered yet".to_owned())),
             tokens: Mutex::default(),
+            doubt: Notify::new(),
             stop,
         })
     }
@@ -436,7 +442,8 @@ async fn watch_engine(fleet: Arc<FleetBackend>, member: Arc<Member>, stop: Cance
             biased;
             () = stop.cancelled() => return,
             () = member.stop.cancelled() => return,
-            () = sleep(PING_EVERY) => {}
+            () = member.doubt.notified() => {}
+            () = sleep(if misses == 1 { PING_AGAIN } else { PING_EVERY }) => {}
         }
         let is_lost = matches!(*member.health.borrow(), Health::Lost(_));
         was_there |= !is_lost;
@@ -523,6 +530,7 @@ impl Backend for FleetBackend {
             })),
             Err(error) => {
                 member.tokens().remove(&order.token);
+                member.doubt.notify_one();
                 Err(error)
             }
         }
@@ -550,17 +558,17 @@ impl Backend for FleetBackend {
 
     async fn clear(&self, token: &str, process: Option<&str>) -> Result<(), EngineError> {
         let members = match process {
-            Some(name) => match self.member(name) {
-                Some(member) => vec![member],
-                None => {
+            Some(name) => {
+                let Some(member) = self.member(name) else {
                     tracing::warn!(
                         token,
                         server = name,
-                        "cannot clear a server that the file does not name any more"
+                        "cannot clear a server that the file names no more"
                     );
                     return Ok(());
-                }
-            },
+                };
+                vec![member]
+            }
             // That life ended before it could note where: so it is looked for everywhere.
             None => self.members(),
         };
@@ -625,7 +633,12 @@ impl Running for Aboard {
 
     async fn wait(&mut self) -> Exit {
         tokio::select! {
-            exit = self.inner.wait() => exit,
+            exit = self.inner.wait() => {
+                if exit == Exit::Unknown {
+                    self.member.doubt.notify_one();
+                }
+                exit
+            }
             () = given_up(&mut self.health) => {
                 tracing::error!(token = self.token, server = self.member.server.name, "an executor is lost with its engine");
                 Exit::Unknown
