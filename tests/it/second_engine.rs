@@ -295,8 +295,10 @@ impl SecondEngine {
         for folder in self.control_groups() {
             drop(fs::remove_dir(folder));
         }
-        // The interface and the routes go with the namespace.
-        drop(Command::new("ip").args(["netns", "delete", &self.name]).output());
+        // The kernel takes its time to remove the interface when its namespace goes, so it goes first, and routes with it.
+        for line in [["link", "delete"], ["netns", "delete"]] {
+            drop(Command::new("ip").args(line).arg(&self.name).output());
+        }
     }
 }
 
