@@ -571,7 +571,7 @@ mod tests {
             .zip(["a", "b", "c", "d", "e", "f", "g", "h"])
         {
             let inner = vec![format!("*{inner}"); 9].join(", ");
-            bomb += &format!("{name}: &{name} [{inner}]\n");
+            bomb = format!("{bomb}{name}: &{name} [{inner}]\n");
         }
         assert!(read(&bomb).is_err());
         assert!(read(&" ".repeat(FILE_BYTES_MAX + 1)).is_err());

@@ -102,9 +102,8 @@ pub struct Adoption {
 pub struct Keeper {
     miner: Arc<Miner>,
     order: ExecutorOrder,
-    is_streaming: bool,
-    /// Whether its executor listens at a port of this machine.
-    is_local: bool,
+    /// Whether its executor is to be found by a client at a port of this machine.
+    needs_port: bool,
     /// Given back with the keeper: by then the executor is gone.
     port: Option<PortLease>,
     address: String,
@@ -180,8 +179,7 @@ impl Keeper {
         Self {
             miner,
             order,
-            is_streaming,
-            is_local: reach.is_local,
+            needs_port: is_streaming && reach.is_local,
             port: None,
             address,
             job,
@@ -222,8 +220,7 @@ impl Keeper {
         Self {
             miner,
             order,
-            is_streaming,
-            is_local: reach.is_local,
+            needs_port: is_streaming && reach.is_local,
             port,
             address,
             job,
@@ -257,7 +254,7 @@ impl Keeper {
     pub async fn run(mut self, tasks: Tasks) {
         if self.running.is_some() {
             self.look_after(&tasks).await;
-        } else if self.is_streaming && self.is_local && !self.take_port().await {
+        } else if self.needs_port && !self.take_port().await {
             tracing::error!(job = %self.order.job, "no port of miner.streaming_ports is free for a streaming job");
             self.happen(Event::StartFailed).await;
         } else {
