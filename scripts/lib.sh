@@ -148,6 +148,13 @@ ensure_docker() {
     fi
 }
 
+# What tests start a second engine in a network of its own with.
+ensure_network_tools() {
+    case ":$PATH:" in *:/usr/sbin:*) ;; *) PATH=$PATH:/usr/sbin:/sbin && export PATH ;; esac
+    have ip || install_packages "ip" iproute2
+    { have nsenter && have unshare; } || install_packages "nsenter and unshare" util-linux
+}
+
 start_engine() {
     [ -z "${DOCKER_HOST:-}" ] || die "no Docker engine answers at $DOCKER_HOST" "start it, or unset DOCKER_HOST"
     if [ "$(id -u)" -ne 0 ] && as_root docker version >/dev/null 2>&1; then

@@ -7,6 +7,7 @@ cd "$(dirname "$0")/.."
 
 set_up
 ensure_rust_tools
+ensure_network_tools
 
 passed=0
 failed=0

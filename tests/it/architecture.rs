@@ -68,6 +68,7 @@ const HEAVY: &[(&str, &[&str])] = &[
     ("jsonwebtoken", &["facilitator"]),
     ("zip", &["transfer", "client", "devnet", "executor"]),
     ("toml", &["config", "host"]),
+    ("serde_saphyr", &["config"]),
     ("nvml_wrapper", &["host"]),
     ("sysinfo", &["host"]),
     ("rcgen", &["executor"]),

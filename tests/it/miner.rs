@@ -967,7 +967,7 @@ async fn executors_in_containers_run_jobs_and_go_on_when_a_killed_miner_is_back(
 }
 
 /// An image that goes with the test.
-struct Image(String);
+pub(crate) struct Image(pub(crate) String);
 
 impl Drop for Image {
     fn drop(&mut self) {

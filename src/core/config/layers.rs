@@ -172,7 +172,12 @@ impl Layers<'_> {
     fn add_environment(&mut self, scope: Scope) {
         let environment = self.environment;
         // The names of the reference first, so that our own name wins where both are set.
-        for setting in SETTINGS.iter().filter(|_| scope == Scope::Executor) {
+        let is_aliased = |setting: &&Setting| match scope {
+            Scope::Executor => !setting.key.starts_with("miner."),
+            Scope::Miner => setting.key.starts_with("miner."),
+            _ => false,
+        };
+        for setting in SETTINGS.iter().filter(is_aliased) {
             if let Some((name, text)) = setting
                 .alias
                 .and_then(|name| Some((name, environment.get(name)?)))

@@ -4,10 +4,11 @@ use std::convert::Infallible;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::common::{ChainConfig, WalletConfig};
+use super::engines::BUILT_IN;
 use super::settings::{AUTO, ConfigError, OFF, Settings};
 use crate::core::model::subnet::is_public;
 use crate::core::model::{ExecutorClass, Profile};
@@ -63,6 +64,8 @@ pub struct MinerConfig {
     pub executor_image: String,
     /// The Docker engine that runs executors.
     pub docker_host: String,
+    /// The file of servers that says which engines there are instead; none means the one of `docker_host`.
+    pub engines: Option<PathBuf>,
     /// Time for an executor to connect.
     pub executor_startup: Duration,
     /// Time after which an executor is removed.
@@ -104,6 +107,14 @@ impl MinerConfig {
             Some(_) => Some(settings.text("miner.executor_address")?.to_owned()),
             None => None,
         };
+        let engines = match settings.optional("miner.engines")? {
+            Some(_) => Some(settings.path("miner.engines")?),
+            None => None,
+        };
+        // The reference's word for its own file, which one machine with one engine has.
+        let engines = engines
+            .filter(|path| !path.ends_with(BUILT_IN))
+            .map(Path::to_owned);
         let backend = match settings.text("miner.backend")? {
             "docker" => Backend::Docker,
             _ => Backend::Process,
@@ -123,6 +134,7 @@ impl MinerConfig {
             profiles: profiles(settings)?,
             executor_image: settings.text("miner.executor_image")?.to_owned(),
             docker_host: settings.text("miner.docker_host")?.to_owned(),
+            engines,
             executor_startup: settings.duration("miner.executor_startup_seconds")?,
             executor_ttl: settings.duration("miner.executor_ttl_seconds")?,
             executor_reconnect: settings.duration("executor.reconnect_seconds")?,

@@ -4,6 +4,8 @@
 //! reports every problem at once. A setting `miner.listen` is `listen` in the section `[miner]` of the file and
 //! `HORDE_MINER_LISTEN` in the environment. Roles get plain structs, built from [`Settings`] at the door.
 
+pub mod engines;
+
 mod common;
 mod environment;
 mod executor;

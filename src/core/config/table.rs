@@ -253,6 +253,12 @@ pub const SETTINGS: &[Setting] = &[
         DOCKER_HOST,
         "the Docker engine that runs executors",
     ),
+    unset(
+        "miner.engines",
+        Kind::Path,
+        "YAML file of several Docker engines and what each runs, docker backend; instead of docker_host and executors",
+    )
+    .alias("DOCKER_EXECUTORS_CONFIG_PATH"),
     setting(
         "miner.executor_startup_seconds",
         SECONDS,

@@ -1,4 +1,4 @@
-//! A real Docker engine, reached over its Unix socket.
+//! A real Docker engine, reached over its Unix socket or over TCP.
 
 use std::collections::HashMap;
 use std::io;
@@ -40,11 +40,29 @@ const IMAGE_SECONDS_MAX: u64 = 1800;
 /// The size of the pieces in which an image is handed to the engine, in bytes.
 const IMPORT_CHUNK_BYTES: usize = 256 * 1024;
 
-/// A Docker engine behind a Unix socket. Nothing is opened before the first call.
+/// How the engine is reached.
+#[derive(Debug)]
+enum Way {
+    Unix(PathBuf),
+    Tcp(Option<TlsFiles>),
+}
+
+/// Files for TLS to an engine, each PEM.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// The authority that signed the engine's certificate.
+    pub ca: PathBuf,
+    /// The certificate as whose holder we speak.
+    pub cert: PathBuf,
+    /// Its key.
+    pub key: PathBuf,
+}
+
+/// A Docker engine behind a Unix socket or a TCP port. Nothing is opened before the first call.
 #[derive(Debug)]
 pub struct Bollard {
     address: String,
-    socket: PathBuf,
+    way: Way,
     client: OnceCell<Docker>,
 }
 
@@ -67,14 +85,45 @@ impl Bollard {
         }
         Ok(Self {
             address: address.to_owned(),
-            socket: PathBuf::from(socket),
+            way: Way::Unix(PathBuf::from(socket)),
             client: OnceCell::new(),
         })
     }
 
-    /// Returns the path of the engine's socket.
-    pub fn socket(&self) -> &Path {
-        &self.socket
+    /// Makes a client of an engine at `host:port`, with TLS or plain; does not touch the engine.
+    pub fn tcp(address: &str, tls: Option<TlsFiles>) -> Self {
+        Self {
+            address: format!("tcp://{address}"),
+            way: Way::Tcp(tls),
+            client: OnceCell::new(),
+        }
+    }
+
+    /// Returns the path of the engine's socket; none when it is reached over TCP.
+    pub fn socket(&self) -> Option<&Path> {
+        match &self.way {
+            Way::Unix(socket) => Some(socket),
+            Way::Tcp(_) => None,
+        }
+    }
+
+    fn connect(&self) -> Result<Docker, ClientError> {
+        match &self.way {
+            Way::Unix(socket) => {
+                Docker::connect_with_unix(&socket.to_string_lossy(), ANSWER_SECONDS_MAX, API_DEFAULT_VERSION)
+            }
+            Way::Tcp(None) => {
+                Docker::connect_with_http(&self.address, ANSWER_SECONDS_MAX, API_DEFAULT_VERSION)
+            }
+            Way::Tcp(Some(TlsFiles { ca, cert, key })) => Docker::connect_with_ssl(
+                &self.address,
+                key,
+                cert,
+                ca,
+                ANSWER_SECONDS_MAX,
+                API_DEFAULT_VERSION,
+            ),
+        }
     }
 
     /// Returns the client, with the API version settled between both sides at the first call: engines refuse
@@ -82,8 +131,8 @@ impl Bollard {
     async fn client(&self) -> Result<&Docker, EngineError> {
         self.client
             .get_or_try_init(|| async {
-                let path = self.socket.to_string_lossy();
-                let client = Docker::connect_with_unix(&path, ANSWER_SECONDS_MAX, API_DEFAULT_VERSION)
+                let client = self
+                    .connect()
                     .map_err(|error| self.explain("open a client", error))?;
                 client
                     .negotiate_version()
@@ -135,13 +184,16 @@ impl Bollard {
                 action,
                 message: format!("no answer within {ANSWER_SECONDS_MAX} s"),
             },
-            other => match UnixStream::connect(&self.socket) {
-                Err(cause) => self.unreachable(&cause),
-                Ok(_) => EngineError::Broken {
+            other => {
+                // Nobody answers, or somebody does not as an engine should.
+                if let Some(Err(cause)) = self.socket().map(UnixStream::connect) {
+                    return self.unreachable(&cause);
+                }
+                EngineError::Broken {
                     action,
-                    message: other.to_string(),
-                },
-            },
+                    message: with_sources(&other),
+                }
+            }
         }
     }
 
@@ -471,6 +523,13 @@ impl Engine for Bollard {
         }
     }
 
+    async fn remove_network(&self, name: &str) -> Result<(), EngineError> {
+        match self.client().await?.remove_network(name).await {
+            Ok(()) | Err(ClientError::DockerResponseServerError { status_code: 404, .. }) => Ok(()),
+            Err(error) => Err(self.explain("remove the network", error)),
+        }
+    }
+
     async fn list(&self, label: Label<'_>) -> Result<Vec<FoundContainer>, EngineError> {
         let filters = HashMap::from([("label", vec![label.to_string()])]);
         let options = ListContainersOptionsBuilder::default()
@@ -506,6 +565,20 @@ impl Engine for Bollard {
         });
         Ok(described.collect())
     }
+}
+
+/// Returns an error with its sources, in one line: the client's own words for a lost connection say nothing.
+fn with_sources(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        let next = error.to_string();
+        if !text.contains(&next) {
+            text = format!("{text}: {next}");
+        }
+        source = error.source();
+    }
+    text
 }
 
 /// Returns whether a container was refused since the file system of its root keeps no quotas.

@@ -299,6 +299,9 @@ pub trait Engine: Send + Sync + fmt::Debug {
     /// Kills and removes a container with its anonymous volumes. One that is gone is fine.
     async fn remove(&self, container: &ContainerId) -> Result<(), EngineError>;
 
+    /// Removes a network by its name. One that is gone is fine.
+    async fn remove_network(&self, name: &str) -> Result<(), EngineError>;
+
     /// Lists containers, also stopped ones, that carry a label of ours.
     async fn list(&self, label: Label<'_>) -> Result<Vec<FoundContainer>, EngineError>;
 }

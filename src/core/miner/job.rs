@@ -13,7 +13,6 @@
 //! it. What it tells again changes nothing, and is passed on once.
 #![warn(clippy::wildcard_enum_match_arm)]
 
-use std::net::IpAddr;
 use std::time::Duration;
 
 use super::output::Output;
@@ -146,11 +145,11 @@ pub struct Job {
 
 impl Job {
     /// Begins with a job that was accepted; `address` is where its executor can be reached.
-    pub fn new(mut request: Box<InitialJob>, address: IpAddr) -> Self {
+    pub fn new(mut request: Box<InitialJob>, address: &str) -> Self {
         // The signature is between validator and miner.
         request.validator_signature = None;
         if let Some(streaming) = &mut request.streaming_details {
-            streaming.executor_ip = Some(address.to_string());
+            streaming.executor_ip = Some(address.to_owned());
         }
         Self {
             id: request.job_uuid.clone(),
@@ -166,7 +165,7 @@ impl Job {
     /// Goes on with a job of a former life that stood at `state`; `order` is what that life had kept.
     pub fn adopted(
         request: Box<InitialJob>,
-        address: IpAddr,
+        address: &str,
         state: JobState,
         order: Option<Box<FullJob>>,
         resumes: bool,
@@ -707,7 +706,7 @@ mod tests {
     }
 
     fn job() -> Job {
-        Job::new(request(), IpAddr::from([192, 0, 2, 7]))
+        Job::new(request(), "192.0.2.7")
     }
 
     fn words(effects: &[Effect]) -> Vec<&'static str> {
@@ -874,7 +873,7 @@ mod tests {
 
     #[test]
     fn a_next_life_goes_on_where_the_last_one_was() {
-        let address = IpAddr::from([192, 0, 2, 7]);
+        let address = "192.0.2.7";
         let adopt = |state, order, resumes| Job::adopted(request(), address, state, order, resumes);
         let unknown = Event::Resumed {
             knows_acceptance: false,

@@ -52,6 +52,7 @@ mod web;
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::panic::AssertUnwindSafe;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, Weak};
 use std::time::Duration;
@@ -62,7 +63,7 @@ use tokio::sync::{Mutex, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
 use self::backend::capacity::Capacity;
-use self::backend::container::ContainerBackend;
+use self::backend::fleet::{FleetBackend, FleetError, FleetSetup};
 use self::backend::process::ProcessBackend;
 use self::backend::{Backend, Terms};
 use self::door::Door;
@@ -75,11 +76,11 @@ use self::shares::Shares;
 use self::validators::Validators;
 use crate::core::chain::Chain;
 use crate::core::clock::Clock;
+use crate::core::config::engines::{Road, Server, USUAL_SOCKET};
 use crate::core::config::{Backend as BackendKind, Environment, MinerConfig, Publishing};
 use crate::core::crypto::Keypair;
 use crate::core::docker::EngineError;
 use crate::core::docker::engine::Bollard;
-use crate::core::docker::limits::ContainerPathError;
 use crate::core::docker::reference::{ImageReference, ReferenceError};
 use crate::core::dynamic::keys::Values;
 use crate::core::model::job::HordeReason;
@@ -104,6 +105,9 @@ const EXECUTOR_RECONNECT: &str = "HORDE_EXECUTOR_RECONNECT_SECONDS";
 
 /// Time between two clearings of old rows.
 const FORGET_EVERY: Duration = Duration::from_secs(3600);
+
+/// The name of the one server that there is without a file of them: the reference's.
+const OWN_SERVER: &str = "self";
 
 /// What the miner works with.
 #[derive(Debug)]
@@ -140,9 +144,9 @@ pub enum MinerError {
     /// The executor's image has no name.
     #[error(transparent)]
     Image(#[from] ReferenceError),
-    /// A path cannot be mounted.
+    /// The engines cannot be used.
     #[error(transparent)]
-    Mount(#[from] ContainerPathError),
+    Fleet(#[from] FleetError),
     /// Nothing can be asked over HTTP.
     #[error(transparent)]
     Client(#[from] ClientError),
@@ -304,11 +308,19 @@ pub async fn run(
         leaves_jobs,
         backend,
     } = ports;
+    // Goes on while jobs have their time to finish.
+    let work = tasks.outliving_child();
     let backend = if let Some(backend) = backend {
         backend
     } else {
         let owner = store.owner().await?;
-        make_backend(&config, &environment, owner, local, leaves_jobs)?
+        let home = Home {
+            local,
+            leaves_jobs,
+            clock: &clock,
+            tasks: &work,
+        };
+        make_backend(&config, &environment, owner, home).await?
     };
     let dynamic = dynamic::kept(&config, &store).await?;
     let capacity = backend.capacity().borrow().clone();
@@ -335,8 +347,6 @@ pub async fn run(
         store,
         backend,
     });
-    // Goes on while jobs have their time to finish.
-    let work = tasks.outliving_child();
     orders::follow(&miner).await?;
     recovery::recover(&miner, &work).await?;
     work.spawn("watch orders", orders::watch(Arc::clone(&miner), work.clone()));
@@ -387,17 +397,30 @@ async fn close(miner: &Miner, tasks: &Tasks, work: &Tasks) {
     work.stop();
 }
 
-fn make_backend(
+/// What a backend needs to know of the miner that it is of.
+#[derive(Clone, Copy)]
+struct Home<'a> {
+    local: SocketAddr,
+    leaves_jobs: bool,
+    clock: &'a Clock,
+    tasks: &'a Tasks,
+}
+
+async fn make_backend(
     config: &MinerConfig,
     environment: &Environment,
     owner: String,
-    local: SocketAddr,
-    leaves_jobs: bool,
+    home: Home<'_>,
 ) -> Result<Arc<dyn Backend>, MinerError> {
+    let Home {
+        local,
+        leaves_jobs,
+        clock,
+        tasks,
+    } = home;
     // How long they look for this miner is how long it waits for them.
     let reconnect = config.executor_reconnect.as_secs().to_string();
     let environment = &environment.clone().with(EXECUTOR_RECONNECT, &reconnect);
-    let engine = Arc::new(Bollard::new(&config.docker_host)?);
     let miner_address = match &config.executor_address {
         Some(address) => format!("ws://{address}"),
         None => format!("ws://{}", default_executor_address(config.backend, local)),
@@ -409,24 +432,44 @@ fn make_backend(
         no_gpu: config.no_gpu,
         profiles: config.profiles.clone(),
     };
-    let capacity = Capacity::fixed(&config.executors);
     Ok(match config.backend {
         BackendKind::Process => {
-            let backend = ProcessBackend::new(terms, environment, capacity, &config.docker_host, engine);
+            if config.engines.is_some() {
+                tracing::warn!(
+                    "the setting miner.engines is for the docker backend, and not used by this one"
+                );
+            }
+            let backend = ProcessBackend::new(
+                terms,
+                environment,
+                Capacity::fixed(&config.executors),
+                &config.docker_host,
+                Arc::new(Bollard::new(&config.docker_host)?),
+            );
             Arc::new(backend.outliving_miner(leaves_jobs))
         }
         BackendKind::Docker => {
-            let image = ImageReference::parse(&config.executor_image)?;
-            let socket = engine.socket().to_owned();
-            Arc::new(ContainerBackend::new(
+            let setup = FleetSetup {
                 terms,
-                environment,
-                capacity,
-                image,
-                socket,
-                engine,
-            )?)
+                environment: environment.clone(),
+                image: ImageReference::parse(&config.executor_image)?,
+                clock: clock.clone(),
+                file: config.engines.clone(),
+                servers: vec![own_server(config)?],
+            };
+            FleetBackend::start(setup, tasks).await?
         }
+    })
+}
+
+/// Returns the engine of the settings, for a miner without a file of servers.
+fn own_server(config: &MinerConfig) -> Result<Server, MinerError> {
+    let engine = Bollard::new(&config.docker_host)?;
+    Ok(Server {
+        name: OWN_SERVER.to_owned(),
+        executors: config.executors.clone(),
+        road: Road::Unix(engine.socket().unwrap_or(Path::new(USUAL_SOCKET)).to_owned()),
+        address: None,
     })
 }
 

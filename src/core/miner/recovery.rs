@@ -148,9 +148,10 @@ fn adopt(
     miner.pool.enter(&leftover.job, post);
     let age = age(leftover.accepted, miner.clock.now());
     let is_streaming = request.streaming_details.is_some();
-    let address = miner.address();
+    let reach = miner.backend.reach(executor.class, executor.slot);
+    let address = reach.address.unwrap_or_else(|| miner.address().to_string());
     let adoption = Adoption {
-        job: Job::adopted(request, address, leftover.state, order, leftover.resumes),
+        job: Job::adopted(request, &address, leftover.state, order, leftover.resumes),
         port: leftover.streaming_port.and_then(|port| miner.ports.reclaim(port)),
         order: executor,
         running,

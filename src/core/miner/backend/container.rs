@@ -3,9 +3,11 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::sync::watch;
+use tokio::time::timeout;
 
 use super::capacity::Capacity;
 use super::{
@@ -16,7 +18,7 @@ use crate::core::docker::limits::{
     BindMount, ContainerPath, ContainerPathError, ContainerSpec, Labels, Network, Role,
 };
 use crate::core::docker::reference::ImageReference;
-use crate::core::docker::{Alive, ContainerId, Engine, EngineError, Label, sweep, sweep_strays};
+use crate::core::docker::{Alive, ContainerId, Engine, EngineError, ImageId, Label, sweep, sweep_strays};
 
 /// Where the image expects the engine's socket.
 const SOCKET: &str = "/var/run/docker.sock";
@@ -27,6 +29,9 @@ const WORK_DIR: &str = "HORDE_EXECUTOR_WORK_DIR";
 
 /// That folder when it is not set.
 const SHARED_FOLDER: &str = "/tmp";
+
+/// Longest pull of the executor's image: 300 s (wire-executor-miner §3).
+const PULL_TIME: Duration = Duration::from_secs(300);
 
 /// The setting of the executor's engine; in the container it is where the image expects it.
 const DOCKER_HOST: &str = "HORDE_EXECUTOR_DOCKER_HOST";
@@ -78,6 +83,69 @@ impl ContainerBackend {
             engine,
         })
     }
+
+    /// Returns the image, pulled if the engine does not hold it and it is one of a registry.
+    async fn find_image(&self) -> Result<ImageId, StartError> {
+        let image = self.image.as_str().to_owned();
+        if let Some(found) = self.engine.find_image(&self.image).await? {
+            return Ok(found);
+        }
+        if !is_of_registry(&image) {
+            return Err(StartError::NoImage { image });
+        }
+        tracing::info!(image, "pulling the executor's image");
+        let reason = match timeout(PULL_TIME, self.engine.pull(&self.image)).await {
+            Ok(Ok(())) => match self.engine.find_image(&self.image).await? {
+                Some(found) => return Ok(found),
+                None => "it is not there afterwards".to_owned(),
+            },
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => format!("not done within {} s", PULL_TIME.as_secs()),
+        };
+        Err(StartError::Pull { image, reason })
+    }
+
+    /// Pulls the image anew, if it came from a registry.
+    pub(super) async fn refresh_image(&self) -> Result<(), EngineError> {
+        let held = self.engine.inspect_image(&self.image).await?;
+        if held.is_none_or(|facts| facts.digests.is_empty()) {
+            return Ok(());
+        }
+        match timeout(PULL_TIME, self.engine.pull(&self.image)).await {
+            Ok(pulled) => pulled,
+            Err(_) => Err(EngineError::Broken {
+                action: "pull the image",
+                message: format!("not done within {} s", PULL_TIME.as_secs()),
+            }),
+        }
+    }
+}
+
+/// Tells whether an image may be asked for at a registry. A bare name never is: our own image is made on the engine,
+/// and what a public registry has under its name is not ours.
+fn is_of_registry(image: &str) -> bool {
+    image.contains('/')
+}
+
+/// Returns the command of an executor: the one that the reference's image takes, and ours as well.
+fn command(arguments: [String; 4]) -> Vec<String> {
+    let [_, _, limit, seconds] = arguments;
+    let words = ["python", "manage.py", "run_executor"].map(str::to_owned);
+    words.into_iter().chain([limit, seconds]).collect()
+}
+
+/// Removes what an executor made, and what the reference's executor calls by names instead of labels.
+async fn clear_up(engine: &dyn Engine, token: &str) -> Result<(), EngineError> {
+    sweep(engine, Label::Token(token)).await?;
+    // Tokens are ours and unguessable, so these names are nobody else's (wire-executor-miner §3, §6).
+    for name in [
+        token.to_owned(),
+        format!("ch-{token}-job"),
+        format!("ch-{token}-nginx"),
+    ] {
+        engine.remove(&ContainerId::new(name)).await?;
+    }
+    engine.remove_network(&format!("ch-{token}")).await
 }
 
 #[async_trait]
@@ -87,15 +155,11 @@ impl Backend for ContainerBackend {
     }
 
     async fn start(&self, order: &ExecutorOrder) -> Result<Box<dyn Running>, StartError> {
-        let Some(image) = self.engine.find_image(&self.image).await? else {
-            return Err(StartError::NoImage {
-                image: self.image.as_str().to_owned(),
-            });
-        };
+        let image = self.find_image().await?;
         let spec = ContainerSpec {
             name: order.token.clone(),
             image,
-            command: self.terms.arguments(order).into(),
+            command: command(self.terms.arguments(order)),
             env: [self.variables.clone(), self.terms.environment(order)].concat(),
             labels: Labels {
                 owner: self.terms.owner.clone(),
@@ -141,7 +205,7 @@ impl Backend for ContainerBackend {
     }
 
     async fn clear(&self, token: &str, _process: Option<&str>) -> Result<(), EngineError> {
-        sweep(&*self.engine, Label::Token(token)).await.map(drop)
+        clear_up(&*self.engine, token).await
     }
 
     async fn reap(&self, is_alive: &Alive<'_>) -> Result<usize, EngineError> {
@@ -184,7 +248,7 @@ impl Running for Container {
         if let Err(error) = self.engine.stop(&self.id, STOP_SECONDS).await {
             tracing::warn!(token = self.token, %error, "cannot stop an executor");
         }
-        if let Err(error) = sweep(&*self.engine, Label::Token(&self.token)).await {
+        if let Err(error) = clear_up(&*self.engine, &self.token).await {
             tracing::warn!(token = self.token, %error, "cannot remove what an executor left");
         }
     }

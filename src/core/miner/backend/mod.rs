@@ -5,7 +5,10 @@
 
 pub mod capacity;
 pub mod container;
+pub mod fleet;
 pub mod process;
+
+mod tunnel;
 
 use std::fmt;
 use std::io;
@@ -131,9 +134,49 @@ pub enum StartError {
         /// The image as configured.
         image: String,
     },
+    /// The image could not be had from its registry.
+    #[error("could not pull the executor's image {image}: {reason}")]
+    Pull {
+        /// The image as configured.
+        image: String,
+        /// The engine's words.
+        reason: String,
+    },
+    /// The engine of the place does not answer.
+    #[error("the server {server} does not answer: {reason}")]
+    Lost {
+        /// Its name.
+        server: String,
+        /// What happened.
+        reason: String,
+    },
+    /// There is no such place.
+    #[error("there is no place for slot {slot}")]
+    NoPlace {
+        /// The slot.
+        slot: u32,
+    },
     /// The engine said no.
     #[error(transparent)]
     Engine(#[from] EngineError),
+}
+
+/// How the clients of streaming jobs reach the executor of a place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reach {
+    /// Whether it listens at a port of this machine, one of the miner's range; else at its own default.
+    pub is_local: bool,
+    /// At which address; none means that of the miner.
+    pub address: Option<String>,
+}
+
+impl Default for Reach {
+    fn default() -> Self {
+        Self {
+            is_local: true,
+            address: None,
+        }
+    }
 }
 
 /// How an executor ended.
@@ -159,6 +202,11 @@ impl fmt::Display for Exit {
 pub trait Backend: fmt::Debug + Send + Sync {
     /// Returns where executors can run, now and whenever that changes.
     fn capacity(&self) -> watch::Receiver<Capacity>;
+
+    /// Returns how clients of streaming jobs reach the executor of a place.
+    fn reach(&self, _class: ExecutorClass, _slot: u32) -> Reach {
+        Reach::default()
+    }
 
     /// Starts an executor.
     async fn start(&self, order: &ExecutorOrder) -> Result<Box<dyn Running>, StartError>;

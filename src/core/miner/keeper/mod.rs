@@ -103,10 +103,11 @@ pub struct Adoption {
 pub struct Keeper {
     miner: Arc<Miner>,
     order: ExecutorOrder,
-    is_streaming: bool,
+    /// Whether its executor is to be found by a client at a port of this machine.
+    needs_port: bool,
     /// Given back with the keeper: by then the executor is gone.
     port: Option<PortLease>,
-    address: IpAddr,
+    address: String,
     job: Job,
     lines: Lines,
     /// Whether something could not be sent to the validator.
@@ -171,16 +172,19 @@ impl Keeper {
             streaming_port: None,
             startup_seconds: miner.dynamic.borrow().executor_startup_seconds(),
         };
+        let reach = miner.backend.reach(order.class, order.slot);
+        let address = reach.address.unwrap_or_else(|| address.to_string());
         let is_streaming = request.streaming_details.is_some();
         let mut lines = Lines::default();
         lines.add(line);
+        let job = Job::new(request, &address);
         Self {
             miner,
             order,
-            is_streaming,
+            needs_port: is_streaming && reach.is_local,
             port: None,
             address,
-            job: Job::new(request, address),
+            job,
             lines,
             has_missed: false,
             letters,
@@ -206,7 +210,8 @@ impl Keeper {
             outcome,
         } = adoption;
         let now = Instant::now();
-        let address = miner.address();
+        let reach = miner.backend.reach(order.class, order.slot);
+        let address = reach.address.unwrap_or_else(|| miner.address().to_string());
         let return_time = miner.config.executor_reconnect + RETURN_SLACK;
         // One that has reported needs no more than a thank-you.
         let time_left = if job.is_over() {
@@ -217,7 +222,7 @@ impl Keeper {
         Self {
             miner,
             order,
-            is_streaming,
+            needs_port: is_streaming && reach.is_local,
             port,
             address,
             job,
@@ -251,7 +256,7 @@ impl Keeper {
     pub async fn run(mut self, tasks: Tasks) {
         if self.running.is_some() {
             self.look_after(&tasks).await;
-        } else if self.is_streaming && !self.take_port().await {
+        } else if self.needs_port && !self.take_port().await {
             tracing::error!(job = %self.order.job, "no port of miner.streaming_ports is free for a streaming job");
             self.happen(Event::StartFailed).await;
         } else {
@@ -450,7 +455,7 @@ impl Keeper {
         let noted = self
             .miner
             .store
-            .executor_ready(&self.order.job, self.address.to_string(), resumes, self.now())
+            .executor_ready(&self.order.job, self.address.clone(), resumes, self.now())
             .await;
         if let Err(error) = noted {
             tracing::error!(job = %self.order.job, %error, "cannot note that the executor is ready");

@@ -80,7 +80,7 @@ impl Keeper {
     }
 
     pub(super) fn vouch(&self, message: StreamingReady) -> StreamingReady {
-        let ip = self.address.to_string();
+        let ip = self.address.clone();
         let blob = streaming_blob(
             self.order.job.as_str(),
             Some(&ip),
