@@ -485,7 +485,7 @@ mod tests {
         let servers = read(
             "self:\n  executor_class: DEFAULT_EXECUTOR_CLASS\n  mode: local\n\
              far:\n  executor_class: always_on.llm.a6000\n  mode: ssh\n  host: 192.0.2.7\n  \
-             ssh_port: 2222\n  username: ubuntu\n  key_path: /root/.ssh/id\n\
+             ssh_port: 2222\n  username: ubuntu\n  key_path: /etc/horde/box.key\n\
              next:\n  executor_class: always_on.llm.a6000\n  mode: ssh\n  host: gpu.example\n  \
              username: ubuntu\n  key_path: keys/id\n",
         )

@@ -386,7 +386,7 @@ mod tests {
         );
         let explanation = shortfall.context["explanation"].as_str().unwrap();
         assert!(explanation.contains("/home/job to write to"), "{explanation}");
-        let denied = observed("cat: /root/x: Permission denied");
+        let denied = observed("cat: /secret/x: Permission denied");
         assert!(Shortfall::of(&denied, &sandbox(Profile::Strict)).is_some());
         assert_eq!(Shortfall::of(&denied, &sandbox(Profile::Live)), None);
     }
