@@ -128,7 +128,7 @@ impl Bollard {
 
     /// Returns the client, with the API version settled between both sides at the first call: engines refuse
     /// clients that are newer than they are, and new engines refuse old ones.
-    async fn client(&self) -> Result<&Docker, EngineError> {
+    pub(super) async fn client(&self) -> Result<&Docker, EngineError> {
         self.client
             .get_or_try_init(|| async {
                 let client = self
@@ -164,7 +164,7 @@ impl Bollard {
     }
 
     /// Turns the client's error into ours; asks the socket itself why, when nobody answered.
-    fn explain(&self, action: &'static str, error: ClientError) -> EngineError {
+    pub(super) fn explain(&self, action: &'static str, error: ClientError) -> EngineError {
         match error {
             ClientError::DockerResponseServerError {
                 status_code: 404,

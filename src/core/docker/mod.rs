@@ -2,8 +2,8 @@
 //!
 //! [`Engine`] is the port, [`engine::Bollard`] speaks to a real engine over its Unix socket, [`info`] is what an
 //! engine says of itself, [`limits`] turns a job into the container that it may have, [`image`] makes the
-//! executor's own image from the running binary, [`own`] keeps one of this very binary for helpers, and [`place`]
-//! tells whether this process is in a container itself. Everything made here carries our labels ([`Label`]), and only
+//! executor's own image from the running binary, [`own`] keeps one of this very binary for helpers, [`place`]
+//! tells whether this process is in a container itself, and [`swarm`] is for many machines behind one manager. Everything made here carries our labels ([`Label`]), and only
 //! what carries them is ever removed: other people's containers on the same engine are none of our business.
 
 pub mod cgroup;
@@ -17,6 +17,7 @@ pub mod profile;
 pub mod reference;
 pub mod removal;
 pub mod sandbox;
+pub mod swarm;
 
 use std::fmt;
 use std::time::Duration;
@@ -221,6 +222,17 @@ pub enum EngineError {
         action: &'static str,
         /// The HTTP status.
         status: u16,
+        /// The engine's words.
+        message: String,
+    },
+    /// The engine manages no swarm.
+    #[error(
+        "docker could not {action}: {message} (a swarm's manager is needed: `docker swarm init` makes one, and \
+         `docker node ls` works on it)"
+    )]
+    NoManager {
+        /// What was tried.
+        action: &'static str,
         /// The engine's words.
         message: String,
     },
