@@ -10,9 +10,9 @@ use horde::core::chain::local::LocalChain;
 use horde::core::clock::Clock;
 use horde::core::config::{ChainConfig, Environment, Flag, MinerConfig, Scope, Sources, load};
 use horde::core::crypto::Keypair;
-use horde::core::docker::{Alive, EngineError};
+use horde::core::docker::Alive;
 use horde::core::miner::backend::capacity::Capacity;
-use horde::core::miner::backend::{Backend, ExecutorOrder, Exit, Running, StartError};
+use horde::core::miner::backend::{Backend, ClearError, ExecutorOrder, Exit, Running, StartError};
 use horde::core::miner::{self, Ports};
 use horde::core::store::miner::MinerStore;
 use horde::core::tasks::Tasks;
@@ -163,11 +163,11 @@ impl Backend for Played {
         None
     }
 
-    async fn clear(&self, _token: &str, _process: Option<&str>) -> Result<(), EngineError> {
+    async fn clear(&self, _token: &str, _process: Option<&str>) -> Result<(), ClearError> {
         Ok(())
     }
 
-    async fn reap(&self, _is_alive: &Alive<'_>) -> Result<usize, EngineError> {
+    async fn reap(&self, _is_alive: &Alive<'_>) -> Result<usize, ClearError> {
         Ok(0)
     }
 }

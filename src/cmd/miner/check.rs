@@ -442,6 +442,9 @@ impl Inspection<'_> {
                         check::finding("image", Status::Failed, format_args!("there is no {name}"))
                     }
                     (Backend::Process, _) => skipped("image", "executors are processes (miner.backend)"),
+                    (Backend::Swarm | Backend::Command, _) => {
+                        skipped("image", "executors are on other machines (miner.backend)")
+                    }
                 })?;
             } else if NAMES.contains(&finding.check.as_str()) {
                 self.add(finding)?;

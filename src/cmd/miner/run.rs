@@ -20,7 +20,7 @@ pub struct RunArgs {
     /// Where to serve validators and executors [default: 0.0.0.0:8000]
     #[arg(long, value_name = "ADDRESS:PORT")]
     listen: Option<String>,
-    /// How executors are started: process or docker [default: process]
+    /// How executors are started: process, docker, swarm or command [default: process]
     #[arg(long, value_name = "BACKEND")]
     backend: Option<String>,
     /// How many executors of which class to offer [default: spin_up-4min.gpu-24gb=1]

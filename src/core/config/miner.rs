@@ -20,6 +20,25 @@ pub enum Backend {
     Process,
     /// As containers.
     Docker,
+    /// As services of a Docker Swarm.
+    Swarm,
+    /// By the operator's own program.
+    Command,
+}
+
+impl Backend {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Process, Self::Docker, Self::Swarm, Self::Command];
+
+    /// Returns the setting's word.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Process => "process",
+            Self::Docker => "docker",
+            Self::Swarm => "swarm",
+            Self::Command => "command",
+        }
+    }
 }
 
 /// Whether receipts are published.
@@ -56,11 +75,13 @@ pub struct MinerConfig {
     pub executor_address: Option<String>,
     /// How executors are started.
     pub backend: Backend,
-    /// How many executors of which class, in the order given.
+    /// The operator's program and what stands before the verb, command backend.
+    pub command: Vec<String>,
+    /// How many executors of which class, in the order given; backends process and docker.
     pub executors: Vec<(ExecutorClass, u32)>,
     /// Which rights jobs of a class have; other classes have what their executor is set to.
     pub profiles: Vec<(ExecutorClass, Profile)>,
-    /// Image of executors, docker backend.
+    /// Image of executors, backends docker and swarm.
     pub executor_image: String,
     /// The Docker engine that runs executors.
     pub docker_host: String,
@@ -115,10 +136,8 @@ impl MinerConfig {
         let engines = engines
             .filter(|path| !path.ends_with(BUILT_IN))
             .map(Path::to_owned);
-        let backend = match settings.text("miner.backend")? {
-            "docker" => Backend::Docker,
-            _ => Backend::Process,
-        };
+        let word = settings.text("miner.backend")?;
+        let backend = Backend::ALL.into_iter().find(|backend| backend.as_str() == word);
         Ok(Self {
             dir: settings.dir()?.to_owned(),
             wallet: WalletConfig::from_settings(settings)?,
@@ -129,7 +148,11 @@ impl MinerConfig {
             address_services: settings.list("miner.address_services")?.to_owned(),
             port,
             executor_address,
-            backend,
+            backend: backend.unwrap_or(Backend::Process),
+            command: match settings.optional("miner.command")? {
+                Some(_) => settings.list("miner.command")?.to_vec(),
+                None => Vec::new(),
+            },
             executors: executors(settings)?,
             profiles: profiles(settings)?,
             executor_image: settings.text("miner.executor_image")?.to_owned(),

@@ -231,21 +231,26 @@ pub const SETTINGS: &[Setting] = &[
     ),
     setting(
         "miner.backend",
-        Kind::Choice(&["process", "docker"]),
+        Kind::Choice(&["process", "docker", "swarm", "command"]),
         "process",
         "how executors are started",
+    ),
+    unset(
+        "miner.command",
+        Kind::List,
+        "program that starts executors, and its first arguments; command backend",
     ),
     setting(
         "miner.executors",
         Kind::Executors,
         "spin_up-4min.gpu-24gb=1",
-        "how many executors of which class to offer, as CLASS=N,…",
+        "how many executors of which class to offer, as CLASS=N,…; backends swarm and command say it themselves",
     ),
     setting(
         "miner.executor_image",
         Kind::Text,
         "horde-executor:latest",
-        "image of executors, docker backend",
+        "image of executors, backends docker and swarm",
     ),
     setting(
         "miner.docker_host",

@@ -223,10 +223,6 @@ fn miner_settings(
     address: SocketAddr,
     streaming_ports: &str,
 ) -> [(&'static str, Value); 11] {
-    let backend = match choices.backend {
-        Backend::Process => "process",
-        Backend::Docker => "docker",
-    };
     let executors = ExecutorClass::ALL.map(|class| (class.to_string(), EXECUTORS_PER_CLASS));
     [
         ("wallet.uri", text(account.uri)),
@@ -234,7 +230,7 @@ fn miner_settings(
         ("miner.address", text(address.ip())),
         ("miner.port", Value::Integer(address.port().into())),
         ("miner.executor_address", text(address)),
-        ("miner.backend", text(backend)),
+        ("miner.backend", text(choices.backend.as_str())),
         ("miner.docker_host", text(&choices.docker_host)),
         ("miner.executors", Value::Executors(executors.into())),
         ("miner.streaming_ports", text(streaming_ports)),

@@ -195,6 +195,15 @@ impl Job {
         self.resumes
     }
 
+    /// Says where the executor can be reached after all; too late once it has its request.
+    pub fn move_to(&mut self, address: &str) {
+        if let State::Starting { request, .. } = &mut self.state
+            && let Some(streaming) = &mut request.streaming_details
+        {
+            streaming.executor_ip = Some(address.to_owned());
+        }
+    }
+
     /// Tells whether an executor may still come.
     pub fn is_waiting_for_executor(&self) -> bool {
         matches!(self.state, State::Starting { .. })

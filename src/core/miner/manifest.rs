@@ -36,6 +36,19 @@ pub fn begin(known: Option<ManifestState>, setting: Manifest, now: OffsetDateTim
     }
 }
 
+/// Returns the state after machines joined or were given other counts, which is the operator's word as the configuration
+/// is; none if all is as before, or if no place is known, since whoever could tell them does not answer.
+pub fn follow(known: &ManifestState, places: Manifest, now: OffsetDateTime) -> Option<ManifestState> {
+    if places.0.is_empty() || is_same(&known.setting, &places) {
+        return None;
+    }
+    Some(ManifestState {
+        setting: places,
+        setting_at: now,
+        ..known.clone()
+    })
+}
+
 /// Returns what the operator wants: the later of the order and the configuration, and since when.
 pub fn wanted<'a>(
     state: &'a ManifestState,
@@ -117,6 +130,19 @@ mod tests {
 
     fn after(hours: i64) -> OffsetDateTime {
         NOW + Duration::hours(hours)
+    }
+
+    #[test]
+    fn machines_that_join_are_the_operators_word_and_silence_is_none() {
+        let state = begin(None, Manifest::default(), NOW);
+        assert_eq!(follow(&state, Manifest::default(), NOW), None);
+        let state = follow(&state, manifest(2), after(1)).unwrap();
+        let state = advance(&state, None, after(1)).unwrap();
+        assert_eq!(state.counted, manifest(2));
+        assert_eq!(follow(&state, manifest(2), after(2)), None);
+        assert_eq!(follow(&state, Manifest::default(), after(2)), None);
+        let state = follow(&state, manifest(3), after(2)).unwrap();
+        assert_eq!(due(&state, None, after(2)), Some(after(3)));
     }
 
     #[test]

@@ -63,8 +63,10 @@ use tokio::sync::{Mutex, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
 use self::backend::capacity::Capacity;
+use self::backend::command::{CommandBackend, CommandError};
 use self::backend::fleet::{FleetBackend, FleetError, FleetSetup};
 use self::backend::process::ProcessBackend;
+use self::backend::swarm::SwarmBackend;
 use self::backend::{Backend, Terms};
 use self::door::Door;
 use self::keeper::Keeper;
@@ -81,6 +83,7 @@ use crate::core::config::{Backend as BackendKind, Environment, MinerConfig, Publ
 use crate::core::crypto::Keypair;
 use crate::core::docker::EngineError;
 use crate::core::docker::engine::Bollard;
+use crate::core::docker::limits::ContainerPathError;
 use crate::core::docker::reference::{ImageReference, ReferenceError};
 use crate::core::dynamic::keys::Values;
 use crate::core::model::job::HordeReason;
@@ -150,6 +153,18 @@ pub enum MinerError {
     /// Nothing can be asked over HTTP.
     #[error(transparent)]
     Client(#[from] ClientError),
+    /// A path cannot be mounted.
+    #[error(transparent)]
+    Mount(#[from] ContainerPathError),
+    /// Executors of other machines are not told where the miner is.
+    #[error(
+        "where executors find the miner is not known: set miner.executor_address to an address and port of this machine that \
+         theirs reach"
+    )]
+    ExecutorAddress,
+    /// The operator's program is not there.
+    #[error(transparent)]
+    Command(#[from] CommandError),
 }
 
 /// What all connections of a miner share.
@@ -423,7 +438,7 @@ async fn make_backend(
     let environment = &environment.clone().with(EXECUTOR_RECONNECT, &reconnect);
     let miner_address = match &config.executor_address {
         Some(address) => format!("ws://{address}"),
-        None => format!("ws://{}", default_executor_address(config.backend, local)),
+        None => format!("ws://{}", default_executor_address(config, local)?),
     };
     let terms = Terms {
         miner_address,
@@ -459,6 +474,17 @@ async fn make_backend(
             };
             FleetBackend::start(setup, tasks).await?
         }
+        BackendKind::Swarm => {
+            let image = ImageReference::parse(&config.executor_image)?;
+            let engine = Arc::new(Bollard::new(&config.docker_host)?);
+            let swarm = SwarmBackend::open(terms, environment, image, engine, clock.clone(), tasks);
+            Arc::new(swarm.await?)
+        }
+        BackendKind::Command => {
+            let command = config.command.clone();
+            let backend = CommandBackend::open(terms, environment, command, clock.clone(), tasks);
+            Arc::new(backend.await?)
+        }
     })
 }
 
@@ -473,17 +499,19 @@ fn own_server(config: &MinerConfig) -> Result<Server, MinerError> {
     })
 }
 
-/// Returns where executors of this machine find a miner that listens at `local`.
-fn default_executor_address(backend: BackendKind, local: SocketAddr) -> SocketAddr {
+/// Returns where executors find a miner that listens at `local`.
+fn default_executor_address(config: &MinerConfig, local: SocketAddr) -> Result<SocketAddr, MinerError> {
     if !local.ip().is_unspecified() {
-        return local;
+        return Ok(local);
     }
-    let ip = match backend {
-        BackendKind::Process => [127, 0, 0, 1],
+    let ip = match config.backend {
+        BackendKind::Process => [127, 0, 0, 1].into(),
         // The host, as seen from the engine's default bridge (sem-miner §11.1).
-        BackendKind::Docker => [172, 17, 0, 1],
+        BackendKind::Docker => [172, 17, 0, 1].into(),
+        // They may be anywhere, so as validators do.
+        BackendKind::Swarm | BackendKind::Command => config.address.ok_or(MinerError::ExecutorAddress)?,
     };
-    SocketAddr::from((ip, local.port()))
+    Ok(SocketAddr::from((ip, local.port())))
 }
 
 /// Reads the validators and keeps the miner's own address announced.

@@ -26,13 +26,13 @@ pub(super) async fn begin(
     store: &MinerStore,
     now: OffsetDateTime,
 ) -> Result<Manifest, StoreError> {
-    let classes = capacity.manifest();
-    let places = classes.0.keys().map(|class| {
-        let count = i64::try_from(capacity.of(*class).len()).unwrap_or(i64::MAX);
-        (*class, count)
-    });
-    let setting = places.collect();
-    let state = manifest::begin(store.manifest_state().await?, setting, now);
+    let known = store.manifest_state().await?;
+    let setting = match &known {
+        // Places that nobody can tell of now are not fewer.
+        Some(known) if capacity.places.is_empty() => known.setting.clone(),
+        Some(_) | None => capacity.all(),
+    };
+    let state = manifest::begin(known, setting, now);
     store.keep_manifest(state.clone()).await?;
     Ok(state.counted)
 }
@@ -78,6 +78,12 @@ pub(super) async fn keep(miner: Arc<Miner>, tasks: Tasks) {
 }
 
 async fn turn(miner: &Miner, told: &mut Option<Vec<OfferedClass>>) -> Result<(), StoreError> {
+    if let Some(state) = miner.store.manifest_state().await?
+        && let Some(state) = manifest::follow(&state, miner.pool.all_places(), miner.clock.now())
+    {
+        tracing::info!(executors = ?state.setting.0, "the backend's places are others than before");
+        miner.store.keep_manifest(state).await?;
+    }
     if is_due(miner).await? {
         advance(miner).await?;
     }

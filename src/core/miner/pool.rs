@@ -115,6 +115,11 @@ impl Pool {
         manifest
     }
 
+    /// Returns how many places of each class there are, in service or not.
+    pub fn all_places(&self) -> Manifest {
+        self.capacity.borrow().all()
+    }
+
     /// Returns how many places of a class there are, and how many of them are in service.
     pub fn places(&self, class: ExecutorClass) -> (usize, usize) {
         let capacity = self.capacity.borrow();

@@ -80,6 +80,14 @@ impl Capacity {
             .filter_map(|(place, slot)| place.is_in_service().then_some(slot))
     }
 
+    /// Returns how many places of each class there are, in service or not.
+    pub fn all(&self) -> Manifest {
+        self.places
+            .iter()
+            .map(|(class, places)| (*class, i64::try_from(places.len()).unwrap_or(i64::MAX)))
+            .collect()
+    }
+
     /// Returns how many executors of each class are in service; classes of which none is stay in the list.
     pub fn manifest(&self) -> Manifest {
         self.places

@@ -11,7 +11,8 @@ use tokio::time::timeout;
 
 use super::capacity::Capacity;
 use super::{
-    Backend, ExecutorOrder, Exit, Running, STOP_SECONDS, StartError, Terms, executor_settings, preload_on,
+    Backend, ClearError, ExecutorOrder, Exit, Running, STOP_SECONDS, StartError, Terms, executor_settings,
+    preload_on,
 };
 use crate::core::config::Environment;
 use crate::core::docker::limits::{
@@ -60,25 +61,11 @@ impl ContainerBackend {
         socket: PathBuf,
         engine: Arc<dyn Engine>,
     ) -> Result<Self, ContainerPathError> {
-        let work_dir = environment.get(WORK_DIR).unwrap_or(SHARED_FOLDER);
-        let mounts = vec![
-            BindMount {
-                source: socket,
-                target: ContainerPath::parse(SOCKET)?,
-            },
-            BindMount {
-                source: PathBuf::from(work_dir),
-                target: ContainerPath::parse(work_dir)?,
-            },
-        ];
-        let variables = executor_settings(environment)
-            .filter(|(name, _)| name != DOCKER_HOST)
-            .collect();
         Ok(Self {
             terms,
             image,
-            variables,
-            mounts,
+            variables: executor_variables(environment),
+            mounts: executor_mounts(environment, socket)?,
             capacity: watch::Sender::new(capacity),
             engine,
         })
@@ -127,13 +114,6 @@ fn is_of_registry(image: &str) -> bool {
     image.contains('/')
 }
 
-/// Returns the command of an executor: the one that the reference's image takes, and ours as well.
-fn command(arguments: [String; 4]) -> Vec<String> {
-    let [_, _, limit, seconds] = arguments;
-    let words = ["python", "manage.py", "run_executor"].map(str::to_owned);
-    words.into_iter().chain([limit, seconds]).collect()
-}
-
 /// Removes what an executor made, and what the reference's executor calls by names instead of labels.
 async fn clear_up(engine: &dyn Engine, token: &str) -> Result<(), EngineError> {
     sweep(engine, Label::Token(token)).await?;
@@ -146,6 +126,38 @@ async fn clear_up(engine: &dyn Engine, token: &str) -> Result<(), EngineError> {
         engine.remove(&ContainerId::new(name)).await?;
     }
     engine.remove_network(&format!("ch-{token}")).await
+}
+
+/// Returns the command of an executor: the one that the reference's image takes, and ours as well.
+pub(super) fn command(arguments: [String; 4]) -> Vec<String> {
+    let [_, _, limit, seconds] = arguments;
+    let words = ["python", "manage.py", "run_executor"].map(str::to_owned);
+    words.into_iter().chain([limit, seconds]).collect()
+}
+
+/// Returns what executors in containers are told of a miner's environment.
+pub(super) fn executor_variables(environment: &Environment) -> Vec<(String, String)> {
+    executor_settings(environment)
+        .filter(|(name, _)| name != DOCKER_HOST)
+        .collect()
+}
+
+/// Returns what executors in containers see of their host's files; `socket` is where it has its engine's socket.
+pub(super) fn executor_mounts(
+    environment: &Environment,
+    socket: PathBuf,
+) -> Result<Vec<BindMount>, ContainerPathError> {
+    let work_dir = environment.get(WORK_DIR).unwrap_or(SHARED_FOLDER);
+    Ok(vec![
+        BindMount {
+            source: socket,
+            target: ContainerPath::parse(SOCKET)?,
+        },
+        BindMount {
+            source: PathBuf::from(work_dir),
+            target: ContainerPath::parse(work_dir)?,
+        },
+    ])
 }
 
 #[async_trait]
@@ -204,12 +216,12 @@ impl Backend for ContainerBackend {
         }))
     }
 
-    async fn clear(&self, token: &str, _process: Option<&str>) -> Result<(), EngineError> {
-        clear_up(&*self.engine, token).await
+    async fn clear(&self, token: &str, _process: Option<&str>) -> Result<(), ClearError> {
+        Ok(clear_up(&*self.engine, token).await?)
     }
 
-    async fn reap(&self, is_alive: &Alive<'_>) -> Result<usize, EngineError> {
-        sweep_strays(&*self.engine, &self.terms.owner, is_alive).await
+    async fn reap(&self, is_alive: &Alive<'_>) -> Result<usize, ClearError> {
+        Ok(sweep_strays(&*self.engine, &self.terms.owner, is_alive).await?)
     }
 
     async fn preload(&self, images: &[ImageReference]) {

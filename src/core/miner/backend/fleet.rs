@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::capacity::{Capacity, PLACES_MAX, Place, PlaceState};
 use super::container::ContainerBackend;
-use super::{Backend, ExecutorOrder, Exit, Reach, Running, StartError, Terms, tunnel};
+use super::{Backend, ClearError, ExecutorOrder, Exit, Reach, Running, StartError, Terms, tunnel};
 use crate::core::clock::Clock;
 use crate::core::config::Environment;
 use crate::core::config::engines::{self, EnginesError, Road, Server, USUAL_SOCKET};
@@ -556,7 +556,7 @@ impl Backend for FleetBackend {
         None
     }
 
-    async fn clear(&self, token: &str, process: Option<&str>) -> Result<(), EngineError> {
+    async fn clear(&self, token: &str, process: Option<&str>) -> Result<(), ClearError> {
         let members = match process {
             Some(name) => {
                 let Some(member) = self.member(name) else {
@@ -581,7 +581,7 @@ impl Backend for FleetBackend {
         outcome
     }
 
-    async fn reap(&self, is_alive: &Alive<'_>) -> Result<usize, EngineError> {
+    async fn reap(&self, is_alive: &Alive<'_>) -> Result<usize, ClearError> {
         let mut count = 0;
         for member in self.members() {
             if *member.health.borrow() == Health::Answers {

@@ -4,14 +4,19 @@
 //! over the wire; the backend sees only whether it still runs.
 
 pub mod capacity;
+pub mod command;
 pub mod container;
 pub mod fleet;
 pub mod process;
+pub mod swarm;
+
+mod roster;
 
 mod tunnel;
 
 use std::fmt;
 use std::io;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -19,6 +24,7 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use self::capacity::Capacity;
+use self::command::CommandError;
 use crate::core::config::Environment;
 use crate::core::docker::reference::ImageReference;
 use crate::core::docker::{Alive, Engine, EngineError};
@@ -159,6 +165,26 @@ pub enum StartError {
     /// The engine said no.
     #[error(transparent)]
     Engine(#[from] EngineError),
+    /// The operator's program was of no use.
+    #[error(transparent)]
+    Command(#[from] CommandError),
+}
+
+/// Why something that was left could not be cleared away.
+#[derive(Debug, thiserror::Error)]
+pub enum ClearError {
+    /// The engine said no.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// The operator's program was of no use.
+    #[error(transparent)]
+    Command(#[from] CommandError),
+    /// It still runs.
+    #[error("the executor of {token} still runs")]
+    StillRuns {
+        /// Its token.
+        token: String,
+    },
 }
 
 /// How the clients of streaming jobs reach the executor of a place.
@@ -219,10 +245,10 @@ pub trait Backend: fmt::Debug + Send + Sync {
 
     /// Ends the executor of a former life, by its token and by what [`Running::process`] said of it, and removes
     /// the containers that it made. One that is gone is fine.
-    async fn clear(&self, token: &str, process: Option<&str>) -> Result<(), EngineError>;
+    async fn clear(&self, token: &str, process: Option<&str>) -> Result<(), ClearError>;
 
     /// Removes containers of this miner whose executor `is_alive` does not know by its token; returns how many.
-    async fn reap(&self, is_alive: &Alive<'_>) -> Result<usize, EngineError>;
+    async fn reap(&self, is_alive: &Alive<'_>) -> Result<usize, ClearError>;
 
     /// Brings images of jobs to the engines before the first job asks for them. What cannot be had is logged: the job
     /// that needs it tries again. A backend without engines of its own has nothing to do.
@@ -261,6 +287,11 @@ async fn preload_on(engine: &dyn Engine, images: &[ImageReference]) {
 pub trait Running: fmt::Debug + Send + Sync {
     /// Returns what [`Backend::adopt`] and [`Backend::clear`] need to find it again after a crash of the miner.
     fn process(&self) -> Option<String>;
+
+    /// Returns where its streaming clients find it, when that came out only at its start; else [`Backend::reach`] holds.
+    fn address(&self) -> Option<IpAddr> {
+        None
+    }
 
     /// Waits until it has ended. Cancel-safe; may be asked again.
     async fn wait(&mut self) -> Exit;

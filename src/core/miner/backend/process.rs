@@ -19,17 +19,18 @@ use tokio::time::{sleep, timeout};
 
 use super::capacity::Capacity;
 use super::{
-    Backend, ExecutorOrder, Exit, Running, STOP_SECONDS, StartError, Terms, executor_settings, preload_on,
+    Backend, ClearError, ExecutorOrder, Exit, Running, STOP_SECONDS, StartError, Terms, executor_settings,
+    preload_on,
 };
 use crate::core::config::Environment;
 use crate::core::docker::reference::ImageReference;
-use crate::core::docker::{Alive, Engine, EngineError, Label, sweep, sweep_strays};
+use crate::core::docker::{Alive, Engine, Label, sweep, sweep_strays};
 
 /// The kernel's name of the running binary: still right when the file was replaced by an update.
 const OWN_BINARY: &str = "/proc/self/exe";
 
 /// Variables of the miner's machine that its executors see too, besides their settings.
-const PASSED_ON: [&str; 9] = [
+pub(super) const PASSED_ON: [&str; 9] = [
     "PATH",
     "HOME",
     "TMPDIR",
@@ -138,15 +139,16 @@ impl Backend for ProcessBackend {
         }))
     }
 
-    async fn clear(&self, token: &str, process: Option<&str>) -> Result<(), EngineError> {
+    async fn clear(&self, token: &str, process: Option<&str>) -> Result<(), ClearError> {
         if let Some(process) = find(token, process).await {
             process.end().await;
         }
-        sweep(&*self.engine, Label::Token(token)).await.map(drop)
+        sweep(&*self.engine, Label::Token(token)).await?;
+        Ok(())
     }
 
-    async fn reap(&self, is_alive: &Alive<'_>) -> Result<usize, EngineError> {
-        sweep_strays(&*self.engine, &self.terms.owner, is_alive).await
+    async fn reap(&self, is_alive: &Alive<'_>) -> Result<usize, ClearError> {
+        Ok(sweep_strays(&*self.engine, &self.terms.owner, is_alive).await?)
     }
 
     async fn preload(&self, images: &[ImageReference]) {

@@ -335,6 +335,10 @@ impl Keeper {
     }
 
     async fn look_after(&mut self, tasks: &Tasks) {
+        if let Some(address) = self.running.as_ref().and_then(|running| running.address()) {
+            self.address = address.to_string();
+            self.job.move_to(&self.address);
+        }
         let stop = tasks.token();
         let mut is_stopping = false;
         while self.running.is_some() || self.executor.is_some() {
