@@ -53,6 +53,8 @@ pub(crate) struct Miner {
     pub(crate) executors: u32,
     /// Variables for the next start of the process.
     pub(crate) variables: Vec<(&'static str, String)>,
+    /// Where its log goes; none means where the test's own goes.
+    pub(crate) log: Option<PathBuf>,
 }
 
 impl Miner {
@@ -119,6 +121,7 @@ impl Miner {
             executor_image: None,
             executors: 1,
             variables: Vec::new(),
+            log: None,
         }
     }
 
@@ -155,6 +158,10 @@ impl Miner {
             // Whoever is told to end with its parent reads it.
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
+            .stderr(match &self.log {
+                Some(path) => std::fs::File::create(path).unwrap().into(),
+                None => Stdio::inherit(),
+            })
             .spawn()
             .unwrap();
         self.process = Some(process);
@@ -289,6 +296,16 @@ impl Validator {
             clock: Clock::system(),
             tasks,
         })
+    }
+
+    /// Connects, authenticates and tells how many executors are offered.
+    pub(crate) async fn offered(miner: &Miner, uri: &str) -> (Self, i64) {
+        let mut validator = Self::connect(miner, uri).await;
+        validator.say(validator.auth()).await;
+        match validator.expect().await {
+            Up::Manifest(manifest) => (validator, manifest.manifest.count(CLASS)),
+            other => panic!("expected the manifest, got {other:?}"),
+        }
     }
 
     /// Connects, authenticates and takes the manifest.
@@ -480,14 +497,14 @@ impl Validator {
 
     /// Waits for the results of a job that was ordered before, whatever steps are told on the way; results of others,
     /// which the miner tells again until they are acknowledged, are no business of this one.
-    async fn expect_results(&mut self, job: &JobId) -> String {
+    pub(crate) async fn expect_results(&mut self, job: &JobId) -> String {
         loop {
             match self.expect().await {
                 Up::JobFinished(finished) if &finished.job_uuid == job => {
                     return finished.docker_process_stdout;
                 }
-                Up::JobFailed(failed) => panic!("{failed:?}"),
-                Up::HordeFailed(failed) => panic!("{failed:?}"),
+                Up::JobFailed(failed) if &failed.job_uuid == job => panic!("{failed:?}"),
+                Up::HordeFailed(failed) if &failed.job_uuid == job => panic!("{failed:?}"),
                 _step => {}
             }
         }
