@@ -4,8 +4,8 @@
 //! each job of this life, and how to reach them. A slot is given back by the job's keeper, once its executor has
 //! exited.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -128,7 +128,7 @@ impl Pool {
 
     /// Returns the slots of a class that may be given now, the best first; none is in use by a job of this life.
     pub fn slots(&self, class: ExecutorClass) -> Vec<u32> {
-        let mut busy: Vec<_> = self.resting().values().copied().collect();
+        let mut busy: HashSet<_> = self.resting().values().copied().collect();
         self.with(|posts| busy.extend(posts.values().map(|post| (post.class, post.slot))));
         let working = self.with(|posts| posts.values().filter(|post| post.class == class).count());
         let counted = usize::try_from(self.counted().count(class)).unwrap_or(usize::MAX);

@@ -1,6 +1,6 @@
 //! How many executors a backend can run: places by class, each of some engine, in service or lost.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use indexmap::IndexMap;
@@ -100,10 +100,10 @@ impl Capacity {
     }
 
     /// Returns the slots of a class that are in service and not in `busy`, in the order in which they are to be given:
-    /// those of the engine with the fewest busy slots first, then the lowest.
+    /// always one of the engine that has least to do, those before it in the list counted, then the lowest.
     ///
     /// `busy` are slots of all classes, since classes share engines.
-    pub fn preferred(&self, class: ExecutorClass, busy: &[(ExecutorClass, u32)]) -> Vec<u32> {
+    pub fn preferred(&self, class: ExecutorClass, busy: &HashSet<(ExecutorClass, u32)>) -> Vec<u32> {
         let mut load: HashMap<Option<&str>, usize> = HashMap::new();
         for (class, slot) in busy {
             if let Some(place) = usize::try_from(*slot)
@@ -113,13 +113,14 @@ impl Capacity {
                 *load.entry(place.engine.as_deref()).or_default() += 1;
             }
         }
-        let mut free: Vec<(usize, u32)> = self
-            .of(class)
-            .iter()
-            .zip(0_u32..)
-            .filter(|(place, slot)| place.is_in_service() && !busy.contains(&(class, *slot)))
-            .map(|(place, slot)| (load.get(&place.engine.as_deref()).copied().unwrap_or(0), slot))
-            .collect();
+        let mut free: Vec<(usize, u32)> = Vec::new();
+        for (place, slot) in self.of(class).iter().zip(0_u32..) {
+            if place.is_in_service() && !busy.contains(&(class, slot)) {
+                let load = load.entry(place.engine.as_deref()).or_default();
+                free.push((*load, slot));
+                *load += 1;
+            }
+        }
         free.sort_unstable();
         free.into_iter().map(|(_, slot)| slot).collect()
     }
@@ -147,16 +148,16 @@ mod tests {
                 (OTHER, vec![place("a")]),
             ]),
         };
-        assert_eq!(capacity.preferred(CLASS, &[]), [0, 1, 2, 3]);
-        assert_eq!(capacity.preferred(CLASS, &[(CLASS, 0)]), [2, 3, 1]);
+        assert_eq!(capacity.preferred(CLASS, &HashSet::new()), [0, 2, 1, 3]);
+        assert_eq!(capacity.preferred(CLASS, &HashSet::from([(CLASS, 0)])), [2, 1, 3]);
         assert_eq!(
-            capacity.preferred(CLASS, &[(OTHER, 0)]),
-            [2, 3, 0, 1],
+            capacity.preferred(CLASS, &HashSet::from([(OTHER, 0)])),
+            [2, 0, 3, 1],
             "classes share engines"
         );
         assert_eq!(
-            capacity.preferred(CLASS, &[(CLASS, 9)]),
-            [0, 1, 2, 3],
+            capacity.preferred(CLASS, &HashSet::from([(CLASS, 9)])),
+            [0, 2, 1, 3],
             "a slot of before"
         );
         for place in capacity.places.get_mut(&CLASS).unwrap().iter_mut().take(2) {
@@ -165,8 +166,11 @@ mod tests {
                 since: OffsetDateTime::UNIX_EPOCH,
             };
         }
-        assert_eq!(capacity.preferred(CLASS, &[(CLASS, 2)]), [3]);
+        assert_eq!(capacity.preferred(CLASS, &HashSet::from([(CLASS, 2)])), [3]);
         assert_eq!(capacity.manifest().count(CLASS), 2);
-        assert_eq!(capacity.preferred(ExecutorClass::AlwaysOnGpu24Gb, &[]), [0; 0]);
+        assert_eq!(
+            capacity.preferred(ExecutorClass::AlwaysOnGpu24Gb, &HashSet::new()),
+            [0; 0]
+        );
     }
 }
