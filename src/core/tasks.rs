@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use tokio::task::AbortHandle;
+use tokio::time::{Interval, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -25,6 +26,24 @@ pub struct Tasks {
     /// Own tracker first, then those of all ancestors, so that a parent also waits for its children's tasks.
     trackers: Arc<[TaskTracker]>,
     failure: Arc<Mutex<Option<VitalEnd>>>,
+}
+
+/// The turns of a periodic task, until its family is asked to stop.
+#[derive(Debug)]
+pub struct Turns {
+    ticks: Interval,
+    stop: CancellationToken,
+}
+
+impl Turns {
+    /// Waits for the next turn; false when the family is asked to stop. Cancel-safe.
+    pub async fn next(&mut self) -> bool {
+        tokio::select! {
+            biased;
+            () = self.stop.cancelled() => false,
+            _ = self.ticks.tick() => true,
+        }
+    }
 }
 
 impl fmt::Debug for Tasks {
@@ -198,6 +217,17 @@ impl Tasks {
     /// Waits until the family is asked to stop. Cancel-safe.
     pub async fn stopped(&self) {
         self.stop.cancelled().await;
+    }
+
+    /// Returns the turns of a periodic task: the first at once, the others `every` so often.
+    pub fn turns(&self, every: Duration) -> Turns {
+        let mut ticks = interval(every);
+        // A turn that takes long delays those after it, and is not made up for.
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Turns {
+            ticks,
+            stop: self.token(),
+        }
     }
 
     /// Waits until the family is aborted. Cancel-safe.
@@ -386,6 +416,17 @@ pub mod signals {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn turns_begin_at_once_and_end_with_the_family() {
+        let tasks = Tasks::new();
+        let mut turns = tasks.turns(Duration::from_secs(3600));
+        assert!(turns.next().await);
+        let stopper = async { tasks.stop() };
+        let (goes_on, ()) = tokio::join!(turns.next(), stopper);
+        assert!(!goes_on);
+        assert!(!turns.next().await);
+    }
 
     #[derive(Debug, thiserror::Error)]
     #[error("no bread")]

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tokio::time::{Instant, MissedTickBehavior, interval, timeout, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::Office;
 use super::machine::{self, judge, stored_metadata};
@@ -270,15 +270,8 @@ pub(super) async fn deliver(
 
 /// Closes the links of validators that are silent or no longer active, again and again.
 pub(super) async fn sweep(office: Office) {
-    let stop = office.tasks.token();
-    let mut ticks = interval(SWEEP_EVERY);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        tokio::select! {
-            biased;
-            () = stop.cancelled() => return,
-            _ = ticks.tick() => {}
-        }
+    let mut turns = office.tasks.turns(SWEEP_EVERY);
+    while turns.next().await {
         for (hotkey, link, is_silent) in office.seats.all(Instant::now()) {
             let reason = match office.active.contains(&hotkey).await {
                 _ if is_silent => "no heartbeat",

@@ -581,14 +581,8 @@ async fn announce(miner: &Miner, chain: &dyn Chain, known: Option<Axon>, axon: A
 
 /// Removes containers that no executor of this life knows.
 async fn reap(miner: Arc<Miner>, tasks: Tasks) {
-    let mut ticks = interval(REAP_EVERY);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        tokio::select! {
-            biased;
-            () = tasks.stopped() => return,
-            _ = ticks.tick() => {}
-        }
+    let mut turns = tasks.turns(REAP_EVERY);
+    while turns.next().await {
         miner.beat(Loop::Reap);
         let is_alive = |token: &str| miner.pool.knows(token);
         // Jobs tell an operator soon enough that the engine does not answer.
@@ -600,14 +594,8 @@ async fn reap(miner: Arc<Miner>, tasks: Tasks) {
 
 /// Clears rows that nobody needs any more.
 async fn forget(miner: Arc<Miner>, tasks: Tasks) {
-    let mut ticks = interval(FORGET_EVERY);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        tokio::select! {
-            biased;
-            () = tasks.stopped() => return,
-            _ = ticks.tick() => {}
-        }
+    let mut turns = tasks.turns(FORGET_EVERY);
+    while turns.next().await {
         miner.beat(Loop::Forget);
         match miner.store.forget_old(miner.clock.now()).await {
             Ok(0) => {}

@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use time::OffsetDateTime;
-use tokio::time::{MissedTickBehavior, interval};
 
 use super::Miner;
 use super::admission::Refusal;
@@ -61,15 +60,9 @@ pub(super) async fn advance(miner: &Miner) -> Result<(), StoreError> {
 
 /// Keeps the manifest up to date: changes come into force at their time, and commands find what is offered.
 pub(super) async fn keep(miner: Arc<Miner>, tasks: Tasks) {
-    let mut ticks = interval(LOOK_EVERY);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut turns = tasks.turns(LOOK_EVERY);
     let mut told = None;
-    loop {
-        tokio::select! {
-            biased;
-            () = tasks.stopped() => return,
-            _ = ticks.tick() => {}
-        }
+    while turns.next().await {
         miner.beat(Loop::Manifest);
         if let Err(error) = turn(&miner, &mut told).await {
             tracing::warn!(%error, "cannot keep the manifest up to date");

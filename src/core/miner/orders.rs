@@ -4,8 +4,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use tokio::time::{MissedTickBehavior, interval};
-
 use super::{Miner, offering};
 use crate::core::store::StoreError;
 use crate::core::tasks::Tasks;
@@ -16,16 +14,10 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// Follows new orders until the family is told to stop.
 pub(super) async fn watch(miner: Arc<Miner>, tasks: Tasks) {
-    let mut ticks = interval(LOOK_EVERY);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut turns = tasks.turns(LOOK_EVERY);
     let mut followed = None;
     let mut is_failing = false;
-    loop {
-        tokio::select! {
-            biased;
-            () = tasks.stopped() => return,
-            _ = ticks.tick() => {}
-        }
+    while turns.next().await {
         miner.beat(Loop::Orders);
         match look(&miner, followed).await {
             Ok(revision) => {

@@ -18,7 +18,6 @@ use bytes::Bytes;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use futures_util::stream;
-use tokio::time::{MissedTickBehavior, interval};
 
 use super::Miner;
 use crate::core::receipts::publication::{
@@ -210,14 +209,8 @@ fn packed(
 
 /// Packs pages that nobody adds to any more, as the reference's periodic task does.
 pub(super) async fn pack(miner: Arc<Miner>, tasks: Tasks) {
-    let mut ticks = interval(PACK_EVERY);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        tokio::select! {
-            biased;
-            () = tasks.stopped() => return,
-            _ = ticks.tick() => {}
-        }
+    let mut turns = tasks.turns(PACK_EVERY);
+    while turns.next().await {
         miner.beat(Loop::Pack);
         if !miner.publishes_receipts() {
             continue;

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::Instant;
 
 use super::Miner;
 use super::keeper::Letter;
@@ -92,14 +92,8 @@ pub(super) async fn watch(miner: Arc<Miner>, tasks: Tasks) {
     if miner.shares.0.is_none() {
         return;
     }
-    let mut ticks = interval(LOOK_EVERY);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        tokio::select! {
-            biased;
-            () = tasks.stopped() => return,
-            _ = ticks.tick() => {}
-        }
+    let mut turns = tasks.turns(LOOK_EVERY);
+    while turns.next().await {
         for job in miner.shares.due() {
             if let Some(post) = miner.pool.post(&job) {
                 tracing::info!(%job, validator = %post.validator, "best-effort job stops at its boundary");

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use futures_util::{StreamExt, stream};
 use thiserror::Error;
-use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+use tokio::time::{Instant, timeout};
 
 use super::Broker;
 use super::routing::{self, Candidate, Choice};
@@ -274,14 +274,8 @@ impl Broker {
 
     /// Keeps the manifests fresh until the validator stops.
     pub(super) async fn watch_miners(self: Arc<Self>) {
-        let mut looks = interval(LOOK_EVERY);
-        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        loop {
-            tokio::select! {
-                biased;
-                () = self.tasks.stopped() => return,
-                _ = looks.tick() => {}
-            }
+        let mut turns = self.tasks.turns(LOOK_EVERY);
+        while turns.next().await {
             let look = async {
                 match self.metagraph().await {
                     Ok(metagraph) => {

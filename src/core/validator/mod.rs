@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use thiserror::Error;
 use tokio::sync::{Notify, Semaphore, mpsc, watch};
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::Instant;
 
 use self::machine::{Limits, Now};
 use self::miners::Miners;
@@ -245,14 +245,8 @@ impl Broker {
     }
 
     async fn prune(self: Arc<Self>) {
-        let mut rounds = interval(PRUNE_EVERY);
-        rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        loop {
-            tokio::select! {
-                biased;
-                () = self.tasks.stopped() => return,
-                _ = rounds.tick() => {}
-            }
+        let mut turns = self.tasks.turns(PRUNE_EVERY);
+        while turns.next().await {
             let now = self.clock.now();
             if let Err(error) = self.store.prune(now - JOBS_KEPT, now - RECEIPTS_KEPT).await {
                 tracing::warn!(%error, "old jobs could not be cleared");
