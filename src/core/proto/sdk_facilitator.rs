@@ -414,6 +414,19 @@ pub struct JobView {
     pub streaming_server_port: i64,
     /// Oldest first; never empty.
     pub status_history: Vec<StatusEntry>,
+    /// What only our facilitator tells; the SDK ignores it.
+    #[serde(default, skip_serializing_if = "HordeView::is_empty")]
+    pub horde: HordeView,
+}
+
+/// What the reference's job object has no place for. Each part is absent where it does not apply.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HordeView {}
+
+impl HordeView {
+    fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 fn no_hotkey() -> Hotkey {

@@ -1,22 +1,15 @@
-//! `horde facilitator`: serve the gateway between users and validators.
+//! `horde facilitator run`.
 
 use std::sync::Arc;
 
-use clap::{Args, Subcommand};
+use clap::Args;
 
-use super::context::{Context, GRACE};
-use super::error::{CmdError, ExitCode, OrFail};
+use crate::cmd::context::{Context, GRACE};
+use crate::cmd::error::{CmdError, ExitCode, OrFail};
 use crate::core::chain::Chain;
 use crate::core::chain::local::LocalChain;
 use crate::core::config::{FacilitatorConfig, Flag, Scope};
 use crate::core::facilitator;
-
-/// `horde facilitator …`
-#[derive(Debug, Subcommand)]
-pub enum FacilitatorCommand {
-    /// Serve users over HTTP and validators over websockets until stopped
-    Run(RunArgs),
-}
 
 /// `horde facilitator run …`
 #[derive(Args, Debug)]
@@ -26,17 +19,8 @@ pub struct RunArgs {
     listen: Option<String>,
 }
 
-impl FacilitatorCommand {
-    /// Runs the command.
-    pub async fn run(self, context: &Context) -> Result<(), CmdError> {
-        match self {
-            Self::Run(args) => args.run(context).await,
-        }
-    }
-}
-
 impl RunArgs {
-    async fn run(self, context: &Context) -> Result<(), CmdError> {
+    pub(super) async fn run(self, context: &Context) -> Result<(), CmdError> {
         let flags = self
             .listen
             .map(|value| Flag {

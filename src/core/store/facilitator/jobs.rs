@@ -1,24 +1,16 @@
-//! The facilitator's database: its secret, the users' jobs and their histories.
-
-use std::path::Path;
+//! The users' jobs and their histories.
 
 use indexmap::IndexMap;
 use rusqlite::{Connection, OptionalExtension, Row, named_params};
-use serde::Serialize;
-use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use time::OffsetDateTime;
 
-use super::{Migration, OpenError, Store, StoreError};
+use super::{FacilitatorStore, from_json, json, micros, moment};
 use crate::core::model::job::JobStatus;
 use crate::core::model::upload::SingleFileUpload;
 use crate::core::model::volume::SimpleVolume;
 use crate::core::model::{ExecutorClass, Hotkey, JobId};
-
-const MIGRATIONS: &[Migration] = &[Migration {
-    name: "0001_start",
-    sql: include_str!("migrations/facilitator/0001_start.sql"),
-}];
+use crate::core::store::StoreError;
 
 /// Most bytes of job texts that one page may hold in memory (64 MiB): a job's result alone may have 16 MiB.
 const PAGE_BYTES_MAX: usize = 64 * 1024 * 1024;
@@ -130,34 +122,19 @@ pub enum Appended<E> {
     Refused(E),
 }
 
-/// The facilitator's database; cheap to clone.
-#[derive(Debug, Clone)]
-pub struct FacilitatorStore {
-    store: Store,
+/// A job as it is handed in.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Submission {
+    /// The job; its history is its first step, `sent`.
+    pub job: Job,
+    /// The user's signature.
+    pub signature: JobSignature,
 }
 
 impl FacilitatorStore {
-    /// Opens the database for this process alone, making it where missing.
-    pub fn open(path: &Path) -> Result<Self, OpenError> {
-        let store = Store::open(path, MIGRATIONS)?;
-        Ok(Self { store })
-    }
-
-    /// Returns the secret that tokens and nonces are signed with, which is `proposal` if there is none yet.
-    pub async fn secret(&self, proposal: [u8; 32]) -> Result<[u8; 32], StoreError> {
-        let change = move |connection: &Connection| {
-            connection.execute(
-                "INSERT INTO secret (id, bytes) VALUES (1, ?1) ON CONFLICT DO NOTHING",
-                (proposal.as_slice(),),
-            )?;
-            Ok(connection.query_row("SELECT bytes FROM secret", (), |row| row.get(0))?)
-        };
-        self.store.write(change).await
-    }
-
     /// Stores a job and its first step, `sent`, at the time of its submission.
-    pub async fn insert(&self, job: &Job, signature: &JobSignature) -> Result<(), StoreError> {
-        let (job, signature) = (job.clone(), signature.clone());
+    pub async fn insert(&self, submission: Submission) -> Result<(), StoreError> {
+        let Submission { job, signature } = submission;
         let change = move |connection: &Connection| {
             let spec = &job.spec;
             connection
@@ -403,23 +380,6 @@ fn read_history(connection: &Connection, seq: i64) -> Result<(Vec<Step>, usize),
     Ok((history, bytes))
 }
 
-fn json(what: &'static str, value: &impl Serialize) -> Result<String, StoreError> {
-    serde_json::to_string(value).map_err(|error| StoreError::value(what, error))
-}
-
-fn from_json<T: DeserializeOwned>(what: &'static str, text: &str) -> Result<T, StoreError> {
-    serde_json::from_str(text).map_err(|error| StoreError::value(what, error))
-}
-
-fn micros(moment: OffsetDateTime) -> Result<i64, StoreError> {
-    i64::try_from(moment.unix_timestamp_nanos() / 1_000).map_err(|error| StoreError::value("time", error))
-}
-
-fn moment(micros: i64) -> Result<OffsetDateTime, StoreError> {
-    OffsetDateTime::from_unix_timestamp_nanos(i128::from(micros) * 1_000)
-        .map_err(|error| StoreError::value("time", error))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -466,6 +426,13 @@ mod tests {
         }
     }
 
+    fn submission(job: &Job) -> Submission {
+        Submission {
+            job: job.clone(),
+            signature: signature(),
+        }
+    }
+
     fn open() -> (tempfile::TempDir, FacilitatorStore) {
         let folder = tempfile::tempdir().unwrap();
         let store = FacilitatorStore::open(&folder.path().join("facilitator.sqlite")).unwrap();
@@ -476,7 +443,7 @@ mod tests {
     async fn a_job_is_read_as_it_was_stored_and_only_by_its_owner() {
         let (_folder, store) = open();
         let stored = job(1, "");
-        store.insert(&stored, &signature()).await.unwrap();
+        store.insert(submission(&stored)).await.unwrap();
         let read = store.job(&stored.owner, &stored.uuid).await.unwrap().unwrap();
         assert_eq!(read, stored);
         assert!(read.spec.env.keys().eq(["B", "A"]), "order is kept");
@@ -489,7 +456,7 @@ mod tests {
         let (_folder, store) = open();
         for number in 0..5 {
             let tag = if number == 3 { "mine" } else { "" };
-            store.insert(&job(number, tag), &signature()).await.unwrap();
+            store.insert(submission(&job(number, tag))).await.unwrap();
         }
         let owner = Hotkey::new("owner");
         let page = store.page(&owner, &Filter::default(), 1, 2).await.unwrap();
@@ -517,7 +484,7 @@ mod tests {
     async fn a_step_is_appended_for_the_jobs_validator_and_if_the_judge_agrees() {
         let (_folder, store) = open();
         let stored = job(1, "");
-        store.insert(&stored, &signature()).await.unwrap();
+        store.insert(submission(&stored)).await.unwrap();
         let validator = Hotkey::new("validator");
         let step = |status| Step {
             status,
@@ -548,12 +515,5 @@ mod tests {
             .append(&stored.uuid, &validator, step(JobStatus::Completed), agree)
             .await;
         assert!(twice.unwrap_err().is_constraint());
-    }
-
-    #[tokio::test]
-    async fn the_secret_is_made_once() {
-        let (_folder, store) = open();
-        assert_eq!(store.secret([1; 32]).await.unwrap(), [1; 32]);
-        assert_eq!(store.secret([2; 32]).await.unwrap(), [1; 32]);
     }
 }

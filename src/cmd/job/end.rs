@@ -1,0 +1,182 @@
+//! How a job ended, in words and as an exit code.
+
+use serde_json::Value;
+
+use crate::cmd::error::ExitCode;
+use crate::core::model::job::{FailureReason, JobStatus};
+use crate::core::proto::facilitator_validator::StatusMetadata;
+use crate::core::proto::job::Context as FailureContext;
+use crate::core::proto::sdk_facilitator::JobView;
+
+/// The most that is shown of one fact of a failure, in characters.
+const FACT_CHARACTERS_MAX: usize = 300;
+
+/// How a job ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::cmd) struct End {
+    pub(in crate::cmd) code: ExitCode,
+    /// Why, for people; none if all is well.
+    pub(in crate::cmd) words: Option<String>,
+    pub(in crate::cmd) stdout: String,
+    pub(in crate::cmd) stderr: String,
+}
+
+/// Returns how a job ended; none if it has not.
+pub(in crate::cmd) fn end(job: &JobView) -> Option<End> {
+    let last = job.last().filter(|entry| entry.status.is_terminal())?;
+    let metadata: StatusMetadata =
+        serde_json::from_value(Value::Object(last.metadata.clone())).unwrap_or_default();
+    let ended = |code, words: String| End {
+        code,
+        words: Some(words),
+        stdout: job.stdout.clone(),
+        stderr: job.stderr.clone(),
+    };
+    if last.status == JobStatus::Completed {
+        return Some(End {
+            words: None,
+            ..ended(ExitCode::Done, String::new())
+        });
+    }
+    if let Some(details) = metadata.horde_failure_details {
+        let words = format!(
+            "the horde failed the job: {} (reported by the {}: {}){}",
+            details.message,
+            details.reported_by,
+            details.reason,
+            facts(details.context.as_ref())
+        );
+        return Some(ended(ExitCode::JobFailedByHorde, words));
+    }
+    if let Some(details) = metadata.job_rejection_details {
+        let words = format!(
+            "the job was rejected: {} (by the {}: {}){}",
+            details.message,
+            details.rejected_by,
+            details.reason,
+            facts(details.context.as_ref())
+        );
+        return Some(ended(ExitCode::JobRejected, words));
+    }
+    if let Some(details) = metadata.job_failure_details {
+        let (code, words) = match details.reason {
+            FailureReason::Timeout => (
+                ExitCode::JobTimeout,
+                format!(
+                    "the job ran out of time in {}: {}",
+                    details.stage, details.message
+                ),
+            ),
+            FailureReason::NonzeroReturnCode => {
+                let status = details.docker_process_exit_status;
+                let code = status.and_then(|status| u8::try_from(status).ok());
+                let shown =
+                    status.map_or_else(|| "an unknown exit code".to_owned(), |s| format!("exit code {s}"));
+                (
+                    // A job that failed must not look like one that did not.
+                    ExitCode::Passed(code.filter(|code| *code != 0).unwrap_or(1)),
+                    format!("the job ended with {shown}"),
+                )
+            }
+            FailureReason::DownloadFailed | FailureReason::UploadFailed | FailureReason::Unknown => (
+                ExitCode::Failed,
+                format!(
+                    "the job failed in {}: {} ({}){}",
+                    details.stage,
+                    details.message,
+                    details.reason,
+                    facts(details.context.as_ref())
+                ),
+            ),
+        };
+        return Some(End {
+            stdout: details.docker_process_stdout.unwrap_or_default(),
+            stderr: details.docker_process_stderr.unwrap_or_default(),
+            ..ended(code, words)
+        });
+    }
+    let code = match last.status {
+        JobStatus::Rejected => ExitCode::JobRejected,
+        JobStatus::HordeFailed => ExitCode::JobFailedByHorde,
+        _ => ExitCode::Failed,
+    };
+    Some(ended(
+        code,
+        format!("the job ended as {} without a reason", last.status),
+    ))
+}
+
+/// Returns what a peer added to its reason, for the end of a sentence: texts only, each cut to a line's length.
+fn facts(details: Option<&FailureContext>) -> String {
+    let texts = details.into_iter().flatten().filter_map(|(name, value)| {
+        let text = value.as_str().map(str::trim).filter(|text| !text.is_empty())?;
+        let cut: String = text.chars().take(FACT_CHARACTERS_MAX).collect();
+        Some(format!("; {name}: {cut}"))
+    });
+    texts.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn job(status: &str, metadata: &Value) -> JobView {
+        serde_json::from_value(json!({
+            "uuid": "u", "executor_class": "always_on.test", "created_at": "2026-11-22T09:13:22.5Z", "docker_image": "i",
+            "args": [], "env": {}, "stdout": "out", "stderr": "err",
+            "status_history": [{"status": "sent", "metadata": {}, "created_at": "2026-11-22T09:13:22.5Z"},
+                {"status": status, "metadata": metadata, "created_at": "2026-11-22T09:13:24Z"}],
+        }))
+        .unwrap()
+    }
+
+    fn code(status: &str, metadata: &Value) -> u8 {
+        end(&job(status, metadata)).unwrap().code.number()
+    }
+
+    #[test]
+    fn a_command_ends_as_its_job_did() {
+        let failed = |reason: &str, status: Value| {
+            let details = json!({"job_failure_details": {"reason": reason, "stage": "execution", "message": "m",
+                "docker_process_exit_status": status, "docker_process_stdout": "o"}});
+            code("failed", &details)
+        };
+        let horde = json!({"horde_failure_details": {"reported_by": "validator", "reason": "generic_error",
+            "message": "m"}});
+        assert_eq!(code("completed", &json!({})), 0);
+        assert_eq!(failed("nonzero_return_code", json!(3)), 3);
+        assert_eq!(failed("nonzero_return_code", json!(0)), 1);
+        assert_eq!(failed("nonzero_return_code", json!(-1)), 1);
+        assert_eq!(failed("nonzero_return_code", Value::Null), 1);
+        assert_eq!(failed("timeout", Value::Null), 124);
+        assert_eq!(failed("download_failed", Value::Null), 1);
+        assert_eq!(code("horde_failed", &horde), 125);
+        assert_eq!(code("failed", &horde), 125, "what the validator itself noticed");
+        assert_eq!(code("horde_failed", &json!({})), 125);
+        assert_eq!(code("rejected", &json!({})), 126);
+        assert_eq!(end(&job("accepted", &json!({}))), None);
+    }
+
+    #[test]
+    fn the_facts_of_a_failure_are_told_and_bounded() {
+        let pull = json!({"horde_failure_details": {"reported_by": "executor", "reason": "generic_error",
+            "message": "Failed to pull docker image",
+            "context": {"stderr": "no such image: x:1\n", "code": 5, "long": "y".repeat(10_000)}}});
+        let words = end(&job("horde_failed", &pull)).unwrap().words.unwrap();
+        assert!(
+            words.contains("; stderr: no such image: x:1; long: yyy"),
+            "{words}"
+        );
+        assert!(words.len() < 1000);
+    }
+
+    #[test]
+    fn the_output_of_a_failed_job_is_in_its_details() {
+        let details = json!({"job_failure_details": {"reason": "nonzero_return_code", "stage": "execution",
+            "message": "m", "docker_process_stdout": "o", "docker_process_stderr": "e"}});
+        let end = end(&job("failed", &details)).unwrap();
+        assert_eq!((end.stdout.as_str(), end.stderr.as_str()), ("o", "e"));
+    }
+}
