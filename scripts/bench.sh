@@ -1,20 +1,23 @@
 #!/bin/sh
-# The figures of the road beside plain `docker run`; with the word `miner` first, those of the miner without Docker
-# beside a bare server on the same wires. --json prints one line per figure.
+# The figures of the road beside plain `docker run`; with the word `miner` or `facilitator` first, those of that role
+# without Docker, beside a bare server on the same wires. --json prints one line per figure.
 set -eu
 cd "$(dirname "$0")/.."
 . scripts/lib.sh
 
-if [ "${1:-}" = miner ]; then
+case ${1:-} in
+miner | facilitator)
+    role=$1
     shift
     ensure_compiler
     ensure_rust
     use_target_dir
     step "measuring"
-    # In the optimised form, with its own miner inside; two cores are enough.
-    cargo bench --locked --quiet --bench miner -- "$@"
+    # In the optimised form; two cores are enough.
+    cargo bench --locked --quiet --bench "$role" -- "$@"
     exit
-fi
+    ;;
+esac
 
 set_up
 have curl || install_packages curl curl ca-certificates

@@ -11,8 +11,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::handshake::server::{ErrorResponse, Request, Response};
 
-use crate::script::Script;
-use crate::{Failure, process, wire};
+use crate::script::{Generation, Script};
+use crate::{Failure, parts, process, wire};
 
 /// Serves until it is told to stop.
 pub(crate) async fn run(address: SocketAddr) -> Result<(), Failure> {
@@ -48,7 +48,7 @@ struct Signer {
 
 impl Signer {
     fn new() -> Result<Self, Failure> {
-        let keypair = Keypair::from_uri(process::MINER_KEY)?;
+        let keypair = Keypair::from_uri(parts::MINER_KEY)?;
         // As long as a receipt.
         let blob = vec![b'x'; 400];
         let signature = keypair.sign(&blob);
@@ -99,11 +99,10 @@ async fn serve(stream: TcpStream) -> Result<(), Failure> {
         heard += 1;
         let (checks, signatures, answers): (_, _, Vec<&String>) = match (is_executor, heard) {
             (true, 1) => (0, 0, vec![&lines.order]),
-            // Authentication, the request with its receipt, the accepted receipt, the order, the finished receipt.
+            // Authentication, the request's receipt, the accepted receipt, the order, the finished receipt.
             (false, 1) => (1, 0, vec![&lines.ready]),
-            (false, 2) => (2, 1, vec![&lines.ready]),
-            (false, 3) => (1, 1, vec![&lines.ready]),
-            (false, 4) => (1, 0, vec![&lines.volumes, &lines.done, &lines.finished]),
+            (false, 2 | 3) => (1, 1, vec![&lines.ready]),
+            (false, 4) => (0, 0, vec![&lines.volumes, &lines.done, &lines.finished]),
             (false, 5) => (1, 1, Vec::new()),
             _ => continue,
         };
@@ -118,6 +117,6 @@ async fn serve(stream: TcpStream) -> Result<(), Failure> {
 static SIGNER: std::sync::LazyLock<Result<Signer, Failure>> = std::sync::LazyLock::new(Signer::new);
 
 static SCRIPT: std::sync::LazyLock<Result<Script, Failure>> = std::sync::LazyLock::new(|| {
-    let keypair = Keypair::from_uri(process::MINER_KEY)?;
-    Script::new(&keypair, keypair.hotkey(), &Clock::system())
+    let keypair = Keypair::from_uri(parts::MINER_KEY)?;
+    Script::new(&keypair, keypair.hotkey(), &Clock::system(), Generation::Baseline)
 });

@@ -1,7 +1,6 @@
 //! The load generator: plays validators and executors, so many at a time.
 
 use std::collections::HashMap;
-use std::future::Future;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -22,9 +21,11 @@ use tokio::time::{Instant, sleep};
 
 use crate::Failure;
 use crate::figure::Sample;
+use crate::parts;
 use crate::process::{self, Process};
-use crate::script::{self, Script};
+use crate::script::{self, Generation, Script};
 use crate::wire::Wire;
+use crate::work::in_background;
 
 /// Time in which a process that has nothing more to do writes down what it still has in hand.
 const SETTLE: Duration = Duration::from_millis(500);
@@ -69,6 +70,7 @@ struct Stage {
     address: SocketAddr,
     validators: Vec<Keypair>,
     miner: Hotkey,
+    generation: Generation,
     clock: Clock,
     /// None where the server tells no tokens.
     desk: Option<Desk>,
@@ -122,10 +124,15 @@ impl Desk {
 }
 
 /// Measures jobs through the miner, and looks afterwards whether it has kept every receipt.
-pub(crate) async fn jobs(rounds: usize, jobs: usize, at_once: usize) -> Result<Jobs, Failure> {
+pub(crate) async fn jobs(
+    rounds: usize,
+    jobs: usize,
+    at_once: usize,
+    generation: Generation,
+) -> Result<Jobs, Failure> {
     let directory = tempfile::tempdir()?;
     let tasks = Tasks::new();
-    let (process, stage) = start_miner(directory.path(), &tasks).await?;
+    let (process, stage) = start_miner(directory.path(), &tasks, generation).await?;
     let (measured, names) = rounds_of_jobs(&process, stage, rounds, jobs, at_once).await?;
     process.stop().await?;
     tasks.shut_down(process::GRACE).await;
@@ -135,7 +142,7 @@ pub(crate) async fn jobs(rounds: usize, jobs: usize, at_once: usize) -> Result<J
 
 /// Measures the same connections, frames and signatures at the bare server.
 pub(crate) async fn bare_jobs(rounds: usize, jobs: usize, at_once: usize) -> Result<Jobs, Failure> {
-    let process = Process::bare().await?;
+    let process = parts::bare().await?;
     let stage = Arc::new(bare_stage(process.address)?);
     let (measured, _) = rounds_of_jobs(&process, stage, rounds, jobs, at_once).await?;
     process.stop().await?;
@@ -148,7 +155,7 @@ pub(crate) async fn connections(rounds: usize, held: usize, at_once: usize) -> R
     for _ in 0..rounds {
         let directory = tempfile::tempdir()?;
         let tasks = Tasks::new();
-        let (process, stage) = start_miner(directory.path(), &tasks).await?;
+        let (process, stage) = start_miner(directory.path(), &tasks, Generation::Baseline).await?;
         hold(&process, stage, held, at_once, &mut measured).await?;
         process.stop().await?;
         tasks.shut_down(process::GRACE).await;
@@ -164,7 +171,7 @@ pub(crate) async fn bare_connections(
 ) -> Result<Connections, Failure> {
     let mut measured = Connections::default();
     for _ in 0..rounds {
-        let process = Process::bare().await?;
+        let process = parts::bare().await?;
         let stage = Arc::new(bare_stage(process.address)?);
         hold(&process, stage, held, at_once, &mut measured).await?;
         process.stop().await?;
@@ -172,15 +179,20 @@ pub(crate) async fn bare_connections(
     Ok(measured)
 }
 
-async fn start_miner(directory: &Path, tasks: &Tasks) -> Result<(Process, Arc<Stage>), Failure> {
-    let validators = process::make_chain(directory).await?;
+async fn start_miner(
+    directory: &Path,
+    tasks: &Tasks,
+    generation: Generation,
+) -> Result<(Process, Arc<Stage>), Failure> {
+    let validators = parts::make_chain(directory).await?;
     let socket = directory.join("tokens");
     let listener = UnixListener::bind(&socket)?;
-    let process = Process::miner(directory, &socket).await?;
+    let process = parts::miner(directory, &socket).await?;
     let stage = Stage {
         address: process.address,
         validators,
-        miner: Keypair::from_uri(process::MINER_KEY)?.hotkey().clone(),
+        miner: Keypair::from_uri(parts::MINER_KEY)?.hotkey().clone(),
+        generation,
         clock: Clock::system(),
         desk: Some(Desk::open(listener, tasks).await?),
         sources: AtomicUsize::new(0),
@@ -189,10 +201,11 @@ async fn start_miner(directory: &Path, tasks: &Tasks) -> Result<(Process, Arc<St
 }
 
 fn bare_stage(address: SocketAddr) -> Result<Stage, Failure> {
-    let keypair = Keypair::from_uri(process::MINER_KEY)?;
+    let keypair = Keypair::from_uri(parts::MINER_KEY)?;
     Ok(Stage {
         address,
         miner: keypair.hotkey().clone(),
+        generation: Generation::Baseline,
         validators: vec![keypair],
         clock: Clock::system(),
         desk: None,
@@ -257,17 +270,6 @@ async fn perform(
     Ok((Times(times), names))
 }
 
-/// Lets a future run on the threads of the runtime.
-async fn in_background<T: Send + 'static>(
-    future: impl Future<Output = Result<T, Failure>> + Send + 'static,
-) -> Result<T, Failure> {
-    let (sender, outcome) = oneshot::channel();
-    Tasks::new().spawn("worker", async move {
-        drop(sender.send(future.await));
-    });
-    outcome.await.map_err(|_| "a worker panicked")?
-}
-
 /// Opens connections and holds them until their memory has been read.
 async fn hold(
     process: &Process,
@@ -315,7 +317,7 @@ impl Stage {
             .iter()
             .cycle()
             .take(jobs)
-            .map(|validator| Script::new(validator, &self.miner, &self.clock))
+            .map(|validator| Script::new(validator, &self.miner, &self.clock, self.generation))
             .collect()
     }
 

@@ -12,19 +12,24 @@
 )]
 
 mod bare;
-#[path = "../road/figure.rs"]
+#[path = "../common/figure.rs"]
 mod figure;
 mod load;
+mod parts;
+#[path = "../common/process.rs"]
 mod process;
 mod script;
 mod under_test;
 mod wire;
+#[path = "../common/work.rs"]
+mod work;
 
 use std::error::Error;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use figure::{Figure, Sample};
+use script::Generation;
 use tokio::time::timeout;
 
 /// Why something could not be measured.
@@ -72,14 +77,14 @@ fn options() -> Result<Options, Failure> {
             "--json" => options.json = true,
             "--rounds" => options.rounds = next()?.parse()?,
             "--jobs" => options.jobs = next()?.parse()?,
-            process::MINER => {
+            parts::MINER => {
                 options.part = Some(Part::Miner(under_test::Place {
                     directory: next()?.into(),
                     listen: next()?,
                     socket: next()?.into(),
                 }));
             }
-            process::BARE => options.part = Some(Part::Bare(next()?.parse()?)),
+            parts::BARE => options.part = Some(Part::Bare(next()?.parse()?)),
             // Cargo tells every benchmark that it is one.
             "--bench" => {}
             other => {
@@ -97,7 +102,8 @@ fn options() -> Result<Options, Failure> {
 
 async fn measure(rounds: usize, jobs: usize) -> Result<Vec<Figure>, Failure> {
     let bare = load::bare_jobs(rounds, jobs, AT_ONCE).await?;
-    let miner = load::jobs(rounds, jobs, AT_ONCE).await?;
+    let miner = load::jobs(rounds, jobs, AT_ONCE, Generation::Baseline).await?;
+    let signed = load::jobs(rounds, jobs, AT_ONCE, Generation::Published).await?;
     let connections = load::connections(rounds, HELD, AT_ONCE).await?;
     let bare_connections = load::bare_connections(rounds, HELD, AT_ONCE).await?;
     let floor = |key, name, unit, sample: &Sample, reference, target| Figure {
@@ -137,6 +143,22 @@ async fn measure(rounds: usize, jobs: usize) -> Result<Vec<Figure>, Failure> {
             &miner.cpu_ms,
             83.0,
             1.0,
+        ),
+        floor(
+            "signed_jobs_per_s",
+            "  the same with the signed messages of 0.0.27",
+            "/s",
+            &signed.per_second,
+            shown,
+            shown,
+        ),
+        Figure::of(
+            "signed_cpu_ms_per_job",
+            "  and the CPU of the miner per such job",
+            "ms",
+            &signed.cpu_ms,
+            shown,
+            shown,
         ),
         ratio(
             "jobs_ratio",

@@ -21,9 +21,16 @@ const IMAGE: &str = "horde-sample:latest";
 /// Seconds that the receipts of a job speak of.
 const SECONDS: i64 = 30;
 
+/// Which validators are played.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Generation {
+    /// Those of the baseline, as when the reference was measured: they sign themselves and their receipts.
+    Baseline,
+    /// Those of the published 0.0.27, which sign the request and the order besides (`validator_signature`).
+    Published,
+}
+
 /// Everything that is said about one job, made and signed before the clock runs; only authentication is fresh.
-///
-/// The messages carry `validator_signature`, as those of the newest validators do.
 #[derive(Debug)]
 pub(crate) struct Script {
     pub(crate) validator: Keypair,
@@ -40,7 +47,12 @@ pub(crate) struct Script {
 
 impl Script {
     /// Writes the script of a new job.
-    pub(crate) fn new(validator: &Keypair, miner: &Hotkey, clock: &Clock) -> Result<Self, Failure> {
+    pub(crate) fn new(
+        validator: &Keypair,
+        miner: &Hotkey,
+        clock: &Clock,
+        generation: Generation,
+    ) -> Result<Self, Failure> {
         let job_uuid = JobId::new(uuid::Uuid::new_v4().to_string());
         let now = clock.now();
         let about = About {
@@ -60,13 +72,13 @@ impl Script {
         Ok(Self {
             validator: validator.clone(),
             job: job_uuid.to_string(),
-            initial: initial(validator, about)?,
+            initial: initial(validator, about, generation)?,
             accepted: Down::from(AcceptedReceipt {
                 payload: accepted.payload,
                 signature: accepted.signature,
             })
             .encode(),
-            order: order(validator, &job_uuid),
+            order: order(validator, &job_uuid, generation),
             ready: executor(
                 ExecutorReady {
                     job_uuid: job_uuid.clone(),
@@ -118,7 +130,7 @@ pub(crate) fn authentication(validator: &Keypair, miner: &Hotkey, clock: &Clock)
     .encode()
 }
 
-fn initial(validator: &Keypair, about: About<'_>) -> Result<String, Failure> {
+fn initial(validator: &Keypair, about: About<'_>, generation: Generation) -> Result<String, Failure> {
     let started = receipts::sign_started(validator, about, CLASS, true, 7)?;
     let mut message = InitialJob {
         validator_signature: None,
@@ -138,12 +150,14 @@ fn initial(validator: &Keypair, about: About<'_>) -> Result<String, Failure> {
             streaming_start_time_limit: 5,
         }),
     };
-    let blob = signed::message_blob(&frame::to_object(&message));
-    message.validator_signature = Some(validator.sign(&blob).to_hex_prefixed());
+    if generation == Generation::Published {
+        let blob = signed::message_blob(&frame::to_object(&message));
+        message.validator_signature = Some(validator.sign(&blob).to_hex_prefixed());
+    }
     Ok(Down::from(message).encode())
 }
 
-fn order(validator: &Keypair, job: &JobId) -> String {
+fn order(validator: &Keypair, job: &JobId, generation: Generation) -> String {
     let mut message = FullJob {
         validator_signature: None,
         job_uuid: job.clone(),
@@ -157,7 +171,9 @@ fn order(validator: &Keypair, job: &JobId) -> String {
         output_upload: None,
         artifacts_dir: None,
     };
-    let blob = signed::message_blob(&frame::to_object(&message));
-    message.validator_signature = Some(validator.sign(&blob).to_hex_prefixed());
+    if generation == Generation::Published {
+        let blob = signed::message_blob(&frame::to_object(&message));
+        message.validator_signature = Some(validator.sign(&blob).to_hex_prefixed());
+    }
     Down::from(message).encode()
 }

@@ -23,7 +23,7 @@ use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, UnixStream};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::{Failure, process};
+use crate::{Failure, parts, process};
 
 /// Tokens on their way to the load generator.
 const QUEUE: usize = 1024;
@@ -65,7 +65,7 @@ pub(crate) async fn run(place: Place) -> Result<(), Failure> {
     let capacity = Capacity::fixed(&config.executors);
     let backend = Played::connect(&place.socket, capacity, &tasks).await?;
     let ports = Ports {
-        keypair: Keypair::from_uri(process::MINER_KEY)?,
+        keypair: Keypair::from_uri(parts::MINER_KEY)?,
         chain: Arc::new(chain),
         store: MinerStore::open(&config.dir.join("miner.sqlite"))?,
         clock: Clock::system(),

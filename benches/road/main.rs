@@ -9,6 +9,7 @@
     reason = "a benchmark prints what it measures"
 )]
 
+#[path = "../common/figure.rs"]
 mod figure;
 mod processes;
 mod side_by_side;

@@ -79,7 +79,8 @@ pub(super) fn insert(
 /// Returns every receipt of a job: started, accepted, finished, as far as there are any.
 pub(super) fn of_job(connection: &Connection, job: &JobId) -> Result<Vec<KeptReceipt>, StoreError> {
     let mut statement = connection.prepare_cached(
-        "SELECT payload, validator_signature, miner_signature FROM receipt WHERE job_uuid = ?1 ORDER BY id",
+        "SELECT payload, validator_signature, miner_signature FROM receipt
+         WHERE receipt_type IN ('JobStartedReceipt', 'JobAcceptedReceipt', 'JobFinishedReceipt') AND job_uuid = ?1 ORDER BY id",
     )?;
     let mut rows = statement.query((job.as_str(),))?;
     let mut receipts = Vec::new();

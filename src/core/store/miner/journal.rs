@@ -255,7 +255,8 @@ impl MinerStore {
             connection
                 .prepare_cached(
                     "UPDATE accepted_job SET status = 'RUNNING'
-                     WHERE job_uuid = ?1 AND status = 'WAITING_FOR_PAYLOAD' AND full_job_details IS NOT NULL",
+                     WHERE job_uuid = ?1 AND status = 'WAITING_FOR_PAYLOAD'
+                         AND EXISTS (SELECT 1 FROM job_order WHERE job_row = accepted_job.id)",
                 )?
                 .execute((job.as_str(),))?;
             Ok(())
@@ -269,11 +270,18 @@ impl MinerStore {
         let change = move |connection: &Connection| {
             connection
                 .prepare_cached(
-                    "UPDATE accepted_job SET full_job_details = ?2, updated_at = ?3,
-                         status = CASE status WHEN 'WAITING_FOR_PAYLOAD' THEN 'RUNNING' ELSE status END
-                     WHERE job_uuid = ?1 AND status IN ('WAITING_FOR_EXECUTOR', 'WAITING_FOR_PAYLOAD')",
+                    "INSERT INTO job_order (job_row, text)
+                     SELECT id, ?2 FROM accepted_job
+                     WHERE job_uuid = ?1 AND status IN ('WAITING_FOR_EXECUTOR', 'WAITING_FOR_PAYLOAD')
+                     ON CONFLICT DO UPDATE SET text = excluded.text",
                 )?
-                .execute((job.as_str(), order, micros(now)))?;
+                .execute((job.as_str(), order))?;
+            connection
+                .prepare_cached(
+                    "UPDATE accepted_job SET status = 'RUNNING', updated_at = ?2
+                     WHERE job_uuid = ?1 AND status = 'WAITING_FOR_PAYLOAD'",
+                )?
+                .execute((job.as_str(), micros(now)))?;
             Ok(())
         };
         self.step(Step::Ordered, change).await
@@ -397,7 +405,7 @@ impl MinerStore {
                 .prepare_cached(
                     "SELECT EXISTS (SELECT 1 FROM receipt
                          WHERE job_uuid = ?1 AND receipt_type = 'JobAcceptedReceipt')
-                     OR EXISTS (SELECT 1 FROM accepted_job WHERE job_uuid = ?1 AND full_job_details IS NOT NULL)",
+                     OR EXISTS (SELECT 1 FROM accepted_job JOIN job_order ON job_row = id WHERE job_uuid = ?1)",
                 )?
                 .query_row((job.as_str(),), |row| row.get(0))?)
         };
@@ -408,7 +416,9 @@ impl MinerStore {
     pub async fn leftovers(&self) -> Result<Vec<Leftover>, StoreError> {
         let query = |connection: &Connection| {
             let mut statement = connection.prepare(
-                "SELECT * FROM accepted_job
+                "SELECT accepted_job.*, job_request.text AS request, job_order.text AS full_order
+                 FROM accepted_job JOIN job_request ON job_request.job_row = id
+                     LEFT JOIN job_order ON job_order.job_row = id
                  WHERE slot IS NOT NULL OR status IN ('WAITING_FOR_EXECUTOR', 'WAITING_FOR_PAYLOAD', 'RUNNING')
                  ORDER BY id",
             )?;
@@ -422,8 +432,8 @@ impl MinerStore {
                     process: row.get("executor_process")?,
                     state: JobState::from_word(&row.get::<_, String>("status")?)?,
                     slot: row.get("slot")?,
-                    request: row.get("initial_job_details")?,
-                    order: row.get("full_job_details")?,
+                    request: row.get("request")?,
+                    order: row.get("full_order")?,
                     streaming_port: row.get("streaming_port")?,
                     is_started: row.get::<_, Option<i64>>("executor_started")?.is_some(),
                     resumes: row.get("executor_resumes")?,
@@ -534,5 +544,45 @@ mod tests {
         assert_eq!(trap.left.into_inner(), 2);
         assert!(Trap::parse(Side::After, "nothing").is_none());
         assert!(Trap::parse(Side::After, "told:x").is_none());
+    }
+
+    #[test]
+    fn orders_of_an_older_database_are_kept_and_go_with_their_job() {
+        let connection = Connection::open_in_memory().unwrap();
+        let (last, older) = super::super::MIGRATIONS.split_last().unwrap();
+        assert_eq!(last.name, "miner/0009_orders");
+        for migration in older {
+            connection.execute_batch(migration.sql).unwrap();
+        }
+        connection
+            .execute_batch(
+                "INSERT INTO accepted_job (validator, job_uuid, executor_class, executor_token, status,
+                     initial_job_details, full_job_details, created_at, updated_at)
+                 VALUES ('v', 'a', 'always_on.test', 't', 'RUNNING', 'request', 'order', 1, 1),
+                     ('v', 'b', 'always_on.test', 'u', 'WAITING_FOR_EXECUTOR', 'other request', NULL, 1, 1);",
+            )
+            .unwrap();
+        connection.execute_batch(last.sql).unwrap();
+        let texts = || -> Vec<(String, Option<String>)> {
+            let mut statement = connection
+                .prepare(
+                    "SELECT job_request.text, job_order.text FROM job_request LEFT JOIN job_order USING (job_row)
+                     ORDER BY job_row",
+                )
+                .unwrap();
+            let rows = statement
+                .query_map((), |row| Ok((row.get(0)?, row.get(1)?)))
+                .unwrap();
+            rows.map(Result::unwrap).collect()
+        };
+        let request = |text: &str, order: Option<&str>| (text.to_owned(), order.map(str::to_owned));
+        assert_eq!(
+            texts(),
+            [request("request", Some("order")), request("other request", None)]
+        );
+        connection
+            .execute("DELETE FROM accepted_job WHERE job_uuid = 'a'", ())
+            .unwrap();
+        assert_eq!(texts(), [request("other request", None)]);
     }
 }

@@ -54,6 +54,10 @@ const MIGRATIONS: &[Migration] = &[
         name: "miner/0008_dynamic",
         sql: include_str!("../migrations/miner/0008_dynamic.sql"),
     },
+    Migration {
+        name: "miner/0009_orders",
+        sql: include_str!("../migrations/miner/0009_orders.sql"),
+    },
 ];
 
 /// How long ended jobs and receipts are kept: 2 days (sem-miner §13).
@@ -337,8 +341,8 @@ fn reserve(connection: &Connection, offer: Offer, now: OffsetDateTime) -> Result
     connection
         .prepare_cached(
             "INSERT INTO accepted_job (validator, job_uuid, executor_class, executor_token, status, slot,
-                 initial_job_details, created_at, updated_at)
-             VALUES (:validator, :job, :class, :token, :status, :slot, :request, :now, :now)",
+                 created_at, updated_at)
+             VALUES (:validator, :job, :class, :token, :status, :slot, :now, :now)",
         )?
         .execute(named_params! {
             ":validator": offer.validator.as_str(),
@@ -347,9 +351,11 @@ fn reserve(connection: &Connection, offer: Offer, now: OffsetDateTime) -> Result
             ":token": offer.token,
             ":status": state.as_str(),
             ":slot": slot,
-            ":request": offer.request,
             ":now": micros(now),
         })?;
+    connection
+        .prepare_cached("INSERT INTO job_request (job_row, text) VALUES (?1, ?2)")?
+        .execute((connection.last_insert_rowid(), offer.request))?;
     if let Some(slot) = slot {
         return Ok(Reservation::Reserved(slot));
     }
