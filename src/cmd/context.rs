@@ -13,6 +13,7 @@ use serde::Serialize;
 use super::error::{CmdError, ExitCode, OrFail};
 use crate::core::clock::Clock;
 use crate::core::config::{Environment, Flag, Scope, Settings, Sources, load};
+use crate::core::store::trap::{Side, Trap};
 use crate::core::tasks::Tasks;
 use crate::core::tasks::signals::{self, Received};
 use crate::core::telemetry;
@@ -162,6 +163,13 @@ impl Context {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Returns the trap that a test of crashes has set at one of these steps; never in release builds.
+    pub fn trap(&self, steps: &[&'static str]) -> Option<Trap> {
+        Side::VARIABLES
+            .into_iter()
+            .find_map(|(name, side)| Trap::parse(side, self.environment.get(name)?, steps))
     }
 
     /// Tells whether this process was started as a child that ends with its parent: nobody starts it again.

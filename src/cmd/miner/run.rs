@@ -9,10 +9,10 @@ use super::super::error::{CmdError, ExitCode, OrFail};
 use super::super::key::open_hotkey;
 use super::DATABASE;
 use crate::core::chain::local::LocalChain;
-use crate::core::config::{ChainConfig, Environment, Flag, MinerConfig, Scope};
+use crate::core::config::{ChainConfig, Flag, MinerConfig, Scope};
 use crate::core::miner::{self, Ports};
 use crate::core::net::http;
-use crate::core::store::miner::{MinerStore, Side, Trap};
+use crate::core::store::miner::{MinerStore, Step};
 
 /// `horde miner run …`
 #[derive(Args, Debug)]
@@ -74,21 +74,10 @@ async fn open_ports(context: &Context, config: &MinerConfig) -> Result<Ports, Cm
     Ok(Ports {
         keypair,
         chain: Arc::new(chain),
-        store: store.with_trap(trap(&context.environment)),
+        store: store.with_trap(context.trap(&Step::ALL.map(Step::as_str))),
         leaves_jobs: !context.ends_with_parent(),
         clock: context.clock.clone(),
         environment: context.environment.clone(),
         backend: None,
     })
-}
-
-/// Returns the trap that a test of crashes has set; never in release builds.
-fn trap(environment: &Environment) -> Option<Trap> {
-    let sides = [
-        ("HORDE_TEST_KILL_BEFORE", Side::Before),
-        ("HORDE_TEST_KILL_AFTER", Side::After),
-    ];
-    sides
-        .into_iter()
-        .find_map(|(name, side)| Trap::parse(side, environment.get(name)?))
 }

@@ -18,6 +18,7 @@ pub mod facilitator;
 pub mod local_chain;
 pub mod miner;
 pub mod receipts;
+pub mod trap;
 pub mod validator;
 
 mod lock;

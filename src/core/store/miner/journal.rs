@@ -13,13 +13,12 @@
 //! the crash tests reach all of them.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 
 use rusqlite::{Connection, OptionalExtension};
-use rustix::process::{Signal, getpid, kill_process};
 use time::{Duration, OffsetDateTime};
 
 use super::super::StoreError;
+use super::super::trap::{self, Trap};
 use super::{JobState, MinerStore, end, micros};
 use crate::core::model::{Hotkey, JobId};
 
@@ -92,45 +91,6 @@ impl Step {
     }
 }
 
-/// On which side of a step's commit the process ends itself.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Side {
-    /// Nothing of the step is on the disk.
-    Before,
-    /// All of it is, and nobody was told.
-    After,
-}
-
-/// Ends this process, as `kill -9` would, at the n-th time that it comes to one side of a step: for tests of crashes.
-#[derive(Debug)]
-pub struct Trap {
-    step: Step,
-    side: Side,
-    left: AtomicU32,
-}
-
-impl Trap {
-    /// Reads `STEP` or `STEP:N`, N counted from 1; none where that says nothing, and in release builds always.
-    pub fn parse(side: Side, text: &str) -> Option<Self> {
-        if !cfg!(debug_assertions) {
-            return None;
-        }
-        let (name, count) = text.split_once(':').unwrap_or((text, "1"));
-        let step = Step::ALL.into_iter().find(|step| step.as_str() == name)?;
-        let left = AtomicU32::new(count.parse().ok()?);
-        Some(Self { step, side, left })
-    }
-
-    fn pass(&self, step: Step, side: Side) {
-        if (step, side) != (self.step, self.side) || self.left.fetch_sub(1, Ordering::Relaxed) != 1 {
-            return;
-        }
-        if let Err(error) = kill_process(getpid(), Signal::KILL) {
-            tracing::error!(%error, "cannot end this process as the test wants it");
-        }
-    }
-}
-
 /// A job to which a former life of this miner is still obliged by more than its outcome.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Leftover {
@@ -187,18 +147,7 @@ impl MinerStore {
         T: Send + 'static,
         F: FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
     {
-        let Some(trap) = self.trap.clone() else {
-            return self.store.write(change).await;
-        };
-        let before = Arc::clone(&trap);
-        let trapped = move |connection: &Connection| {
-            let done = change(connection)?;
-            before.pass(step, Side::Before);
-            Ok(done)
-        };
-        let done = self.store.write(trapped).await?;
-        trap.pass(step, Side::After);
-        Ok(done)
+        trap::write(&self.store, self.trap.as_ref(), step.as_str(), change).await
     }
 
     /// Notes the port of a streaming job, before its executor is told of it.
@@ -529,22 +478,6 @@ fn moment(micros: i64) -> Result<OffsetDateTime, StoreError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_trap_is_read_by_the_name_of_its_step_and_springs_once() {
-        for step in Step::ALL {
-            let trap = Trap::parse(Side::After, step.as_str()).unwrap();
-            assert_eq!((trap.step, trap.left.into_inner()), (step, 1));
-        }
-        let trap = Trap::parse(Side::Before, "told:3").unwrap();
-        // Neither the side nor the step is right, and then it is not the third time: this process lives.
-        trap.pass(Step::Told, Side::After);
-        trap.pass(Step::Ended, Side::Before);
-        trap.pass(Step::Told, Side::Before);
-        assert_eq!(trap.left.into_inner(), 2);
-        assert!(Trap::parse(Side::After, "nothing").is_none());
-        assert!(Trap::parse(Side::After, "told:x").is_none());
-    }
 
     #[test]
     fn orders_of_an_older_database_are_kept_and_go_with_their_job() {

@@ -14,8 +14,9 @@ use std::sync::Arc;
 use rusqlite::{Connection, OptionalExtension, Row, named_params};
 use time::{Duration, OffsetDateTime};
 
-pub use self::journal::{Leftover, Owed, Side, Step, TOLD_AGAIN, Trap};
+pub use self::journal::{Leftover, Owed, Step, TOLD_AGAIN};
 use super::receipts::{self, KeptReceipt};
+use super::trap::Trap;
 use super::{Migration, OpenError, Store, StoreError, StoreLoad};
 use crate::core::model::receipt::{Receipt, ReceiptPayload};
 use crate::core::model::{ExecutorClass, Hotkey, JobId};
