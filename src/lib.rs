@@ -18,12 +18,13 @@
 //! | room | noun | sees |
 //! |---|---|---|
 //! | [`core::model`] | the words of the field | |
+//! | [`core::money`] | amounts, and what a job costs | model |
 //! | [`core::clock`], [`core::tasks`], [`core::telemetry`] | wall time, spawned work, logs | |
-//! | [`core::config`] | settings and where they come from | model |
+//! | [`core::config`] | settings and where they come from | model, money |
 //! | [`core::crypto`] | keys, signatures, wallet files | model |
 //! | [`core::proto`] | messages on the wires | model, crypto |
 //! | [`core::net`] | websockets and HTTP | clock, tasks |
-//! | [`core::store`] | SQLite | model, clock |
+//! | [`core::store`] | SQLite | model, clock, money |
 //! | [`core::chain`] | the chain, and a local one | model, crypto, clock, tasks, store |
 //! | [`core::docker`] | containers | model |
 //! | [`core::host`] | the machine that jobs run on | docker |

@@ -118,6 +118,7 @@ fn old_job(owner: &Hotkey, validator: &Hotkey, now: time::OffsetDateTime) -> Sub
                     Map::from_iter([("miner_response".to_owned(), response)]),
                 ),
             ],
+            cost: None,
         },
         signature: JobSignature {
             signatory: owner.clone(),
@@ -125,6 +126,7 @@ fn old_job(owner: &Hotkey, validator: &Hotkey, now: time::OffsetDateTime) -> Sub
             signature: "c2ln".to_owned(),
             scope: "SignedFields".to_owned(),
         },
+        bill: None,
     }
 }
 

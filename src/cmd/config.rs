@@ -139,6 +139,12 @@ fn row_json(row: &Row) -> Json {
                 .map(|(class, share)| (class.clone(), json!(share)))
                 .collect(),
         ),
+        Some(Value::NumberPerClass(numbers)) => Json::Object(
+            numbers
+                .iter()
+                .map(|(class, number)| (class.clone(), json!(number)))
+                .collect(),
+        ),
         Some(other @ (Value::Text(_) | Value::Path(_))) => json!(other.to_string()),
     };
     let origin = row.origin.as_ref().map(ToString::to_string);

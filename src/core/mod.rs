@@ -1,6 +1,7 @@
 //! Everything that works without a terminal, room by room, in reading order.
 
 pub mod model;
+pub mod money;
 
 pub mod clock;
 pub mod config;

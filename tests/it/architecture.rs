@@ -11,14 +11,15 @@ const BASE: &[&str] = &["model", "clock", "tasks", "telemetry", "config"];
 /// the wires.
 const ROOMS: &[(&str, &[&str])] = &[
     ("model", &[]),
+    ("money", &["model"]),
     ("clock", &[]),
     ("tasks", &[]),
     ("telemetry", &[]),
-    ("config", &["model"]),
+    ("config", &["model", "money"]),
     ("crypto", &["model"]),
     ("proto", &["model", "crypto"]),
     ("net", &["tasks", "clock"]),
-    ("store", &["model", "clock"]),
+    ("store", &["model", "clock", "money"]),
     ("chain", &["model", "crypto", "clock", "tasks", "store"]),
     ("docker", &["model"]),
     ("host", &["docker"]),
@@ -32,7 +33,10 @@ const ROOMS: &[(&str, &[&str])] = &[
             "model", "clock", "tasks", "config", "crypto", "proto", "net", "chain", "client",
         ],
     ),
-    ("facilitator", &["proto", "crypto", "net", "store", "chain"]),
+    (
+        "facilitator",
+        &["proto", "crypto", "net", "store", "chain", "money"],
+    ),
     (
         "validator",
         &["proto", "crypto", "net", "store", "chain", "receipts"],

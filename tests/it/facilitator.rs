@@ -65,6 +65,7 @@ impl World {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
             allow_any_user: false,
             users: vec![key("//Charlie").hotkey().clone()],
+            prices: Vec::new(),
             jwt: Duration::from_secs(3600),
             nonce: Duration::from_secs(300),
             body_bytes_max: 2_621_440,
@@ -215,7 +216,7 @@ pub(crate) fn key(uri: &str) -> Keypair {
     Keypair::from_uri(uri).unwrap()
 }
 
-fn authentication(uri: &str) -> String {
+pub(crate) fn authentication(uri: &str) -> String {
     let (public_key, signature) = signed::sign_facilitator_auth(&key(uri));
     json!({"message_type": "V0AuthenticationRequest", "public_key": public_key,
         "signature": signature.to_hex_prefixed()})

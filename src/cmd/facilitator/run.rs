@@ -10,6 +10,7 @@ use crate::core::chain::Chain;
 use crate::core::chain::local::LocalChain;
 use crate::core::config::{FacilitatorConfig, Flag, Scope};
 use crate::core::facilitator;
+use crate::core::store::facilitator::CrashPoint;
 
 /// `horde facilitator run …`
 #[derive(Args, Debug)]
@@ -32,11 +33,6 @@ impl RunArgs {
             .collect();
         let settings = context.role_settings(Scope::Facilitator, flags)?;
         let config = FacilitatorConfig::from_settings(&settings)?;
-        if !config.allow_any_user && config.users.is_empty() {
-            tracing::warn!(
-                "no user may log in: facilitator.users is empty and facilitator.allow_any_user is off"
-            );
-        }
         let clock = context.clock.clone();
         let chain = LocalChain::open(
             &config.chain.path,
@@ -47,9 +43,10 @@ impl RunArgs {
         .await
         .or_fail(ExitCode::Failed, "could not open the chain")?;
         let chain: Arc<dyn Chain> = Arc::new(chain);
+        let trap = context.trap(&CrashPoint::ALL.map(CrashPoint::as_str));
         context
             .serve("facilitator", GRACE, |tasks| {
-                facilitator::run(config, chain, clock, tasks)
+                facilitator::run(config, chain, clock, trap, tasks)
             })
             .await
     }

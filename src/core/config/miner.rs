@@ -278,7 +278,7 @@ fn profiles(settings: &Settings) -> Result<Vec<(ExecutorClass, Profile)>, Config
 }
 
 /// Reads the classes of pairs; each may be there once.
-fn by_class<W, V, E: fmt::Display>(
+pub(super) fn by_class<W, V, E: fmt::Display>(
     settings: &Settings,
     key: &'static str,
     pairs: &[(String, W)],

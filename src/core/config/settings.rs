@@ -352,6 +352,14 @@ impl Settings {
         }
     }
 
+    /// Returns a whole number by class.
+    pub fn number_per_class(&self, key: &'static str) -> Result<&[(String, i64)], ConfigError> {
+        match self.required(key)? {
+            Value::NumberPerClass(numbers) => Ok(numbers),
+            _ => Err(ConfigError::Undeclared { key }),
+        }
+    }
+
     /// Fills in what follows from other settings, so that it is shown like everything else.
     pub(super) fn derive(&mut self, environment: &Environment) {
         if let Some(dir) = self.dir.clone() {

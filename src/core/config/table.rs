@@ -2,6 +2,7 @@
 
 use super::value::Kind;
 use crate::core::model::Profile;
+use crate::core::money::PRICE_MAX;
 
 /// One setting.
 #[derive(Clone, Copy, Debug)]
@@ -148,6 +149,12 @@ pub const SETTINGS: &[Setting] = &[
         Kind::List,
         "",
         "hotkeys (SS58) that may submit jobs",
+    ),
+    setting(
+        "facilitator.prices",
+        Kind::NumberPerClass(PRICE_MAX.get()),
+        "",
+        "micro-units that a second of a class costs, as CLASS=100,…; none: jobs are free; other classes are refused",
     ),
     setting(
         "facilitator.jwt_seconds",

@@ -49,6 +49,8 @@ pub enum Kind {
     WordPerClass(&'static [&'static str]),
     /// A part of the whole per class, from 0 to 1, as `CLASS=0.5,…`, or as a TOML table.
     SharePerClass,
+    /// A whole number from 0 up to this per class, as `CLASS=N,…`, or as a TOML table.
+    NumberPerClass(i64),
     /// This word, or a value of another kind.
     WordOr(&'static str, &'static Self),
 }
@@ -76,6 +78,8 @@ pub enum Value {
     WordPerClass(Vec<(String, String)>),
     /// Classes and parts of the whole, in the order given.
     SharePerClass(Vec<(String, f64)>),
+    /// Classes and whole numbers, in the order given.
+    NumberPerClass(Vec<(String, i64)>),
 }
 
 impl fmt::Display for Value {
@@ -111,6 +115,13 @@ impl fmt::Display for Value {
                     .map(|(class, share)| format!("{class}={share}"))
                     .collect();
                 f.write_str(&shares.join(","))
+            }
+            Self::NumberPerClass(numbers) => {
+                let numbers: Vec<_> = numbers
+                    .iter()
+                    .map(|(class, number)| format!("{class}={number}"))
+                    .collect();
+                f.write_str(&numbers.join(","))
             }
         }
     }
@@ -154,6 +165,9 @@ impl Kind {
                 )
             }
             Self::SharePerClass => "parts such as always_on.test=0.5, each from 0 to 1".to_owned(),
+            Self::NumberPerClass(max) => {
+                format!("whole numbers such as always_on.test=100, each from 0 to {max}")
+            }
             Self::WordOr(word, kind) => format!("{word}, or {}", kind.expected()),
         }
     }
@@ -203,6 +217,13 @@ impl Kind {
                 .map(|(class, share)| Some((class.clone(), share_of(&share.to_string())?)))
                 .collect::<Option<_>>()
                 .map(Value::SharePerClass),
+            (Self::NumberPerClass(max), toml::Value::Table(numbers)) => numbers
+                .iter()
+                .map(|(class, number)| {
+                    Some((class.clone(), number_of(max, &number.as_integer()?.to_string())?))
+                })
+                .collect::<Option<_>>()
+                .map(Value::NumberPerClass),
             _ => None,
         };
         taken.ok_or_else(|| KindError {
@@ -278,6 +299,13 @@ impl Kind {
                 });
                 shares.collect::<Option<_>>().map(Value::SharePerClass)
             }
+            Self::NumberPerClass(max) => {
+                let numbers = items_of(text).map(|pair| {
+                    let (class, number) = pair.split_once('=')?;
+                    (!class.is_empty()).then_some((class.to_owned(), number_of(max, number)?))
+                });
+                numbers.collect::<Option<_>>().map(Value::NumberPerClass)
+            }
             Self::WordOr(word, _) if text == word => Some(plain()),
             Self::WordOr(_, kind) => kind.value_of(text, environment),
         }
@@ -303,6 +331,10 @@ fn count_of(text: &str) -> Option<u32> {
 
 fn word_of(known: &[&str], word: &str) -> Option<String> {
     known.contains(&word).then(|| word.to_owned())
+}
+
+fn number_of(max: i64, text: &str) -> Option<i64> {
+    text.parse().ok().filter(|number| (0..=max).contains(number))
 }
 
 fn share_of(text: &str) -> Option<f64> {
@@ -358,6 +390,8 @@ mod tests {
             (words, "", "x"),
             (Kind::SharePerClass, "a.b=0.5,c=1", "a.b=1.5"),
             (Kind::SharePerClass, "", "a.b=NaN"),
+            (Kind::NumberPerClass(9), "a.b=9,c=0", "a.b=10"),
+            (Kind::NumberPerClass(9), "", "a.b=-1"),
             (Kind::WordOr("off", &Kind::SocketAddress), "off", "on"),
             (Kind::WordOr("off", &Kind::SocketAddress), "[::1]:80", ""),
         ] {

@@ -45,6 +45,12 @@ fn toml_of(value: &Value) -> Toml {
                 .map(|(class, word)| (class.clone(), Toml::from(word.clone())))
                 .collect(),
         ),
+        Value::NumberPerClass(numbers) => Toml::Table(
+            numbers
+                .iter()
+                .map(|(class, number)| (class.clone(), Toml::from(*number)))
+                .collect(),
+        ),
         Value::SharePerClass(shares) => Toml::Table(
             shares
                 .iter()
@@ -69,6 +75,10 @@ mod tests {
             (
                 "miner.profiles",
                 Value::WordPerClass(vec![("always_on.test".to_owned(), "strict".to_owned())]),
+            ),
+            (
+                "facilitator.prices",
+                Value::NumberPerClass(vec![("always_on.test".to_owned(), 0)]),
             ),
             (
                 "miner.executor_image",

@@ -15,28 +15,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use sha2::Sha256;
 
+use super::users::Users;
 use crate::core::crypto::{VerifyError, signed};
 use crate::core::model::Hotkey;
 
 const BASE62: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
-
-/// Who may submit jobs.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Users {
-    /// Every hotkey that can sign.
-    Any,
-    /// These.
-    Listed(HashSet<Hotkey>),
-}
-
-impl Users {
-    fn admit(&self, hotkey: &Hotkey) -> bool {
-        match self {
-            Self::Any => true,
-            Self::Listed(hotkeys) => hotkeys.contains(hotkey),
-        }
-    }
-}
 
 /// Why a login is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -123,6 +106,11 @@ impl Gate {
             nonce_seconds: i64::try_from(nonce.as_secs()).unwrap_or(i64::MAX),
             token_seconds: i64::try_from(token.as_secs()).unwrap_or(i64::MAX),
         }
+    }
+
+    /// Returns who is let in.
+    pub(super) fn users(&self) -> &Users {
+        &self.users
     }
 
     /// Makes a nonce; `now` is in unix seconds.
@@ -277,7 +265,7 @@ mod tests {
 
     #[test]
     fn a_nonce_lasts_for_its_time_and_no_byte_of_it_may_change() {
-        let gate = gate(Users::Any);
+        let gate = gate(Users::new(true, []));
         let nonce = gate.nonce(NOW, [1; 16]);
         assert!(gate.is_good_nonce(&nonce, NOW + 300));
         assert!(!gate.is_good_nonce(&nonce, NOW + 301));
@@ -296,7 +284,7 @@ mod tests {
     fn a_login_is_refused_with_the_words_of_the_reference() {
         let alice = Keypair::from_uri("//Alice").unwrap();
         let bob = Keypair::from_uri("//Bob").unwrap();
-        let gate = gate(Users::Listed(HashSet::from([alice.hotkey().clone()])));
+        let gate = gate(Users::new(false, [alice.hotkey().clone()]));
         let nonce = gate.nonce(NOW, [1; 16]);
         let good = alice.sign(nonce.as_bytes()).to_hex();
         let cases = [
@@ -334,7 +322,7 @@ mod tests {
     #[test]
     fn a_token_is_refused_with_the_words_of_the_reference() {
         let hotkey = Hotkey::new("5x");
-        let open = gate(Users::Any);
+        let open = gate(Users::new(true, []));
         let token = open.token(&hotkey, NOW).unwrap();
         let user = |header: Option<&str>, now| open.user(header, now);
         assert_eq!(user(Some(&format!("bearer {token}")), NOW), Ok(hotkey));
@@ -346,7 +334,7 @@ mod tests {
         assert_eq!(user(Some("Bearer xyz"), NOW), Err(TokenRefusal::Decode));
         let header = format!("Bearer {token}");
         assert_eq!(user(Some(&header), NOW + 3600), Err(TokenRefusal::Expired));
-        let closed = gate(Users::Listed(HashSet::new()));
+        let closed = gate(Users::default());
         assert_eq!(closed.user(Some(&header), NOW), Err(TokenRefusal::NotAllowed));
     }
 }

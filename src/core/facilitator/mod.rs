@@ -27,16 +27,19 @@
 //! | volumes' and uploads' 400 | with `input`, `ctx`, `url` | `type`, `loc`, `msg` | the same |
 //! | list order | unspecified | newest first | |
 //! | cheat reports of known jobs | forwarded | 501 | not built yet |
+//! | prices and credit | none | 402 `{"error", "details", "missing_micro", …}` where a job cannot be paid, `horde.cost` in the job | [`crate::core::money`] |
+//! | `GET /api/v1/account/` | unknown | served | a user sees its money and the prices |
 //! | `GET /api/v1/validators/`, `GET /health` | unknown | served | `horde job` finds its validator, `horde up` its facilitator |
 
 mod api;
 mod auth;
 mod driver;
 mod machine;
+mod money;
 mod submission;
+mod users;
 mod validators;
 
-use std::collections::HashSet;
 use std::error::Error;
 use std::fmt;
 use std::io;
@@ -45,7 +48,9 @@ use std::sync::Arc;
 
 use tokio::sync::Semaphore;
 
-use self::auth::{Gate, Users};
+use self::auth::Gate;
+use self::money::Prices;
+use self::users::Users;
 use self::validators::{ActiveValidators, Seats};
 use crate::core::chain::Chain;
 use crate::core::clock::Clock;
@@ -54,11 +59,15 @@ use crate::core::crypto::ss58::{self, Ss58Error};
 use crate::core::model::JobId;
 use crate::core::net::http;
 use crate::core::store::facilitator::FacilitatorStore;
+use crate::core::store::trap::Trap;
 use crate::core::store::{OpenError, StoreError};
 use crate::core::tasks::Tasks;
 
 /// Links of validators at once, authenticated or not; the subnet has 256 neurons.
 const LINKS_MAX: usize = 512;
+
+/// The facilitator's database in its data directory.
+pub const DATABASE: &str = "facilitator.sqlite";
 
 /// Why the facilitator did not start.
 #[derive(Debug, thiserror::Error)]
@@ -96,6 +105,7 @@ struct Office(Arc<Inner>);
 struct Inner {
     store: FacilitatorStore,
     gate: Gate,
+    prices: Prices,
     active: ActiveValidators,
     seats: Seats,
     links: Arc<Semaphore>,
@@ -119,21 +129,35 @@ pub async fn start(
     clock: Clock,
     tasks: &Tasks,
 ) -> Result<SocketAddr, StartError> {
+    start_trapped(config, chain, clock, None, tasks).await
+}
+
+async fn start_trapped(
+    config: FacilitatorConfig,
+    chain: Arc<dyn Chain>,
+    clock: Clock,
+    trap: Option<Trap>,
+    tasks: &Tasks,
+) -> Result<SocketAddr, StartError> {
     for user in &config.users {
         ss58::decode(user).map_err(|source| StartError::User {
             user: user.as_str().to_owned(),
             source,
         })?;
     }
-    let path = config.dir.join("facilitator.sqlite");
+    let path = config.dir.join(DATABASE);
     let opening = tokio::task::spawn_blocking(move || FacilitatorStore::open(&path));
-    let store = opening.await.map_err(|_| StoreError::Panicked)??;
+    let store = opening.await.map_err(|_| StoreError::Panicked)??.with_trap(trap);
     let secret = store.secret(rand::random()).await?;
-    let users = if config.allow_any_user {
-        Users::Any
-    } else {
-        Users::Listed(HashSet::from_iter(config.users))
-    };
+    let users = Users::new(config.allow_any_user, config.users);
+    let revision = store.orders_revision().await?;
+    users.follow(store.user_orders().await?);
+    if users.is_nobody() {
+        tracing::warn!(
+            "no user may log in: add one with `horde facilitator user add`, or set facilitator.users or \
+             facilitator.allow_any_user"
+        );
+    }
     let failed = |source| StartError::Listen {
         address: config.listen,
         source,
@@ -143,6 +167,7 @@ pub async fn start(
     let office = Office(Arc::new(Inner {
         store,
         gate: Gate::new(&secret, users, config.nonce, config.jwt),
+        prices: Prices::new(config.prices),
         active: ActiveValidators::new(chain),
         seats: Seats::default(),
         links: Arc::new(Semaphore::new(LINKS_MAX)),
@@ -151,6 +176,8 @@ pub async fn start(
         tasks: tasks.clone(),
     }));
     tasks.spawn_vital("sweep of validators", driver::sweep(office.clone()));
+    tasks.spawn_vital("orders", users::watch(office.clone(), revision));
+    tasks.spawn_vital("charges", money::charge_running(office.clone()));
     let (router, serving) = (api::router(office), tasks.clone());
     tasks.spawn_vital("facilitator", async move {
         http::serve(listener, router, &serving).await;
@@ -159,14 +186,15 @@ pub async fn start(
     Ok(address)
 }
 
-/// Serves until `tasks` is told to stop.
+/// Serves until `tasks` is told to stop; `trap` is for tests of crashes.
 pub async fn run(
     config: FacilitatorConfig,
     chain: Arc<dyn Chain>,
     clock: Clock,
+    trap: Option<Trap>,
     tasks: Tasks,
 ) -> Result<(), StartError> {
-    start(config, chain, clock, &tasks).await?;
+    start_trapped(config, chain, clock, trap, &tasks).await?;
     tasks.stopped().await;
     Ok(())
 }

@@ -30,6 +30,8 @@ pub mod path {
     pub const CHEATED: &str = "/api/v1/cheated-job/";
     /// Lists connected validators; not known to the reference.
     pub const VALIDATORS: &str = "/api/v1/validators/";
+    /// Shows the caller's money and the prices; not known to the reference.
+    pub const ACCOUNT: &str = "/api/v1/account/";
     /// Says whether the facilitator serves; not known to the reference.
     pub const HEALTH: &str = "/health";
     /// Where validators connect.
@@ -421,7 +423,22 @@ pub struct JobView {
 
 /// What the reference's job object has no place for. Each part is absent where it does not apply.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct HordeView {}
+pub struct HordeView {
+    /// What the job costs; absent if it is not charged.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cost: Option<CostView>,
+}
+
+/// What a job costs, in micro-units (millionths of a unit).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CostView {
+    /// What was set aside for it when it was submitted.
+    pub reserved_micro: i64,
+    /// What it was charged so far; final once it has ended.
+    pub charged_micro: i64,
+    /// For how many seconds.
+    pub seconds: i64,
+}
 
 impl HordeView {
     fn is_empty(&self) -> bool {
@@ -487,6 +504,36 @@ pub struct ValidatorView {
 pub struct ValidatorsAnswer {
     /// By rising hotkey.
     pub validators: Vec<ValidatorView>,
+}
+
+/// The caller's money and the prices; not known to the reference. Amounts are micro-units (millionths of a unit).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AccountView {
+    /// The caller.
+    pub hotkey: Hotkey,
+    /// Whether jobs are charged at all.
+    pub charges: bool,
+    /// What new jobs can be paid from.
+    pub available_micro: i64,
+    /// What is set aside for jobs that have not ended.
+    pub reserved_micro: i64,
+    /// The price of a second by executor class; a class without one is not served by a facilitator that charges.
+    pub prices: IndexMap<ExecutorClass, i64>,
+}
+
+/// A refusal of a job that its user cannot pay for (402).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CreditRefusal {
+    /// `Insufficient credit`.
+    pub error: String,
+    /// In words.
+    pub details: String,
+    /// What has to be added, micro-units.
+    pub missing_micro: i64,
+    /// What the job may cost.
+    pub required_micro: i64,
+    /// What the user has.
+    pub available_micro: i64,
 }
 
 /// A refusal in the words of one field: `{"detail": …}`.

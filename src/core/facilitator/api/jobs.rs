@@ -19,8 +19,7 @@ use crate::core::proto::facilitator_validator::{
     Down, JobRequest, SignatureScope, VALIDATOR_FRAME_BYTES_MAX,
 };
 use crate::core::proto::sdk_facilitator::{JobPage, PAGE_SIZE_DEFAULT, PAGE_SIZE_MAX, path};
-use crate::core::store::StoreError;
-use crate::core::store::facilitator::{Filter, Job, JobSignature, Step, Submission};
+use crate::core::store::facilitator::{Filter, Inserted, Job, JobSignature, Step, Submission};
 
 /// Most jobs that a list can be narrowed to by their UUIDs.
 const FILTER_UUIDS_MAX: usize = 256;
@@ -41,6 +40,12 @@ pub(super) async fn submit(
             Some("the time of the signature is too far in the future".to_owned()),
         )
     })?;
+    let bill = office.prices.bill(&spec).map_err(|refusal| {
+        Answer::new(
+            StatusCode::BAD_REQUEST,
+            &json!({"executor_class": [refusal.to_string()]}),
+        )
+    })?;
     let Some(validator) = office.seats.ready(&spec.target_validator, Instant::now()) else {
         return Err(Answer::new(
             StatusCode::BAD_REQUEST,
@@ -58,6 +63,7 @@ pub(super) async fn submit(
             metadata: Map::new(),
             created_at,
         }],
+        cost: None,
     };
     let request = Box::new(push(&job, forwarded.clone()));
     let frame_bytes = Down::JobRequest(request.clone()).encode_as_facilitator().len();
@@ -80,12 +86,17 @@ pub(super) async fn submit(
         }
         .to_owned(),
     };
+    let submission = Submission {
+        job,
+        signature: evidence,
+        bill,
+    };
     // Once stored, a job must be handed over, or be ended, even if its user hangs up meanwhile.
     let (answer, answered) = tokio::sync::oneshot::channel();
     let tasks = office.tasks.clone();
     tasks.spawn("submission", async move {
         // Nobody waits for the answer of a user who hung up.
-        drop(answer.send(accept(office, job, evidence, &validator, request).await));
+        drop(answer.send(accept(office, submission, &validator, request).await));
     });
     let (owner, uuid, office) = answered
         .await
@@ -98,19 +109,23 @@ pub(super) async fn submit(
 
 async fn accept(
     office: Office,
-    job: Job,
-    evidence: JobSignature,
+    submission: Submission,
     validator: &LinkSender,
     request: Box<JobRequest>,
-) -> Result<(Hotkey, JobId, Office), StoreError> {
-    let submission = Submission {
-        job: job.clone(),
-        signature: evidence,
-    };
-    office.store.insert(submission).await?;
-    tracing::info!(job = %job.uuid, user = %job.owner, validator = %job.spec.target_validator, "job accepted");
-    deliver(&office, &job.spec.target_validator, validator, request).await;
-    Ok((job.owner, job.uuid, office))
+) -> Result<(Hotkey, JobId, Office), Answer> {
+    let job = &submission.job;
+    let (uuid, owner, target) = (
+        job.uuid.clone(),
+        job.owner.clone(),
+        job.spec.target_validator.clone(),
+    );
+    match office.store.insert(submission).await? {
+        Inserted::Done => {}
+        Inserted::Insufficient(shortfall) => return Err(shortfall.into()),
+    }
+    tracing::info!(job = %uuid, user = %owner, validator = %target, "job accepted");
+    deliver(&office, &target, validator, request).await;
+    Ok((owner, uuid, office))
 }
 
 pub(super) async fn show(

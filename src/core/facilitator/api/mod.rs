@@ -3,6 +3,7 @@
 //! Each path is served with and without its trailing slash. Here is what the handlers share: the routes, answers, who
 //! calls, and bodies.
 
+mod account;
 mod cheats;
 mod jobs;
 mod link;
@@ -32,7 +33,7 @@ const BODY_WITHIN: Duration = Duration::from_secs(60);
 
 /// Makes the routes.
 pub(in crate::core::facilitator) fn router(office: Office) -> Router {
-    let routes: [(&str, MethodRouter<Office>); 9] = [
+    let routes: [(&str, MethodRouter<Office>); 10] = [
         (path::HEALTH, get(health)),
         (path::NONCE, get(login::nonce)),
         (path::LOGIN, post(login::login)),
@@ -40,6 +41,7 @@ pub(in crate::core::facilitator) fn router(office: Office) -> Router {
         (path::JOBS, get(jobs::list)),
         ("/api/v1/jobs/{uuid}/", get(jobs::show)),
         (path::CHEATED, post(cheats::report_cheated)),
+        (path::ACCOUNT, get(account::account)),
         (path::VALIDATORS, get(link::validators)),
         (path::VALIDATOR_LINK, get(link::link)),
     ];

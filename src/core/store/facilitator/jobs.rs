@@ -5,11 +5,13 @@ use rusqlite::{Connection, OptionalExtension, Row, named_params};
 use serde_json::{Map, Value};
 use time::OffsetDateTime;
 
-use super::{FacilitatorStore, from_json, json, micros, moment};
+use super::credit::{self, Cost, Shortfall};
+use super::{CrashPoint, FacilitatorStore, from_json, json, micros, moment};
 use crate::core::model::job::JobStatus;
 use crate::core::model::upload::SingleFileUpload;
 use crate::core::model::volume::SimpleVolume;
 use crate::core::model::{ExecutorClass, Hotkey, JobId};
+use crate::core::money::Bill;
 use crate::core::store::StoreError;
 
 /// Most bytes of job texts that one page may hold in memory (64 MiB): a job's result alone may have 16 MiB.
@@ -91,6 +93,8 @@ pub struct Job {
     pub spec: JobSpec,
     /// Oldest first; the first is `sent`.
     pub history: Vec<Step>,
+    /// What it costs; none if it is not charged. Not looked at on insertion.
+    pub cost: Option<Cost>,
 }
 
 /// Which jobs of an owner are listed.
@@ -129,13 +133,31 @@ pub struct Submission {
     pub job: Job,
     /// The user's signature.
     pub signature: JobSignature,
+    /// What is agreed about its cost; none if it is not charged.
+    pub bill: Option<Bill>,
+}
+
+/// What became of a job that was handed in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Inserted {
+    /// It is stored, and what it may cost is set aside.
+    Done,
+    /// Its user cannot pay for it; nothing is stored.
+    Insufficient(Shortfall),
 }
 
 impl FacilitatorStore {
-    /// Stores a job and its first step, `sent`, at the time of its submission.
-    pub async fn insert(&self, submission: Submission) -> Result<(), StoreError> {
-        let Submission { job, signature } = submission;
+    /// Stores a job and its first step, `sent`, at the time of its submission, and sets aside what it may cost, together.
+    pub async fn insert(&self, submission: Submission) -> Result<Inserted, StoreError> {
+        let Submission { job, signature, bill } = submission;
         let change = move |connection: &Connection| {
+            let mut payment = None;
+            if let Some(bill) = bill {
+                match credit::purse(connection, &job.owner, &bill)? {
+                    Ok(purse) => payment = Some((purse, bill)),
+                    Err(shortfall) => return Ok(Inserted::Insufficient(shortfall)),
+                }
+            }
             let spec = &job.spec;
             connection
                 .prepare_cached(
@@ -177,15 +199,19 @@ impl FacilitatorStore {
                     ":signature_scope": signature.scope,
                 })?;
             let seq = connection.last_insert_rowid();
+            if let Some((purse, bill)) = payment {
+                credit::reserve(connection, (seq, &job.uuid), &purse, &bill, job.created_at)?;
+            }
             for (position, step) in (0_i64..).zip(&job.history) {
                 insert_step(connection, seq, position, step)?;
             }
-            Ok(())
+            Ok(Inserted::Done)
         };
-        self.store.write(change).await
+        self.step(CrashPoint::Submitted, change).await
     }
 
-    /// Appends a step to a job brokered by `validator`, unless `judge`, who sees the states so far, refuses it.
+    /// Appends a step to a job brokered by `validator`, unless `judge`, who sees the states so far, refuses it; a step that
+    /// ends the job settles its bill.
     pub async fn append<E, F>(
         &self,
         job: &JobId,
@@ -198,6 +224,11 @@ impl FacilitatorStore {
         F: FnOnce(&[JobStatus]) -> Result<(), E> + Send + 'static,
     {
         let (job, validator) = (job.clone(), validator.clone());
+        let point = if step.status.is_terminal() {
+            CrashPoint::Ended
+        } else {
+            CrashPoint::Status
+        };
         let change = move |connection: &Connection| {
             let seq: Option<i64> = connection
                 .prepare_cached("SELECT seq FROM jobs WHERE uuid = ?1 AND target_validator = ?2")?
@@ -218,7 +249,7 @@ impl FacilitatorStore {
             insert_step(connection, seq, position, &step)?;
             Ok(Appended::Done)
         };
-        self.store.write(change).await
+        self.step(point, change).await
     }
 
     /// Returns a job of an owner.
@@ -234,6 +265,7 @@ impl FacilitatorStore {
                 return Ok(None);
             };
             (job.history, _) = read_history(connection, seq)?;
+            job.cost = credit::cost_of(connection, seq)?;
             Ok(Some(job))
         };
         self.store.read(query).await
@@ -288,6 +320,7 @@ impl FacilitatorStore {
                 let (seq, mut job, job_bytes) = row??;
                 let history_bytes;
                 (job.history, history_bytes) = read_history(connection, seq)?;
+                job.cost = credit::cost_of(connection, seq)?;
                 bytes = bytes.saturating_add(job_bytes).saturating_add(history_bytes);
                 if bytes > PAGE_BYTES_MAX && limit > 1 {
                     return Ok(Page { count, jobs: None });
@@ -303,7 +336,11 @@ impl FacilitatorStore {
     }
 }
 
+/// Writes a step; every end of a job, whoever causes it, goes through here, so that its bill is settled with it.
 fn insert_step(connection: &Connection, seq: i64, position: i64, step: &Step) -> Result<(), StoreError> {
+    if step.status.is_terminal() {
+        credit::settle(connection, seq, step)?;
+    }
     connection
         .prepare_cached(
             "INSERT INTO steps (job, position, status, metadata, created_us) VALUES (?1, ?2, ?3, ?4, ?5)",
@@ -351,6 +388,7 @@ fn read_job(row: &Row<'_>) -> Result<(i64, Job, usize), StoreError> {
         created_at: moment(row.get("created_us")?)?,
         spec,
         history: Vec::new(),
+        cost: None,
     };
     Ok((row.get("seq")?, job, bytes))
 }
@@ -414,6 +452,7 @@ mod tests {
                 metadata: Map::new(),
                 created_at,
             }],
+            cost: None,
         }
     }
 
@@ -430,6 +469,7 @@ mod tests {
         Submission {
             job: job.clone(),
             signature: signature(),
+            bill: None,
         }
     }
 

@@ -1,33 +1,102 @@
-//! The facilitator's database: its secret, the users' jobs and their histories.
+//! The facilitator's database: its secret, its users and their money, the users' jobs and their histories.
 
+mod credit;
 mod jobs;
+mod ledger;
+mod users;
 
 use std::path::Path;
+use std::sync::Arc;
 
 use rusqlite::Connection;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use time::OffsetDateTime;
 
-pub use self::jobs::{Appended, Filter, Job, JobSignature, JobSpec, Page, Step, Submission};
+pub use self::credit::{Account, Cost, RunningBill, Shortfall};
+pub use self::jobs::{Appended, Filter, Inserted, Job, JobSignature, JobSpec, Page, Step, Submission};
+pub use self::ledger::{Grant, Granted, Imbalance, Party, Transfer, TransferFilter};
+pub use self::users::{KnownUser, Ordered, USERS_MAX, UserBlock, UserOrders};
+use super::trap::{self, Trap};
 use super::{Migration, OpenError, Store, StoreError};
 
-const MIGRATIONS: &[Migration] = &[Migration {
-    name: "0001_start",
-    sql: include_str!("../migrations/facilitator/0001_start.sql"),
-}];
+const MIGRATIONS: &[Migration] = &[
+    Migration {
+        name: "0001_start",
+        sql: include_str!("../migrations/facilitator/0001_start.sql"),
+    },
+    Migration {
+        name: "0002_users",
+        sql: include_str!("../migrations/facilitator/0002_users.sql"),
+    },
+    Migration {
+        name: "0003_credit",
+        sql: include_str!("../migrations/facilitator/0003_credit.sql"),
+    },
+];
+
+/// A durable step of the facilitator: where tests of crashes can set a trap.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum CrashPoint {
+    /// A job is stored, and what it may cost is set aside.
+    Submitted,
+    /// A status that ends nothing is stored.
+    Status,
+    /// The end of a job is stored, and its bill settled.
+    Ended,
+    /// Intervals of jobs that work are charged.
+    Interval,
+}
+
+impl CrashPoint {
+    /// All of them, in the order of a job's life.
+    pub const ALL: [Self; 4] = [Self::Submitted, Self::Status, Self::Interval, Self::Ended];
+
+    /// Returns its name in settings of tests.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Submitted => "submitted",
+            Self::Status => "status",
+            Self::Ended => "ended",
+            Self::Interval => "interval",
+        }
+    }
+}
 
 /// The facilitator's database; cheap to clone.
 #[derive(Debug, Clone)]
 pub struct FacilitatorStore {
     store: Store,
+    trap: Option<Arc<Trap>>,
 }
 
 impl FacilitatorStore {
     /// Opens the database for this process alone, making it where missing.
     pub fn open(path: &Path) -> Result<Self, OpenError> {
         let store = Store::open(path, MIGRATIONS)?;
-        Ok(Self { store })
+        Ok(Self { store, trap: None })
+    }
+
+    /// Opens the database of a facilitator that may be running, for questions and orders of its administrator.
+    pub fn open_beside(path: &Path) -> Result<Self, OpenError> {
+        let store = Store::open_beside(path, MIGRATIONS)?;
+        Ok(Self { store, trap: None })
+    }
+
+    /// Sets a trap, for tests of crashes.
+    #[must_use]
+    pub fn with_trap(mut self, trap: Option<Trap>) -> Self {
+        self.trap = trap.map(Arc::new);
+        self
+    }
+
+    /// Makes a change durable that is a step of the facilitator.
+    async fn step<T, F>(&self, point: CrashPoint, change: F) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
+    {
+        trap::write(&self.store, self.trap.as_ref(), point.as_str(), change).await
     }
 
     /// Returns the secret that tokens and nonces are signed with, which is `proposal` if there is none yet.
@@ -63,6 +132,8 @@ pub(super) fn moment(micros: i64) -> Result<OffsetDateTime, StoreError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::core::model::job::JobStatus;
+    use crate::core::model::{Hotkey, JobId};
 
     fn open() -> (tempfile::TempDir, FacilitatorStore) {
         let folder = tempfile::tempdir().unwrap();
@@ -75,5 +146,38 @@ mod tests {
         let (_folder, store) = open();
         assert_eq!(store.secret([1; 32]).await.unwrap(), [1; 32]);
         assert_eq!(store.secret([2; 32]).await.unwrap(), [1; 32]);
+    }
+
+    /// Jobs of before there was money are read as ever, end as ever, and cost nothing.
+    #[tokio::test]
+    async fn jobs_of_an_old_database_are_free() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("facilitator.sqlite");
+        {
+            let store = Store::open(&path, &MIGRATIONS[..1]).unwrap();
+            let fill = |connection: &Connection| {
+                connection.execute_batch(
+                    "INSERT INTO jobs VALUES (1, 'job', 'owner', 0, 'validator', 'always_on.test', '', NULL, '', '[]', '{}',
+                        0, '', 0, 1, 1, 1, 1, NULL, '[]', '[]', 'owner', 1, '', '');
+                     INSERT INTO steps VALUES (1, 0, 'sent', '{}', 0), (1, 1, 'executor_ready', '{}', 1);",
+                )?;
+                Ok(())
+            };
+            store.write(fill).await.unwrap();
+        }
+        let store = FacilitatorStore::open(&path).unwrap();
+        let (owner, job) = (Hotkey::new("owner"), JobId::new("job"));
+        let end = Step {
+            status: JobStatus::Completed,
+            metadata: serde_json::Map::new(),
+            created_at: OffsetDateTime::UNIX_EPOCH,
+        };
+        let agree = |_: &[JobStatus]| Ok::<_, ()>(());
+        let ended = store.append(&job, &Hotkey::new("validator"), end, agree).await;
+        assert_eq!(ended.unwrap(), Appended::Done);
+        let read = store.job(&owner, &job).await.unwrap().unwrap();
+        assert_eq!((read.history.len(), read.cost), (3, None));
+        assert_eq!(store.account(&owner).unwrap(), Account::default());
+        assert_eq!(store.imbalances().await.unwrap(), []);
     }
 }
