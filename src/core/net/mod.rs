@@ -22,6 +22,7 @@
 //! with one small message only ([`guard`]).
 
 pub mod buckets;
+pub mod certificates;
 pub mod extensions;
 pub mod get;
 pub mod guests;

@@ -5,6 +5,7 @@ use rusqlite::{Connection, OptionalExtension, Row, named_params};
 use serde_json::{Map, Value};
 use time::OffsetDateTime;
 
+use super::requests::{self, KeyUse, RequestKey};
 use super::{FacilitatorStore, from_json, json, micros, moment};
 use crate::core::model::job::JobStatus;
 use crate::core::model::upload::SingleFileUpload;
@@ -129,13 +130,45 @@ pub struct Submission {
     pub job: Job,
     /// The user's signature.
     pub signature: JobSignature,
+    /// By what a repetition of the request is recognised.
+    pub request: Option<RequestKey>,
+    /// Most jobs that its owner may have that have not ended, this one included.
+    pub unfinished_max: u64,
+}
+
+/// What became of a job that was handed in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Inserted {
+    /// It is stored.
+    Done,
+    /// The same request has been stored before, as this job; nothing is stored.
+    Repeated(JobId),
+    /// The request's key stands for another request; nothing is stored.
+    KeyTaken,
+    /// Its owner has as many jobs that have not ended as it may have; nothing is stored.
+    TooMany,
 }
 
 impl FacilitatorStore {
     /// Stores a job and its first step, `sent`, at the time of its submission.
-    pub async fn insert(&self, submission: Submission) -> Result<(), StoreError> {
-        let Submission { job, signature } = submission;
+    pub async fn insert(&self, submission: Submission) -> Result<Inserted, StoreError> {
+        let Submission {
+            job,
+            signature,
+            request,
+            unfinished_max,
+        } = submission;
         let change = move |connection: &Connection| {
+            if let Some(request) = &request {
+                match requests::key_use(connection, &job.owner, request, job.created_at)? {
+                    KeyUse::Free => {}
+                    KeyUse::Same(uuid) => return Ok(Inserted::Repeated(uuid)),
+                    KeyUse::Other => return Ok(Inserted::KeyTaken),
+                }
+            }
+            if requests::tally(connection, &job.owner)?.unfinished >= unfinished_max {
+                return Ok(Inserted::TooMany);
+            }
             let spec = &job.spec;
             connection
                 .prepare_cached(
@@ -180,7 +213,10 @@ impl FacilitatorStore {
             for (position, step) in (0_i64..).zip(&job.history) {
                 insert_step(connection, seq, position, step)?;
             }
-            Ok(())
+            if let Some(request) = &request {
+                requests::take_key(connection, &job.owner, request, seq, job.created_at)?;
+            }
+            Ok(Inserted::Done)
         };
         self.store.write(change).await
     }
@@ -264,13 +300,17 @@ impl FacilitatorStore {
             } else {
                 json("filter", &filter.uuids)?
             };
-            let count: i64 = connection
-                .prepare_cached(&format!("SELECT count(*) FROM jobs WHERE {condition}"))?
-                .query_row(
-                    named_params! {":owner": owner.as_str(), ":uuids": uuids, ":tag": filter.tag},
-                    |row| row.get(0),
-                )?;
-            let count = u64::try_from(count).map_err(|e| StoreError::value("count", e))?;
+            let count = if filter == Filter::default() {
+                requests::tally(connection, &owner)?.jobs
+            } else {
+                let count: i64 = connection
+                    .prepare_cached(&format!("SELECT count(*) FROM jobs WHERE {condition}"))?
+                    .query_row(
+                        named_params! {":owner": owner.as_str(), ":uuids": uuids, ":tag": filter.tag},
+                        |row| row.get(0),
+                    )?;
+                u64::try_from(count).map_err(|e| StoreError::value("count", e))?
+            };
             let offset = i64::try_from(offset).unwrap_or(i64::MAX);
             let mut statement = connection.prepare_cached(&format!(
                 "SELECT * FROM jobs WHERE {condition} ORDER BY seq DESC LIMIT :limit OFFSET :offset"
@@ -430,6 +470,8 @@ mod tests {
         Submission {
             job: job.clone(),
             signature: signature(),
+            request: None,
+            unfinished_max: 100,
         }
     }
 

@@ -1,6 +1,8 @@
 //! The facilitator's database: its secret, the users' jobs and their histories.
 
+mod eviction;
 mod jobs;
+mod requests;
 
 use std::path::Path;
 
@@ -9,13 +11,21 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use time::OffsetDateTime;
 
-pub use self::jobs::{Appended, Filter, Job, JobSignature, JobSpec, Page, Step, Submission};
-use super::{Migration, OpenError, Store, StoreError};
+pub use self::eviction::Evicted;
+pub use self::jobs::{Appended, Filter, Inserted, Job, JobSignature, JobSpec, Page, Step, Submission};
+pub use self::requests::{Feedback, KEY_LIVES, KeyUse, RequestKey, Tally};
+use super::{Migration, OpenError, Store, StoreError, StoreLoad};
 
-const MIGRATIONS: &[Migration] = &[Migration {
-    name: "0001_start",
-    sql: include_str!("../migrations/facilitator/0001_start.sql"),
-}];
+const MIGRATIONS: &[Migration] = &[
+    Migration {
+        name: "0001_start",
+        sql: include_str!("../migrations/facilitator/0001_start.sql"),
+    },
+    Migration {
+        name: "0004_requests",
+        sql: include_str!("../migrations/facilitator/0004_requests.sql"),
+    },
+];
 
 /// The facilitator's database; cheap to clone.
 #[derive(Debug, Clone)]
@@ -28,6 +38,11 @@ impl FacilitatorStore {
     pub fn open(path: &Path) -> Result<Self, OpenError> {
         let store = Store::open(path, MIGRATIONS)?;
         Ok(Self { store })
+    }
+
+    /// Returns what the writer has done and has to do.
+    pub fn load(&self) -> StoreLoad {
+        self.store.load()
     }
 
     /// Returns the secret that tokens and nonces are signed with, which is `proposal` if there is none yet.
