@@ -17,34 +17,41 @@ use horde::core::tasks::Tasks;
 use serde_json::{Map, Value, json};
 use tempfile::TempDir;
 
+use crate::described;
+
 /// The moment at which the reference's tokens and nonces were made.
-const THEN: i64 = 1_795_338_800;
+pub(crate) const THEN: i64 = 1_795_338_800;
 
 fn golden(text: &str) -> Value {
     serde_json::from_str(text).unwrap()
 }
 
-fn http_vectors() -> Value {
+pub(crate) fn http_vectors() -> Value {
     golden(include_str!("../golden/facilitator_http.json"))
 }
 
-fn ws_vectors() -> Value {
+pub(crate) fn ws_vectors() -> Value {
     golden(include_str!("../golden/facilitator_ws.json"))
 }
 
 /// A facilitator of a test's own, with //Alice and //Ferdie as active validators and //Charlie as only user.
 pub(crate) struct World {
     pub(crate) address: SocketAddr,
-    clock: Clock,
-    tasks: Tasks,
+    pub(crate) clock: Clock,
+    pub(crate) tasks: Tasks,
     http: reqwest::Client,
-    config: FacilitatorConfig,
+    pub(crate) config: FacilitatorConfig,
     chain: Arc<LocalChain>,
     _dir: TempDir,
 }
 
 impl World {
     pub(crate) async fn start() -> Self {
+        Self::start_with(|_| {}).await
+    }
+
+    /// Starts it with other settings than usual.
+    pub(crate) async fn start_with(change: impl FnOnce(&mut FacilitatorConfig)) -> Self {
         let dir = tempfile::Builder::new().prefix("horde-test-").tempdir().unwrap();
         let clock = Clock::fixed(time::OffsetDateTime::from_unix_timestamp(THEN).unwrap());
         let chain_config = ChainConfig {
@@ -59,7 +66,7 @@ impl World {
         for (name, validator_permit) in [("//Alice", true), ("//Ferdie", true), ("//Dave", false)] {
             register(&chain, name, validator_permit).await;
         }
-        let config = FacilitatorConfig {
+        let mut config = FacilitatorConfig {
             dir: dir.path().join("facilitator"),
             chain: chain_config,
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
@@ -68,7 +75,16 @@ impl World {
             jwt: Duration::from_secs(3600),
             nonce: Duration::from_secs(300),
             body_bytes_max: 2_621_440,
+            volumes_max: 64,
+            submit_rate: 100,
+            unfinished_max: 1000,
+            login_rate: 20,
+            keep: Duration::from_secs(7 * 24 * 3600),
+            tls: None,
+            trusted_proxies: Vec::new(),
+            metrics_listen: None,
         };
+        change(&mut config);
         let tasks = Tasks::new();
         let address = facilitator::start(config.clone(), chain.clone(), clock.clone(), &tasks)
             .await
@@ -89,7 +105,7 @@ impl World {
     }
 
     /// Stops the facilitator and starts it again on the same data.
-    async fn restart(&mut self) {
+    pub(crate) async fn restart(&mut self) {
         self.tasks.shut_down(Duration::from_secs(5)).await;
         self.tasks = Tasks::new();
         self.address = facilitator::start(
@@ -102,7 +118,13 @@ impl World {
         .unwrap();
     }
 
-    async fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: Option<&str>) -> Answer {
+    pub(crate) async fn send(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: Option<&str>,
+    ) -> Answer {
         let url = format!("http://{}{path}", self.address);
         let mut request = self.http.request(method.parse().unwrap(), url);
         for (name, value) in headers {
@@ -113,15 +135,13 @@ impl World {
         }
         let response = request.send().await.unwrap();
         let status = response.status().as_u16();
-        let authenticate = response
-            .headers()
-            .get("www-authenticate")
-            .map(|value| value.to_str().unwrap().to_owned());
+        let headers = response.headers().clone();
         let text = response.text().await.unwrap();
         let body = serde_json::from_str(&text).unwrap_or(Value::String(text));
+        described::check(method, path, status, &headers, &body);
         Answer {
             status,
-            authenticate,
+            headers,
             body,
         }
     }
@@ -205,10 +225,16 @@ async fn register(chain: &LocalChain, name: &str, validator_permit: bool) {
 }
 
 #[derive(Debug)]
-struct Answer {
-    status: u16,
-    authenticate: Option<String>,
-    body: Value,
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) headers: reqwest::header::HeaderMap,
+    pub(crate) body: Value,
+}
+
+impl Answer {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).map(|value| value.to_str().unwrap())
+    }
 }
 
 pub(crate) fn key(uri: &str) -> Keypair {
@@ -346,7 +372,7 @@ async fn calls_without_a_good_token_are_refused_with_the_words_of_the_reference(
                 .unwrap_or_default();
             let answer = world.replay(&exchange["request"], recorded).await;
             assert_eq!(answer.status, 401, "{label}");
-            assert_eq!(answer.authenticate.as_deref(), Some("Bearer"), "{label}");
+            assert_eq!(answer.header("www-authenticate"), Some("Bearer"), "{label}");
             assert_eq!(answer.body, exchange["response"]["json"], "{label}");
         }
     }
@@ -522,7 +548,7 @@ fn recorded_pushes() -> Map<String, Value> {
 }
 
 /// Submits the recorded SDK job and returns its UUID.
-async fn submit(world: &World, token: &str, validator: &mut Link) -> String {
+pub(crate) async fn submit(world: &World, token: &str, validator: &mut Link) -> String {
     let vectors = http_vectors();
     let answer = world
         .replay(&exchanges(&vectors, "sdk create_job")[0]["request"], token)

@@ -4,8 +4,8 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::Instant;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
+use tokio::time::{Instant, timeout};
 
 use crate::core::config::FacilitatorConfig;
 use crate::core::model::Hotkey;
@@ -118,8 +118,12 @@ impl Limits {
     }
 
     /// Waits for a turn to read jobs.
-    pub(super) async fn read(&self) -> Result<tokio::sync::SemaphorePermit<'_>, Full> {
-        match tokio::time::timeout(READ_WAIT, self.reads.acquire()).await {
+    pub(super) async fn read(&self) -> Result<SemaphorePermit<'_>, Full> {
+        self.read_within(READ_WAIT).await
+    }
+
+    async fn read_within(&self, wait: Duration) -> Result<SemaphorePermit<'_>, Full> {
+        match timeout(wait, self.reads.acquire()).await {
             Ok(Ok(turn)) => Ok(turn),
             Ok(Err(_)) | Err(_) => Err(Full),
         }
@@ -299,12 +303,12 @@ mod tests {
         assert_eq!(refusal, "args has 1025 entries, at most 1024 are taken");
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn whoever_gets_no_turn_to_read_is_told_so() {
         let limits = limits();
         let turn = limits.read().await.unwrap();
-        assert_eq!(limits.read().await.unwrap_err(), Full);
+        assert!(limits.read_within(Duration::ZERO).await.is_err());
         drop(turn);
-        limits.read().await.unwrap();
+        assert!(limits.read_within(Duration::ZERO).await.is_ok());
     }
 }
