@@ -26,6 +26,7 @@ use tokio::{
 
 use super::certificates::Certificates;
 use super::guests::{Guests, Places, Seat, raise_file_limit};
+use super::patience::Patient;
 use crate::core::tasks::Tasks;
 
 /// Time that a client has to send the head of its first request.
@@ -33,6 +34,10 @@ pub const FIRST_HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Time that a client has to send the head of a further request, counted from the answer to the last.
 pub const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Time in which a client must take some of what is written to it; longer than the sessions of [`super::ws`] wait, which
+/// have their own patience.
+pub const TAKE_TIMEOUT: Duration = Duration::from_secs(150);
 
 /// Bytes of the head of a request, and of the read buffer behind it.
 pub const HEADER_BYTES_MAX: usize = 64 * 1024;
@@ -172,7 +177,7 @@ where
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_TIMEOUT)
         .max_buf_size(HEADER_BYTES_MAX)
-        .serve_connection(TokioIo::new(stream), service)
+        .serve_connection(TokioIo::new(Patient::new(stream, TAKE_TIMEOUT)), service)
         .with_upgrades();
     let mut connection = pin!(connection);
     let silence = async {

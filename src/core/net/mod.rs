@@ -30,6 +30,7 @@ pub mod http;
 pub mod ws;
 
 mod guard;
+mod patience;
 mod session;
 mod tls;
 
