@@ -34,7 +34,7 @@ fn described_path(path: &str) -> Option<&'static str> {
 
 fn resolved(value: &'static Value) -> &'static Value {
     match value.get("$ref").and_then(Value::as_str) {
-        Some(target) => document().pointer(&target[1..]).unwrap(),
+        Some(target) => document().pointer(target.strip_prefix('#').unwrap()).unwrap(),
         None => value,
     }
 }

@@ -14,7 +14,7 @@ use horde::core::net::ws::{ConnectOptions, connect};
 use horde::core::net::{Event, Link};
 use horde::core::proto::facilitator_validator::{Down, JobRequest};
 use horde::core::tasks::Tasks;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::described;

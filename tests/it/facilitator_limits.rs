@@ -9,6 +9,7 @@ use horde::core::crypto::signed;
 use horde::core::net::Link;
 use horde::core::proto::sdk_facilitator::signed_fields_payload;
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 use crate::described;
 use crate::facilitator::{Answer, World, key, pushed, report, submit};
@@ -395,13 +396,13 @@ async fn jobs_are_forgotten_seven_days_after_their_end() {
     // It looks when it starts, and every ten minutes.
     world.restart().await;
     let token = world.login("//Charlie").await;
-    let deadline = std::time::Instant::now() + PATIENCE;
+    let deadline = Instant::now() + PATIENCE;
     while get(&world, &token, &format!("/api/v1/jobs/{ended}/"))
         .await
         .status
         == 200
     {
-        assert!(std::time::Instant::now() < deadline);
+        assert!(Instant::now() < deadline);
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     for uuid in [works, fresh] {
@@ -475,7 +476,7 @@ async fn clients_that_dawdle_are_cut_off_and_hold_up_nobody() {
         body.write_all(request.as_bytes()).unwrap();
     }
     assert_eq!(world.send("GET", "/health", &[], None).await.status, 200);
-    let began = std::time::Instant::now();
+    let began = Instant::now();
     let (head, body) = tokio::task::spawn_blocking(move || {
         let head = said_until_closed(&mut heads[0]);
         let head_took = began.elapsed();

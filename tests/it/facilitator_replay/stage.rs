@@ -250,7 +250,7 @@ impl Stage {
         if let (Some(hotkey), Some(signature)) = (login["hotkey"].as_str(), login["signature"].as_str()) {
             let bare = signature.trim_start_matches("0x");
             if signed::verify_login(&Hotkey::new(hotkey), &recorded, bare).is_ok() {
-                let prefix = &signature[..signature.len() - bare.len()];
+                let prefix = signature.strip_suffix(bare).unwrap();
                 let signature = keypair(hotkey).sign(ours.as_bytes()).to_hex();
                 login["signature"] = json!(format!("{prefix}{signature}"));
             }
