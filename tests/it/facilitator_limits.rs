@@ -368,6 +368,11 @@ async fn what_is_served_is_described_and_seen() {
     ] {
         assert!(world.send("POST", &path, &json, Some(body)).await.status < 500);
     }
+    let other_method = world.send("GET", "/auth/login", &[], None).await;
+    assert_eq!(
+        (other_method.status, other_method.header("allow")),
+        (405, Some("POST"))
+    );
     let feedback = format!("/api/v1/jobs/{uuid}/feedback/");
     world
         .send("PUT", &feedback, &json, Some(r#"{"result_correctness": 1}"#))

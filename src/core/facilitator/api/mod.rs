@@ -35,7 +35,7 @@ use crate::core::proto::facilitator_validator::SignatureScope;
 use crate::core::proto::sdk_facilitator::{Detail, Refusal, RequestSignature, path, signed_fields_payload};
 use crate::core::store::StoreError;
 
-/// When a client may come again that found no room or no database.
+/// When a client may come again that could not be served, unless something better is known.
 const COME_AGAIN: Duration = Duration::from_secs(1);
 
 /// One path, the methods that it knows, and who answers.
@@ -169,7 +169,9 @@ impl IntoResponse for Answer {
             let bearer = HeaderValue::from_static("Bearer");
             response.headers_mut().insert(header::WWW_AUTHENTICATE, bearer);
         }
-        if let Some(wait) = self.retry_after {
+        // What cannot be done now can be later.
+        let later = (self.status == StatusCode::SERVICE_UNAVAILABLE).then_some(COME_AGAIN);
+        if let Some(wait) = self.retry_after.or(later) {
             let seconds = HeaderValue::from(whole_seconds(wait));
             response.headers_mut().insert(header::RETRY_AFTER, seconds);
         }
@@ -199,7 +201,6 @@ fn busy(full: Full) -> Answer {
         "Busy",
         Some(format!("{full}; try again")),
     )
-    .after(COME_AGAIN)
 }
 
 fn not_found(detail: &str) -> Answer {
@@ -269,7 +270,6 @@ impl From<StoreError> for Answer {
             StatusCode::SERVICE_UNAVAILABLE,
             "The facilitator's database is not available.",
         )
-        .after(COME_AGAIN)
     }
 }
 
