@@ -127,6 +127,8 @@ fn old_job(owner: &Hotkey, validator: &Hotkey, now: time::OffsetDateTime) -> Sub
             scope: "SignedFields".to_owned(),
         },
         bill: None,
+        request: None,
+        unfinished_max: u64::MAX,
     }
 }
 
@@ -137,8 +139,12 @@ pub(crate) async fn facilitator(directory: &Path) -> Result<Process, Failure> {
     crate::process::alone(&mut command);
     command
         .env("HORDE_CHAIN_PATH", directory.join(CHAIN))
-        .env("HORDE_DIR", directory.join("facilitator"))
         .env("HORDE_FACILITATOR_ALLOW_ANY_USER", "true")
+        // All users log in from one address, one after the other; and a machine may run other facilitators.
+        .env("HORDE_FACILITATOR_LOGIN_RATE", "1000000")
+        .env("HORDE_FACILITATOR_METRICS_LISTEN", "off")
+        .arg("--dir")
+        .arg(directory.join("facilitator"))
         .args(["facilitator", "run", "--listen", &address.to_string()]);
     Process::start(command, address).await
 }

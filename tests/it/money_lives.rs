@@ -447,6 +447,8 @@ fn submission(id: &JobId, owner: &str, created_at: OffsetDateTime, bill: Bill) -
             scope: "SignedFields".to_owned(),
         },
         bill: Some(bill),
+        request: None,
+        unfinished_max: u64::MAX,
     }
 }
 

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::secret::Secret;
-use super::settings::{ConfigError, Settings};
+use super::settings::{ConfigError, OFF, Settings};
 use super::value::Value;
 
 /// Which key a role signs with.
@@ -98,4 +98,12 @@ pub(super) fn optional_path(settings: &Settings, key: &'static str) -> Result<Op
         Some(_) => Err(ConfigError::Undeclared { key }),
         None => Ok(None),
     }
+}
+
+/// Returns a text unless it is the word for none.
+pub(super) fn unless_off<'a>(
+    settings: &'a Settings,
+    key: &'static str,
+) -> Result<Option<&'a str>, ConfigError> {
+    Ok(Some(settings.text(key)?).filter(|text| *text != OFF))
 }

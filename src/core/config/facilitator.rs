@@ -5,7 +5,9 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::common::ChainConfig;
+use ipnet::IpNet;
+
+use super::common::{ChainConfig, optional_path, unless_off};
 use super::miner::by_class;
 use super::settings::{ConfigError, Settings};
 use crate::core::model::{ExecutorClass, Hotkey};
@@ -32,6 +34,31 @@ pub struct FacilitatorConfig {
     pub nonce: Duration,
     /// Largest request body, in bytes.
     pub body_bytes_max: usize,
+    /// Most volumes of a job, and most uploads.
+    pub volumes_max: usize,
+    /// Jobs a user may submit per second on average.
+    pub submit_rate: u32,
+    /// Jobs a user may have that have not ended.
+    pub unfinished_max: u64,
+    /// Calls for nonces and tokens per second and address on average.
+    pub login_rate: u32,
+    /// How long a job is kept after its end.
+    pub keep: Duration,
+    /// Its certificate; none where it speaks plain HTTP.
+    pub tls: Option<TlsConfig>,
+    /// Networks of proxies whose headers are believed.
+    pub trusted_proxies: Vec<IpNet>,
+    /// Where to serve figures to Prometheus.
+    pub metrics_listen: Option<SocketAddr>,
+}
+
+/// Where a listener's certificate lies.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsConfig {
+    /// PEM file of the certificate and the chain above it.
+    pub certificate: PathBuf,
+    /// PEM file of its key.
+    pub key: PathBuf,
 }
 
 impl FacilitatorConfig {
@@ -51,6 +78,17 @@ impl FacilitatorConfig {
             jwt: settings.duration("facilitator.jwt_seconds")?,
             nonce: settings.duration("facilitator.nonce_seconds")?,
             body_bytes_max: settings.integer("facilitator.body_bytes_max")?,
+            volumes_max: settings.integer("facilitator.volumes_max")?,
+            submit_rate: settings.integer("facilitator.submit_rate")?,
+            unfinished_max: settings.integer("facilitator.unfinished_max")?,
+            login_rate: settings.integer("facilitator.login_rate")?,
+            keep: DAY * settings.integer::<u32>("facilitator.keep_days")?,
+            tls: tls(settings)?,
+            trusted_proxies: settings.networks("facilitator.trusted_proxies")?.to_vec(),
+            metrics_listen: match unless_off(settings, "facilitator.metrics_listen")? {
+                Some(_) => Some(settings.parsed("facilitator.metrics_listen")?),
+                None => None,
+            },
         })
     }
 }
@@ -60,4 +98,26 @@ fn prices(settings: &Settings) -> Result<Vec<(ExecutorClass, Micro)>, ConfigErro
     by_class(settings, KEY, settings.number_per_class(KEY)?, |price| {
         Ok::<_, Infallible>(Micro::new(*price))
     })
+}
+
+const DAY: Duration = Duration::from_secs(24 * 3600);
+
+/// Returns the two files of a certificate, of which none is any use alone.
+fn tls(settings: &Settings) -> Result<Option<TlsConfig>, ConfigError> {
+    let certificate = optional_path(settings, "facilitator.tls_certificate")?;
+    let key = optional_path(settings, "facilitator.tls_key")?;
+    match (certificate, key) {
+        (Some(certificate), Some(key)) => Ok(Some(TlsConfig { certificate, key })),
+        (None, None) => Ok(None),
+        (Some(_), None) => Err(ConfigError::refused(
+            settings,
+            "facilitator.tls_certificate",
+            "facilitator.tls_key, the certificate's key, is not set",
+        )),
+        (None, Some(_)) => Err(ConfigError::refused(
+            settings,
+            "facilitator.tls_key",
+            "facilitator.tls_certificate, the key's certificate, is not set",
+        )),
+    }
 }

@@ -7,9 +7,9 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::common::{ChainConfig, WalletConfig};
+use super::common::{ChainConfig, WalletConfig, unless_off};
 use super::engines::BUILT_IN;
-use super::settings::{AUTO, ConfigError, OFF, Settings};
+use super::settings::{AUTO, ConfigError, Settings};
 use crate::core::model::subnet::is_public;
 use crate::core::model::{ExecutorClass, Profile};
 
@@ -225,10 +225,6 @@ fn address(settings: &Settings) -> Result<Option<IpAddr>, ConfigError> {
         return Err(ConfigError::refused(settings, KEY, text));
     }
     Ok(Some(ip))
-}
-
-fn unless_off<'a>(settings: &'a Settings, key: &'static str) -> Result<Option<&'a str>, ConfigError> {
-    Ok(Some(settings.text(key)?).filter(|text| *text != OFF))
 }
 
 fn dynamic_config_env(settings: &Settings) -> Result<String, ConfigError> {

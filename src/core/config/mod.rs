@@ -22,7 +22,7 @@ mod write;
 pub use common::{ChainConfig, WalletConfig};
 pub use environment::Environment;
 pub use executor::ExecutorConfig;
-pub use facilitator::FacilitatorConfig;
+pub use facilitator::{FacilitatorConfig, TlsConfig};
 pub use layers::{Flag, Sources, load};
 pub use miner::{Backend, MinerConfig, Publishing};
 pub use secret::Secret;

@@ -175,6 +175,69 @@ pub const SETTINGS: &[Setting] = &[
         "largest request body",
     ),
     setting(
+        "facilitator.volumes_max",
+        Kind::Integer { min: 0, max: 4096 },
+        "64",
+        "most volumes of a job, and most uploads",
+    ),
+    setting(
+        "facilitator.submit_rate",
+        Kind::Integer {
+            min: 1,
+            max: 1_000_000,
+        },
+        "100",
+        "jobs a user may submit per second on average; ten seconds' worth may come at once",
+    ),
+    setting(
+        "facilitator.unfinished_max",
+        Kind::Integer {
+            min: 1,
+            max: 1_000_000_000,
+        },
+        "1000",
+        "jobs a user may have that have not ended",
+    ),
+    setting(
+        "facilitator.login_rate",
+        Kind::Integer {
+            min: 1,
+            max: 1_000_000,
+        },
+        "20",
+        "calls for nonces and tokens per second and address on average; ten seconds' worth may come at once",
+    ),
+    setting(
+        "facilitator.keep_days",
+        // An idempotency key holds for seven days.
+        Kind::Integer { min: 7, max: 3650 },
+        "7",
+        "days that a job is kept after its end",
+    ),
+    unset(
+        "facilitator.tls_certificate",
+        Kind::Path,
+        "PEM file of its certificate and the chain above it; with it users and validators speak https and wss",
+    ),
+    unset(
+        "facilitator.tls_key",
+        Kind::Path,
+        "PEM file of the certificate's key; both files are read again when they change",
+    ),
+    setting(
+        "facilitator.trusted_proxies",
+        Kind::Networks,
+        "",
+        "networks of proxies before it, whose X-Forwarded-For and X-Forwarded-Proto are believed",
+    ),
+    setting(
+        "facilitator.metrics_listen",
+        Kind::WordOr("off", &Kind::SocketAddress),
+        // Beside a miner's, which has the usual port.
+        "127.0.0.1:9465",
+        "where to serve figures to Prometheus, at /metrics; off: nowhere",
+    ),
+    setting(
         "validator.facilitator_url",
         Kind::Url(&["ws", "wss"]),
         "wss://facilitator.computehorde.io/ws/v0/",

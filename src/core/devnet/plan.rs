@@ -126,6 +126,7 @@ impl Plan {
                     [
                         ("facilitator.listen", text(facilitator)),
                         ("facilitator.allow_any_user", Value::Bool(true)),
+                        ("facilitator.metrics_listen", text("off")),
                     ],
                 ),
             },

@@ -207,6 +207,7 @@ async fn store_status(office: &Office, validator: &Hotkey, update: StatusUpdate)
     let response = match append(office, validator, &uuid, status, metadata.as_ref()).await {
         Ok(Appended::Done) => {
             tracing::info!(job = %uuid, %status, "job status");
+            office.metrics.status(status.as_str());
             Response::success()
         }
         Ok(Appended::NoSuchJob) => Response::error(

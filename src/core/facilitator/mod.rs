@@ -26,14 +26,23 @@
 //! | parser's `errors[]` | with `input`, `ctx`, `url` | with `loc` | same `type`, own words where the parser's are its own |
 //! | volumes' and uploads' 400 | with `input`, `ctx`, `url` | `type`, `loc`, `msg` | the same |
 //! | list order | unspecified | newest first | |
+//! | list narrowed to more than 256 UUIDs | taken | 400 by field | bounded |
+//! | job with more than it could ever run with: 1024 args or env entries, 64 volumes or uploads | accepted | 413 `{"error", "details"}` | it fails anyway |
+//! | more submissions, logins or unfinished jobs than one may have | unbounded | 429 with `Retry-After` | one user must not crowd others out |
+//! | repeated submission with the same `Idempotency-Key` | a second job | 200 with the first | a retry after a lost answer is safe |
+//! | feedback of a hotkey's own job | 404 on PUT and POST, 500 on GET | taken and shown | here every owner is a hotkey |
 //! | cheat reports of known jobs | forwarded | 501 | not built yet |
 //! | prices and credit | none | 402 `{"error", "details", "missing_micro", …}` where a job cannot be paid, `horde.cost` in the job | [`crate::core::money`] |
 //! | `GET /api/v1/account/` | unknown | served | a user sees its money and the prices |
-//! | `GET /api/v1/validators/`, `GET /health` | unknown | served | `horde job` finds its validator, `horde up` its facilitator |
+//! | `GET /api/v1/validators/`, `GET /health`, `GET /openapi.json` | unknown | served | `horde job` finds its validator, `horde up` its facilitator, others this API |
 
 mod api;
+mod asker;
 mod auth;
 mod driver;
+mod eviction;
+mod figures;
+mod limits;
 mod machine;
 mod money;
 mod submission;
@@ -48,7 +57,9 @@ use std::sync::Arc;
 
 use tokio::sync::Semaphore;
 
+use self::asker::Front;
 use self::auth::Gate;
+use self::limits::Limits;
 use self::money::Prices;
 use self::users::Users;
 use self::validators::{ActiveValidators, Seats};
@@ -57,11 +68,13 @@ use crate::core::clock::Clock;
 use crate::core::config::FacilitatorConfig;
 use crate::core::crypto::ss58::{self, Ss58Error};
 use crate::core::model::JobId;
+use crate::core::net::certificates::{CertificateError, Certificates};
 use crate::core::net::http;
 use crate::core::store::facilitator::FacilitatorStore;
 use crate::core::store::trap::Trap;
 use crate::core::store::{OpenError, StoreError};
 use crate::core::tasks::Tasks;
+use crate::core::telemetry::facilitator::FacilitatorMetrics;
 
 /// Links of validators at once, authenticated or not; the subnet has 256 neurons.
 const LINKS_MAX: usize = 512;
@@ -87,6 +100,9 @@ pub enum StartError {
         /// What the operating system says.
         source: io::Error,
     },
+    /// Its certificate cannot be used.
+    #[error("cannot serve over TLS")]
+    Certificate(#[from] CertificateError),
     /// A user is no hotkey.
     #[error("facilitator.users has an entry that is no address: {user:?}")]
     User {
@@ -110,7 +126,9 @@ struct Inner {
     seats: Seats,
     links: Arc<Semaphore>,
     clock: Clock,
-    body_bytes_max: usize,
+    limits: Limits,
+    front: Front,
+    metrics: FacilitatorMetrics,
     tasks: Tasks,
 }
 
@@ -139,6 +157,7 @@ async fn start_trapped(
     trap: Option<Trap>,
     tasks: &Tasks,
 ) -> Result<SocketAddr, StartError> {
+    let limits = Limits::new(&config);
     for user in &config.users {
         ss58::decode(user).map_err(|source| StartError::User {
             user: user.as_str().to_owned(),
@@ -158,6 +177,14 @@ async fn start_trapped(
              facilitator.allow_any_user"
         );
     }
+    let certificates = match config.tls.clone() {
+        None => None,
+        Some(files) => {
+            let loading =
+                tokio::task::spawn_blocking(move || Certificates::load(&files.certificate, &files.key));
+            Some(loading.await.map_err(|_| StoreError::Panicked)??)
+        }
+    };
     let failed = |source| StartError::Listen {
         address: config.listen,
         source,
@@ -172,17 +199,33 @@ async fn start_trapped(
         seats: Seats::default(),
         links: Arc::new(Semaphore::new(LINKS_MAX)),
         clock,
-        body_bytes_max: config.body_bytes_max,
+        limits,
+        front: Front {
+            is_tls: certificates.is_some(),
+            proxies: config.trusted_proxies,
+        },
+        metrics: FacilitatorMetrics::new(),
         tasks: tasks.clone(),
     }));
+    if let Some(address) = config.metrics_listen {
+        figures::start(&office, address).await;
+    }
+    tasks.spawn_vital("eviction", eviction::keep(office.clone(), config.keep));
     tasks.spawn_vital("sweep of validators", driver::sweep(office.clone()));
     tasks.spawn_vital("orders", users::watch(office.clone(), revision));
     tasks.spawn_vital("charges", money::charge_running(office.clone()));
     let (router, serving) = (api::router(office), tasks.clone());
+    let is_tls = certificates.is_some();
+    if let Some(certificates) = certificates.clone() {
+        tasks.spawn_vital("certificate", certificates.watch(tasks.clone()));
+    }
     tasks.spawn_vital("facilitator", async move {
-        http::serve(listener, router, &serving).await;
+        match certificates {
+            None => http::serve(listener, router, &serving).await,
+            Some(certificates) => http::serve_tls(listener, router, &serving, certificates).await,
+        }
     });
-    tracing::info!(%address, "facilitator serves");
+    tracing::info!(%address, tls = is_tls, "facilitator serves");
     Ok(address)
 }
 

@@ -1,6 +1,5 @@
 //! Serves the miner's figures to Prometheus, on a listener of their own: they are the operator's business.
 
-use std::fs;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -17,6 +16,7 @@ use crate::core::model::ExecutorClass;
 use crate::core::net::http;
 use crate::core::tasks::Tasks;
 use crate::core::telemetry::metrics::{CONTENT_TYPE as OPENMETRICS, ClassFigures, Snapshot};
+use crate::core::telemetry::process;
 
 /// Starts to serve figures; a port that is taken is a warning, since jobs matter more.
 pub(super) async fn start(miner: &Arc<Miner>, address: SocketAddr, tasks: &Tasks) {
@@ -71,31 +71,13 @@ fn snapshot(miner: &Miner) -> Snapshot {
         }
     });
     let load = miner.store.load();
+    let process = process::figures();
     Snapshot {
         executors: executors.collect(),
         store_writes: load.writes,
         store_commits: load.commits,
         store_waiting: load.waiting,
-        memory_bytes: memory_bytes().unwrap_or(0),
-        open_files: fs::read_dir("/proc/self/fd")
-            .map_or(0, |files| u64::try_from(files.count()).unwrap_or(u64::MAX)),
-    }
-}
-
-/// Returns the memory of this process, in bytes, as the kernel tells it.
-fn memory_bytes() -> Option<u64> {
-    let status = fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    kib.checked_mul(1024)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_kernel_tells_the_memory_of_the_process() {
-        assert!(memory_bytes().unwrap() > 1024 * 1024);
+        memory_bytes: process.memory_bytes,
+        open_files: process.open_files,
     }
 }

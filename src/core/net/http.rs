@@ -19,11 +19,14 @@ use hyper_util::{
 };
 use thiserror::Error;
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpSocket, TcpStream},
-    time::sleep,
+    time::{sleep, timeout},
 };
 
+use super::certificates::Certificates;
 use super::guests::{Guests, Places, Seat, raise_file_limit};
+use super::patience::Patient;
 use crate::core::tasks::Tasks;
 
 /// Time that a client has to send the head of its first request.
@@ -31,6 +34,10 @@ pub const FIRST_HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Time that a client has to send the head of a further request, counted from the answer to the last.
 pub const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Time in which a client must take some of what is written to it; longer than the sessions of [`super::ws`] wait, which
+/// have their own patience.
+pub const TAKE_TIMEOUT: Duration = Duration::from_secs(150);
 
 /// Bytes of the head of a request, and of the read buffer behind it.
 pub const HEADER_BYTES_MAX: usize = 64 * 1024;
@@ -61,10 +68,29 @@ pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
 /// as many connections as the process may have files, whose limit is raised for that; when those of strangers are
 /// full, one gives way ([`super::guests`]). A handler finds the peer's address as [`ConnectInfo`]`<SocketAddr>`.
 pub async fn serve(listener: TcpListener, router: Router, tasks: &Tasks) {
-    serve_at_most(listener, router, tasks, Places::for_files(raise_file_limit())).await;
+    serve_at_most(
+        listener,
+        router,
+        tasks,
+        Places::for_files(raise_file_limit()),
+        None,
+    )
+    .await;
 }
 
-pub(super) async fn serve_at_most(listener: TcpListener, router: Router, tasks: &Tasks, places: Places) {
+/// As [`serve`], over TLS: a client that has not shaken hands within [`FIRST_HEADER_TIMEOUT`] is cut off.
+pub async fn serve_tls(listener: TcpListener, router: Router, tasks: &Tasks, certificates: Certificates) {
+    let places = Places::for_files(raise_file_limit());
+    serve_at_most(listener, router, tasks, places, Some(certificates)).await;
+}
+
+pub(super) async fn serve_at_most(
+    listener: TcpListener,
+    router: Router,
+    tasks: &Tasks,
+    places: Places,
+    certificates: Option<Certificates>,
+) {
     let guests = Guests::new(places);
     let token = tasks.token();
     loop {
@@ -75,8 +101,20 @@ pub(super) async fn serve_at_most(listener: TcpListener, router: Router, tasks: 
         };
         match accepted {
             Ok((stream, peer)) => {
-                let connection = converse(stream, peer, guests.enter(peer), router.clone(), tasks.clone());
-                tasks.spawn("http connection", connection);
+                if let Err(error) = stream.set_nodelay(true) {
+                    tracing::debug!(%peer, %error, "cannot set TCP_NODELAY");
+                }
+                let (seat, router, family) = (guests.enter(peer), router.clone(), tasks.clone());
+                match certificates.clone() {
+                    None => {
+                        let connection = converse(stream, peer, seat, router, family);
+                        tasks.spawn("http connection", connection);
+                    }
+                    Some(certificates) => {
+                        let connection = shake_hands(stream, peer, seat, router, family, certificates);
+                        tasks.spawn("https connection", connection);
+                    }
+                }
             }
             Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {
@@ -98,10 +136,34 @@ fn is_of_one_connection(error: &io::Error) -> bool {
     )
 }
 
-async fn converse(stream: TcpStream, peer: SocketAddr, seat: Seat, router: Router, tasks: Tasks) {
-    if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!(%peer, %error, "cannot set TCP_NODELAY");
+async fn shake_hands(
+    stream: TcpStream,
+    peer: SocketAddr,
+    seat: Seat,
+    router: Router,
+    tasks: Tasks,
+    certificates: Certificates,
+) {
+    let token = tasks.token();
+    let shaken = tokio::select! {
+        shaken = timeout(FIRST_HEADER_TIMEOUT, certificates.accept(stream)) => shaken,
+        () = seat.left() => {
+            tracing::debug!(%peer, "a stranger's connection gave way to another");
+            return;
+        }
+        () = token.cancelled() => return,
+    };
+    match shaken {
+        Ok(Ok(stream)) => converse(stream, peer, seat, router, tasks).await,
+        Ok(Err(error)) => tracing::debug!(%peer, %error, "no TLS handshake"),
+        Err(_) => tracing::debug!(%peer, "no TLS handshake in time"),
     }
+}
+
+async fn converse<S>(stream: S, peer: SocketAddr, seat: Seat, router: Router, tasks: Tasks)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let inner = TowerToHyperService::new(router);
     let has_asked = Arc::new(AtomicBool::new(false));
     let (asked, place) = (Arc::clone(&has_asked), seat.clone());
@@ -115,7 +177,7 @@ async fn converse(stream: TcpStream, peer: SocketAddr, seat: Seat, router: Route
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_TIMEOUT)
         .max_buf_size(HEADER_BYTES_MAX)
-        .serve_connection(TokioIo::new(stream), service)
+        .serve_connection(TokioIo::new(Patient::new(stream, TAKE_TIMEOUT)), service)
         .with_upgrades();
     let mut connection = pin!(connection);
     let silence = async {

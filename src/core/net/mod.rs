@@ -22,6 +22,7 @@
 //! with one small message only ([`guard`]).
 
 pub mod buckets;
+pub mod certificates;
 pub mod extensions;
 pub mod get;
 pub mod guests;
@@ -29,6 +30,7 @@ pub mod http;
 pub mod ws;
 
 mod guard;
+mod patience;
 mod session;
 mod tls;
 

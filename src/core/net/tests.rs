@@ -616,7 +616,7 @@ async fn small_server(limits: Limits, places: guests::Places) -> Server {
         .with_state((sender, tasks.clone(), limits));
     let family = tasks.clone();
     tasks.spawn("server", async move {
-        http::serve_at_most(listener, router, &family, places).await;
+        http::serve_at_most(listener, router, &family, places, None).await;
     });
     Server {
         tasks,

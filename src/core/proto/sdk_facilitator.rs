@@ -26,6 +26,10 @@ pub mod path {
     pub const SUBMIT: &str = "/api/v1/job-docker/";
     /// Lists the caller's jobs; one job lies below it.
     pub const JOBS: &str = "/api/v1/jobs/";
+    /// Shows a job.
+    pub const JOB: &str = "/api/v1/jobs/{uuid}/";
+    /// Takes, and shows, what a job's owner thinks of its result.
+    pub const FEEDBACK: &str = "/api/v1/jobs/{uuid}/feedback/";
     /// Takes a cheat report.
     pub const CHEATED: &str = "/api/v1/cheated-job/";
     /// Lists connected validators; not known to the reference.
@@ -34,6 +38,8 @@ pub mod path {
     pub const ACCOUNT: &str = "/api/v1/account/";
     /// Says whether the facilitator serves; not known to the reference.
     pub const HEALTH: &str = "/health";
+    /// Describes all of these (OpenAPI 3.1); not known to the reference.
+    pub const OPENAPI: &str = "/openapi.json";
     /// Where validators connect.
     pub const VALIDATOR_LINK: &str = "/ws/v0/";
 }
@@ -51,6 +57,12 @@ pub mod header {
     /// `SignedFields` (also if absent) or `FullRequest`.
     pub const SIGNATURE_SCOPE: &str = "x-ch-signature-scope";
 }
+
+/// The header of a submission by whose value a repetition is recognised; not known to the reference.
+pub const IDEMPOTENCY_KEY: &str = "idempotency-key";
+
+/// Most characters of the value of [`IDEMPOTENCY_KEY`], all of them printable ASCII.
+pub const IDEMPOTENCY_KEY_CHARS_MAX: usize = 128;
 
 /// The signature type that is in use.
 pub const SIGNATURE_TYPE: &str = "bittensor";

@@ -39,7 +39,7 @@ pub enum Loop {
 }
 
 impl Loop {
-    const fn word(self) -> &'static str {
+    pub(super) const fn word(self) -> &'static str {
         match self {
             Self::Chain => "chain",
             Self::Address => "address",

@@ -1,6 +1,8 @@
 //! Logs and figures. Logs are set up once per process, always on standard error, so that data alone is on standard output.
 
+pub mod facilitator;
 pub mod metrics;
+pub mod process;
 
 use std::str::FromStr;
 

@@ -1,52 +1,118 @@
-//! HTTP for users: login, jobs, cheat reports; and the door for validators.
+//! HTTP for users: login, jobs, feedback, cheat reports; and the door for validators.
 //!
-//! Each path is served with and without its trailing slash. Here is what the handlers share: the routes, answers, who
-//! calls, and bodies.
+//! Each path is served with and without its trailing slash. Here is what the handlers share: the routes, answers, and
+//! who calls.
 
 mod account;
+mod body;
 mod cheats;
+mod feedback;
 mod jobs;
 mod link;
 mod login;
+mod openapi;
 
 use std::time::Duration;
 
 use axum::Router;
-use axum::body::{Body, to_bytes};
+use axum::extract::Request;
+use axum::handler::Handler;
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{MethodRouter, get, post};
+use axum::routing::{MethodFilter, MethodRouter};
+use bytes::Bytes;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
-use tokio::time::timeout;
 
+use self::body::object;
 use super::auth::{LoginRefusal, TokenRefusal};
+use super::limits::{Full, Held};
 use super::{Causes, Office};
 use crate::core::crypto::signed::full_request_payload;
 use crate::core::model::{ExecutorClass, Hotkey};
+use crate::core::net::buckets::Empty;
 use crate::core::proto::facilitator_validator::SignatureScope;
 use crate::core::proto::sdk_facilitator::{Detail, Refusal, RequestSignature, path, signed_fields_payload};
 use crate::core::store::StoreError;
 
-/// Time that a client has to send a body.
-const BODY_WITHIN: Duration = Duration::from_secs(60);
+/// When a client may come again that could not be served, unless something better is known.
+const COME_AGAIN: Duration = Duration::from_secs(1);
 
-/// Makes the routes.
+/// One path, the methods that it knows, and who answers.
+struct Route {
+    path: &'static str,
+    methods: Vec<&'static str>,
+    handlers: MethodRouter<Office>,
+}
+
+impl Route {
+    fn new(path: &'static str) -> Self {
+        Self {
+            path,
+            methods: Vec::new(),
+            handlers: MethodRouter::new(),
+        }
+    }
+
+    fn get<H: Handler<T, Office>, T: 'static>(self, handler: H) -> Self {
+        self.on("get", MethodFilter::GET, handler)
+    }
+
+    fn post<H: Handler<T, Office>, T: 'static>(self, handler: H) -> Self {
+        self.on("post", MethodFilter::POST, handler)
+    }
+
+    fn put<H: Handler<T, Office>, T: 'static>(self, handler: H) -> Self {
+        self.on("put", MethodFilter::PUT, handler)
+    }
+
+    fn on<H: Handler<T, Office>, T: 'static>(
+        mut self,
+        word: &'static str,
+        method: MethodFilter,
+        handler: H,
+    ) -> Self {
+        self.methods.push(word);
+        self.handlers = self.handlers.on(method, handler);
+        self
+    }
+}
+
+/// Lists the routes; `openapi.json` describes the same ones.
+fn routes() -> Vec<Route> {
+    vec![
+        Route::new(path::HEALTH).get(health),
+        Route::new(path::OPENAPI).get(openapi::document),
+        Route::new(path::NONCE).get(login::nonce),
+        Route::new(path::LOGIN).post(login::login),
+        Route::new(path::SUBMIT).post(jobs::submit),
+        Route::new(path::JOBS).get(jobs::list),
+        Route::new(path::JOB).get(jobs::show),
+        Route::new(path::FEEDBACK)
+            .get(feedback::show)
+            .post(feedback::give)
+            .put(feedback::give),
+        Route::new(path::CHEATED).post(cheats::report_cheated),
+        Route::new(path::ACCOUNT).get(account::account),
+        Route::new(path::VALIDATORS).get(link::validators),
+        Route::new(path::VALIDATOR_LINK).get(link::link),
+    ]
+}
+
+/// Makes the router.
 pub(in crate::core::facilitator) fn router(office: Office) -> Router {
-    let routes: [(&str, MethodRouter<Office>); 10] = [
-        (path::HEALTH, get(health)),
-        (path::NONCE, get(login::nonce)),
-        (path::LOGIN, post(login::login)),
-        (path::SUBMIT, post(jobs::submit)),
-        (path::JOBS, get(jobs::list)),
-        ("/api/v1/jobs/{uuid}/", get(jobs::show)),
-        (path::CHEATED, post(cheats::report_cheated)),
-        (path::ACCOUNT, get(account::account)),
-        (path::VALIDATORS, get(link::validators)),
-        (path::VALIDATOR_LINK, get(link::link)),
-    ];
     let mut router = Router::new();
-    for (path, handlers) in routes {
+    for Route { path, handlers, .. } in routes() {
+        let counting = office.clone();
+        let handlers = handlers.layer(from_fn(move |request: Request, next: Next| {
+            let office = counting.clone();
+            async move {
+                let response = next.run(request).await;
+                office.metrics.requested(path, response.status().as_u16());
+                response
+            }
+        }));
         let bare = path.trim_end_matches('/');
         router = router
             .route(bare, handlers.clone())
@@ -68,6 +134,8 @@ pub(in crate::core::facilitator) fn router(office: Office) -> Router {
 struct Answer {
     status: StatusCode,
     body: Value,
+    /// When the caller may come again.
+    retry_after: Option<Duration>,
 }
 
 impl Answer {
@@ -75,7 +143,14 @@ impl Answer {
         Self {
             status,
             body: serde_json::to_value(body).unwrap_or_default(),
+            retry_after: None,
         }
+    }
+
+    /// Says when the caller may come again.
+    fn after(mut self, wait: Duration) -> Self {
+        self.retry_after = Some(wait);
+        self
     }
 
     fn detail(status: StatusCode, detail: impl Into<String>) -> Self {
@@ -96,12 +171,66 @@ impl IntoResponse for Answer {
             let bearer = HeaderValue::from_static("Bearer");
             response.headers_mut().insert(header::WWW_AUTHENTICATE, bearer);
         }
+        // What cannot be done now can be later.
+        let later = (self.status == StatusCode::SERVICE_UNAVAILABLE).then_some(COME_AGAIN);
+        if let Some(wait) = self.retry_after.or(later) {
+            let seconds = HeaderValue::from(whole_seconds(wait));
+            response.headers_mut().insert(header::RETRY_AFTER, seconds);
+        }
         response
     }
 }
 
+/// Rounds up, so that whoever waits does not come too early.
+fn whole_seconds(wait: Duration) -> u64 {
+    wait.as_secs() + u64::from(wait.subsec_nanos() > 0)
+}
+
+/// Says that a rate is used up, in the words of the reference's framework.
+fn throttled(Empty { wait }: Empty) -> Answer {
+    let seconds = whole_seconds(wait);
+    let plural = if seconds == 1 { "" } else { "s" };
+    Answer::detail(
+        StatusCode::TOO_MANY_REQUESTS,
+        format!("Request was throttled. Expected available in {seconds} second{plural}."),
+    )
+    .after(wait)
+}
+
+fn busy(full: Full) -> Answer {
+    Answer::error(
+        StatusCode::SERVICE_UNAVAILABLE,
+        "Busy",
+        Some(format!("{full}; try again")),
+    )
+}
+
 fn not_found(detail: &str) -> Answer {
     Answer::detail(StatusCode::NOT_FOUND, detail)
+}
+
+/// Answers with what may be large: it is held against the room of all answers until the client has taken it.
+fn large_response(office: &Office, status: StatusCode, body: &impl Serialize) -> Result<Response, Answer> {
+    struct Text {
+        text: Vec<u8>,
+        _room: Held,
+    }
+    impl AsRef<[u8]> for Text {
+        fn as_ref(&self) -> &[u8] {
+            &self.text
+        }
+    }
+    let text = serde_json::to_vec(body).map_err(|error| {
+        tracing::error!(%error, "cannot write an answer");
+        Answer::detail(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "The answer could not be written.",
+        )
+    })?;
+    let mut room = office.limits.answer();
+    room.grow(text.len()).map_err(busy)?;
+    let text = Bytes::from_owner(Text { text, _room: room });
+    Ok((status, [(header::CONTENT_TYPE, "application/json")], text).into_response())
 }
 
 fn json_response(status: StatusCode, body: &impl Serialize) -> Response {
@@ -131,7 +260,7 @@ impl From<LoginRefusal> for Answer {
             | LoginRefusal::Unreadable
             | LoginRefusal::NotAllowed => StatusCode::BAD_REQUEST,
         };
-        Self { status, body }
+        Self::new(status, &body)
     }
 }
 
@@ -157,61 +286,6 @@ fn caller(office: &Office, headers: &HeaderMap) -> Result<Hotkey, Answer> {
         Some(value) => Some(value.to_str().map_err(|_foreign| TokenRefusal::Format)?),
     };
     Ok(office.gate.user(authorization, office.clock.unix_seconds())?)
-}
-
-/// Reads a body that must be a JSON object.
-async fn object(office: &Office, headers: &HeaderMap, body: Body) -> Result<Map<String, Value>, Answer> {
-    let kind = text_of(headers, header::CONTENT_TYPE.as_str()).unwrap_or_default();
-    let essence = kind.split(';').next().unwrap_or_default().trim();
-    if !essence.eq_ignore_ascii_case("application/json") {
-        let kind: String = kind.chars().take(100).collect();
-        return Err(Answer::detail(
-            StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            format!("Unsupported media type \"{kind}\" in request."),
-        ));
-    }
-    let limit = office.body_bytes_max;
-    let too_large = || {
-        Answer::detail(
-            StatusCode::PAYLOAD_TOO_LARGE,
-            format!("The request body is larger than {limit} bytes."),
-        )
-    };
-    let announced =
-        text_of(headers, header::CONTENT_LENGTH.as_str()).and_then(|text| text.parse::<usize>().ok());
-    if announced.is_some_and(|length| length > limit) {
-        return Err(too_large());
-    }
-    let bytes = match timeout(BODY_WITHIN, to_bytes(body, limit)).await {
-        Ok(Ok(bytes)) => bytes,
-        Ok(Err(error)) => {
-            // The cause is the only place where axum says whether it was the limit.
-            let is_limit = std::error::Error::source(&error)
-                .is_some_and(|cause| cause.to_string().contains("length limit"));
-            return Err(if is_limit {
-                too_large()
-            } else {
-                Answer::detail(StatusCode::BAD_REQUEST, "The request body could not be read.")
-            });
-        }
-        Err(_) => {
-            return Err(Answer::detail(
-                StatusCode::REQUEST_TIMEOUT,
-                "The request body did not come in time.",
-            ));
-        }
-    };
-    match serde_json::from_slice(&bytes) {
-        Ok(Value::Object(fields)) => Ok(fields),
-        Ok(_) => Err(Answer::detail(
-            StatusCode::BAD_REQUEST,
-            "Invalid data. Expected a dictionary.",
-        )),
-        Err(error) => Err(Answer::detail(
-            StatusCode::BAD_REQUEST,
-            format!("JSON parse error - {error}"),
-        )),
-    }
 }
 
 /// Checks the signature headers against the body.
@@ -246,6 +320,14 @@ fn check_signature(headers: &HeaderMap, body: &Map<String, Value>) -> Result<Req
     };
     outcome.map_err(|error| invalid(error.to_string()))?;
     Ok(signature)
+}
+
+/// As [`check_signature`], where a request need not be signed.
+fn check_signature_if_any(headers: &HeaderMap, body: &Map<String, Value>) -> Result<(), Answer> {
+    if headers.contains_key(crate::core::proto::sdk_facilitator::header::SIGNATURE) {
+        check_signature(headers, body)?;
+    }
+    Ok(())
 }
 
 async fn health() -> Response {

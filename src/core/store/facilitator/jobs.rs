@@ -6,6 +6,7 @@ use serde_json::{Map, Value};
 use time::OffsetDateTime;
 
 use super::credit::{self, Cost, Shortfall};
+use super::requests::{self, KeyUse, RequestKey};
 use super::{CrashPoint, FacilitatorStore, from_json, json, micros, moment};
 use crate::core::model::job::JobStatus;
 use crate::core::model::upload::SingleFileUpload;
@@ -135,13 +136,23 @@ pub struct Submission {
     pub signature: JobSignature,
     /// What is agreed about its cost; none if it is not charged.
     pub bill: Option<Bill>,
+    /// By what a repetition of the request is recognised.
+    pub request: Option<RequestKey>,
+    /// Most jobs that its owner may have that have not ended, this one included.
+    pub unfinished_max: u64,
 }
 
 /// What became of a job that was handed in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Inserted {
     /// It is stored, and what it may cost is set aside.
     Done,
+    /// The same request has been stored before, as this job; nothing is stored.
+    Repeated(JobId),
+    /// The request's key stands for another request; nothing is stored.
+    KeyTaken,
+    /// Its owner has as many jobs that have not ended as it may have; nothing is stored.
+    TooMany,
     /// Its user cannot pay for it; nothing is stored.
     Insufficient(Shortfall),
 }
@@ -149,8 +160,25 @@ pub enum Inserted {
 impl FacilitatorStore {
     /// Stores a job and its first step, `sent`, at the time of its submission, and sets aside what it may cost, together.
     pub async fn insert(&self, submission: Submission) -> Result<Inserted, StoreError> {
-        let Submission { job, signature, bill } = submission;
+        let Submission {
+            job,
+            signature,
+            bill,
+            request,
+            unfinished_max,
+        } = submission;
         let change = move |connection: &Connection| {
+            // A repetition is never refused, for want of room or of money.
+            if let Some(request) = &request {
+                match requests::key_use(connection, &job.owner, request, job.created_at)? {
+                    KeyUse::Free => {}
+                    KeyUse::Same(uuid) => return Ok(Inserted::Repeated(uuid)),
+                    KeyUse::Other => return Ok(Inserted::KeyTaken),
+                }
+            }
+            if requests::tally(connection, &job.owner)?.unfinished >= unfinished_max {
+                return Ok(Inserted::TooMany);
+            }
             let mut payment = None;
             if let Some(bill) = bill {
                 match credit::purse(connection, &job.owner, &bill)? {
@@ -204,6 +232,9 @@ impl FacilitatorStore {
             }
             for (position, step) in (0_i64..).zip(&job.history) {
                 insert_step(connection, seq, position, step)?;
+            }
+            if let Some(request) = &request {
+                requests::take_key(connection, &job.owner, request, seq, job.created_at)?;
             }
             Ok(Inserted::Done)
         };
@@ -296,13 +327,17 @@ impl FacilitatorStore {
             } else {
                 json("filter", &filter.uuids)?
             };
-            let count: i64 = connection
-                .prepare_cached(&format!("SELECT count(*) FROM jobs WHERE {condition}"))?
-                .query_row(
-                    named_params! {":owner": owner.as_str(), ":uuids": uuids, ":tag": filter.tag},
-                    |row| row.get(0),
-                )?;
-            let count = u64::try_from(count).map_err(|e| StoreError::value("count", e))?;
+            let count = if filter == Filter::default() {
+                requests::tally(connection, &owner)?.jobs
+            } else {
+                let count: i64 = connection
+                    .prepare_cached(&format!("SELECT count(*) FROM jobs WHERE {condition}"))?
+                    .query_row(
+                        named_params! {":owner": owner.as_str(), ":uuids": uuids, ":tag": filter.tag},
+                        |row| row.get(0),
+                    )?;
+                u64::try_from(count).map_err(|e| StoreError::value("count", e))?
+            };
             let offset = i64::try_from(offset).unwrap_or(i64::MAX);
             let mut statement = connection.prepare_cached(&format!(
                 "SELECT * FROM jobs WHERE {condition} ORDER BY seq DESC LIMIT :limit OFFSET :offset"
@@ -470,6 +505,8 @@ mod tests {
             job: job.clone(),
             signature: signature(),
             bill: None,
+            request: None,
+            unfinished_max: 100,
         }
     }
 

@@ -1,8 +1,10 @@
 //! The facilitator's database: its secret, its users and their money, the users' jobs and their histories.
 
 mod credit;
+mod eviction;
 mod jobs;
 mod ledger;
+mod requests;
 mod users;
 
 use std::path::Path;
@@ -14,11 +16,13 @@ use serde::de::DeserializeOwned;
 use time::OffsetDateTime;
 
 pub use self::credit::{Account, Cost, RunningBill, Shortfall};
+pub use self::eviction::Evicted;
 pub use self::jobs::{Appended, Filter, Inserted, Job, JobSignature, JobSpec, Page, Step, Submission};
 pub use self::ledger::{Grant, Granted, Imbalance, Party, Transfer, TransferFilter};
+pub use self::requests::{Feedback, KEY_LIVES, KeyUse, RequestKey, Tally};
 pub use self::users::{KnownUser, Ordered, USERS_MAX, UserBlock, UserOrders};
 use super::trap::{self, Trap};
-use super::{Migration, OpenError, Store, StoreError};
+use super::{Migration, OpenError, Store, StoreError, StoreLoad};
 
 const MIGRATIONS: &[Migration] = &[
     Migration {
@@ -32,6 +36,10 @@ const MIGRATIONS: &[Migration] = &[
     Migration {
         name: "0003_credit",
         sql: include_str!("../migrations/facilitator/0003_credit.sql"),
+    },
+    Migration {
+        name: "0004_requests",
+        sql: include_str!("../migrations/facilitator/0004_requests.sql"),
     },
 ];
 
@@ -97,6 +105,11 @@ impl FacilitatorStore {
         F: FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
     {
         trap::write(&self.store, self.trap.as_ref(), point.as_str(), change).await
+    }
+
+    /// Returns what the writer has done and has to do.
+    pub fn load(&self) -> StoreLoad {
+        self.store.load()
     }
 
     /// Returns the secret that tokens and nonces are signed with, which is `proposal` if there is none yet.
