@@ -27,6 +27,8 @@ pub struct FacilitatorConfig {
     pub nonce: Duration,
     /// Largest request body, in bytes.
     pub body_bytes_max: usize,
+    /// For how long after its last sign of life a validator's jobs wait for it.
+    pub away: Duration,
 }
 
 impl FacilitatorConfig {
@@ -45,6 +47,7 @@ impl FacilitatorConfig {
             jwt: settings.duration("facilitator.jwt_seconds")?,
             nonce: settings.duration("facilitator.nonce_seconds")?,
             body_bytes_max: settings.integer("facilitator.body_bytes_max")?,
+            away: settings.duration("facilitator.away_seconds")?,
         })
     }
 }

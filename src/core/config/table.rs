@@ -168,6 +168,12 @@ pub const SETTINGS: &[Setting] = &[
         "largest request body",
     ),
     setting(
+        "facilitator.away_seconds",
+        SECONDS,
+        "600",
+        "for how long after its last sign of life jobs are still taken for a validator that is away; they wait for it",
+    ),
+    setting(
         "validator.facilitator_url",
         Kind::Url(&["ws", "wss"]),
         "wss://facilitator.computehorde.io/ws/v0/",

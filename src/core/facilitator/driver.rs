@@ -1,27 +1,29 @@
-//! One validator's link: authentication, signs of life, status updates; and handing it jobs.
+//! One validator's link: authentication, signs of life, status updates, facts about machines.
 
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, timeout_at};
 
 use super::Office;
+use super::delivery::{self, Occasion};
 use super::machine::{self, judge, stored_metadata};
+use super::validators::Peer;
 use crate::core::crypto::signed::{self, FacilitatorAuthError};
 use crate::core::model::job::JobStatus;
 use crate::core::model::{Hotkey, JobId};
-use crate::core::net::{Event, Link, LinkClosed, LinkSender, close_code};
+use crate::core::net::{Event, Link, LinkClosed, close_code};
 use crate::core::proto::facilitator_validator::{
-    Authenticate, Down, JobRequest, Response, StatusMetadata, StatusUpdate, Up,
+    Authenticate, Down, MachineSpecs, Response, StatusMetadata, StatusUpdate, Up,
 };
 use crate::core::proto::{DecodeError, frame};
-use crate::core::store::facilitator::{Appended, Step};
+use crate::core::store::facilitator::{Appended, KeptSpecs, Step};
 
 /// Time that a link has to authenticate. The reference waits for ever; then every stranger could hold a link.
 const AUTHENTICATE_WITHIN: Duration = Duration::from_secs(60);
 
-/// Longest wait for room in a validator's queue; a validator that takes nothing for so long gets no job.
-const PUSH_WITHIN: Duration = Duration::from_secs(10);
+/// Bytes of the largest machine facts that are kept; real ones have some 2,000 (wire-executor-miner §11).
+const SPECS_BYTES_MAX: usize = 64 * 1024;
 
 /// Time between two looks for silent and inactive validators.
 const SWEEP_EVERY: Duration = Duration::from_secs(60);
@@ -31,6 +33,8 @@ const SWEEP_EVERY: Duration = Duration::from_secs(60);
 pub(super) struct Versions {
     pub(super) validator: Option<String>,
     pub(super) runner: Option<String>,
+    /// Whether it never runs a job twice.
+    pub(super) refuses_duplicates: bool,
 }
 
 /// Talks to one validator until either side has had enough.
@@ -41,15 +45,22 @@ pub(super) async fn converse(mut link: Link, office: &Office, versions: &Version
             return Ok(());
         };
         tracing::info!(validator = %hotkey, version = versions.validator, runner = versions.runner, "validator connected");
-        let (number, before) = office.seats.take(&hotkey, link.sender(), Instant::now());
+        let peer = Peer {
+            refuses_duplicates: versions.refuses_duplicates,
+            since: office.clock.now(),
+        };
+        let (number, before) = office.seats.take(&hotkey, (link.sender(), peer), Instant::now());
         if let Some(before) = before {
             tracing::info!(validator = %hotkey, "an older connection of the validator is closed");
             before
                 .close(close_code::NORMAL, "replaced by a newer connection")
                 .await;
         }
+        note_heard(office, &hotkey, versions).await;
+        delivery::deliver_waiting(office, &hotkey, Occasion::Connected);
         let outcome = listen(&mut link, office, &hotkey, number).await;
         office.seats.leave(&hotkey, number);
+        note_heard(office, &hotkey, &Versions::default()).await;
         tracing::info!(validator = %hotkey, "validator disconnected");
         outcome
     };
@@ -172,7 +183,11 @@ async fn listen(link: &mut Link, office: &Office, hotkey: &Hotkey, number: u64) 
             }
         };
         match message {
-            Up::Heartbeat(_) => office.seats.heard(hotkey, number, Instant::now()),
+            Up::Heartbeat(_) => {
+                office.seats.heard(hotkey, number, Instant::now());
+                note_heard(office, hotkey, &Versions::default()).await;
+                delivery::deliver_waiting(office, hotkey, Occasion::Reminded);
+            }
             Up::StatusUpdate(update) => {
                 let Some(response) = store_status(office, hotkey, update).await else {
                     // An answer of any kind would let the validator forget the report; it repeats it after this.
@@ -182,9 +197,7 @@ async fn listen(link: &mut Link, office: &Office, hotkey: &Hotkey, number: u64) 
                 };
                 answer(link, response).await?;
             }
-            Up::MachineSpecs(specs) => {
-                tracing::debug!(validator = %hotkey, miner = %specs.miner_hotkey, "machine specs");
-            }
+            Up::MachineSpecs(specs) => keep_specs(office, hotkey, specs).await,
             Up::Authenticate(_) => {
                 let response = Response::error(
                     "auth.already_authenticated",
@@ -194,6 +207,40 @@ async fn listen(link: &mut Link, office: &Office, hotkey: &Hotkey, number: u64) 
                 answer(link, response).await?;
             }
         }
+    }
+}
+
+/// Notes that a validator was heard: its jobs wait for it for a while when it is away.
+async fn note_heard(office: &Office, hotkey: &Hotkey, versions: &Versions) {
+    let known = (versions.validator.clone(), versions.runner.clone());
+    if let Err(error) = office.store.heard(hotkey, known, office.clock.now()).await {
+        tracing::error!(validator = %hotkey, error = %super::Causes(&error), "cannot note a validator");
+    }
+}
+
+/// Keeps the facts about a miner's machine. The wire has no answer to them, so what is not kept is logged.
+async fn keep_specs(office: &Office, validator: &Hotkey, specs: MachineSpecs) {
+    let MachineSpecs {
+        miner_hotkey: miner,
+        validator_hotkey,
+        specs,
+        batch_id,
+    } = specs;
+    let facts = Value::Object(specs.into_iter().collect());
+    let bytes = facts.to_string().len() + batch_id.len() + miner.as_str().len();
+    if &validator_hotkey != validator || bytes > SPECS_BYTES_MAX {
+        tracing::warn!(%validator, claims = %validator_hotkey, bytes, "machine specs of another validator, or too large, are not kept");
+        return;
+    }
+    let kept = KeptSpecs {
+        validator: validator.clone(),
+        miner,
+        batch_id,
+        specs: facts,
+        received_at: office.clock.now(),
+    };
+    if let Err(error) = office.store.keep_specs(kept).await {
+        tracing::error!(%validator, error = %super::Causes(&error), "cannot keep machine specs");
     }
 }
 
@@ -226,7 +273,7 @@ async fn store_status(office: &Office, validator: &Hotkey, update: StatusUpdate)
     Some(response)
 }
 
-async fn append(
+pub(super) async fn append(
     office: &Office,
     validator: &Hotkey,
     job: &JobId,
@@ -244,28 +291,6 @@ async fn append(
         .store
         .append(&job, validator, step, move |states| judge(states, status))
         .await
-}
-
-/// Hands a stored job to its validator; a job that cannot be handed over ends as failed by the horde.
-pub(super) async fn deliver(
-    office: &Office,
-    validator: &Hotkey,
-    link: &LinkSender,
-    request: Box<JobRequest>,
-) {
-    let uuid = request.uuid.clone();
-    let frame = Down::JobRequest(request).encode_as_facilitator();
-    let cause = match timeout(PUSH_WITHIN, link.send(frame)).await {
-        Ok(Ok(())) => return,
-        Ok(Err(closed)) => closed.to_string(),
-        Err(_) => "the validator takes no messages".to_owned(),
-    };
-    tracing::warn!(job = %uuid, %validator, cause, "cannot hand a job to its validator");
-    let metadata = machine::undelivered();
-    let outcome = append(office, validator, &uuid, JobStatus::HordeFailed, Some(&metadata)).await;
-    if let Err(error) = outcome {
-        tracing::error!(job = %uuid, %error, "cannot store the end of a job");
-    }
 }
 
 /// Closes the links of validators that are silent or no longer active, again and again.

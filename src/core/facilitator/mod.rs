@@ -26,11 +26,17 @@
 //! | parser's `errors[]` | with `input`, `ctx`, `url` | with `loc` | same `type`, own words where the parser's are its own |
 //! | volumes' and uploads' 400 | with `input`, `ctx`, `url` | `type`, `loc`, `msg` | the same |
 //! | list order | unspecified | newest first | |
-//! | cheat reports of known jobs | forwarded | 501 | not built yet |
+//! | validator away, but connected a short while ago | 400 | 201; the job waits within its limits | a restart loses no job |
+//! | job that its validator never ends | open for ever | `horde_failed` after its limits and slack | a job ends |
+//! | cheat report without a signature | 201, the validator refuses it | 400 | it could not count |
+//! | cheat report signed over the object | 500 | taken | it is the form that the reference's validators check |
+//! | cheat report, `details` null | the key is dropped, the validator cannot read it | kept | |
+//! | cheat report whose validator is away | lost | handed over when it is back | |
 //! | `GET /api/v1/validators/`, `GET /health` | unknown | served | `horde job` finds its validator, `horde up` its facilitator |
 
 mod api;
 mod auth;
+mod delivery;
 mod driver;
 mod machine;
 mod submission;
@@ -42,6 +48,7 @@ use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::Semaphore;
 
@@ -101,6 +108,8 @@ struct Inner {
     links: Arc<Semaphore>,
     clock: Clock,
     body_bytes_max: usize,
+    /// For how long after its last sign of life a validator's jobs wait for it.
+    away: Duration,
     tasks: Tasks,
 }
 
@@ -148,9 +157,11 @@ pub async fn start(
         links: Arc::new(Semaphore::new(LINKS_MAX)),
         clock,
         body_bytes_max: config.body_bytes_max,
+        away: config.away,
         tasks: tasks.clone(),
     }));
     tasks.spawn_vital("sweep of validators", driver::sweep(office.clone()));
+    tasks.spawn_vital("watch of deliveries", delivery::watch(office.clone()));
     let (router, serving) = (api::router(office), tasks.clone());
     tasks.spawn_vital("facilitator", async move {
         http::serve(listener, router, &serving).await;

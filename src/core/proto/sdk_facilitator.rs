@@ -421,7 +421,21 @@ pub struct JobView {
 
 /// What the reference's job object has no place for. Each part is absent where it does not apply.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct HordeView {}
+pub struct HordeView {
+    /// How the job waited for its validator; absent if it was handed over at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub delivery: Option<DeliveryView>,
+}
+
+/// How a job waited for a validator that was away.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeliveryView {
+    /// Since when.
+    pub waiting_since: Timestamp,
+    /// When it was handed over; null while it waits, or if it ended before.
+    #[serde(default)]
+    pub pushed_at: Option<Timestamp>,
+}
 
 impl HordeView {
     fn is_empty(&self) -> bool {

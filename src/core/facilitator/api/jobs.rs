@@ -6,15 +6,13 @@ use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::Response;
 use serde_json::{Map, json};
-use tokio::time::Instant;
 
 use super::{Answer, caller, check_signature, json_response, not_found, object, text_of};
-use crate::core::facilitator::driver::deliver;
-use crate::core::facilitator::machine::{push, view};
+use crate::core::facilitator::delivery::{self, NoRoad, Occasion, Road};
+use crate::core::facilitator::machine::{self, push, view};
 use crate::core::facilitator::{Office, canonical_uuid, submission};
 use crate::core::model::job::JobStatus;
 use crate::core::model::{Hotkey, JobId};
-use crate::core::net::LinkSender;
 use crate::core::proto::facilitator_validator::{
     Down, JobRequest, SignatureScope, VALIDATOR_FRAME_BYTES_MAX,
 };
@@ -41,12 +39,7 @@ pub(super) async fn submit(
             Some("the time of the signature is too far in the future".to_owned()),
         )
     })?;
-    let Some(validator) = office.seats.ready(&spec.target_validator, Instant::now()) else {
-        return Err(Answer::new(
-            StatusCode::BAD_REQUEST,
-            &["Could not select Validator"],
-        ));
-    };
+    let road = delivery::road(&office, &spec.target_validator).await?;
     let created_at = office.clock.now();
     let job = Job {
         uuid: JobId::new(uuid::Uuid::new_v4().hyphenated().to_string()),
@@ -58,6 +51,7 @@ pub(super) async fn submit(
             metadata: Map::new(),
             created_at,
         }],
+        wait: None,
     };
     let request = Box::new(push(&job, forwarded.clone()));
     let frame_bytes = Down::JobRequest(request.clone()).encode_as_facilitator().len();
@@ -85,7 +79,7 @@ pub(super) async fn submit(
     let tasks = office.tasks.clone();
     tasks.spawn("submission", async move {
         // Nobody waits for the answer of a user who hung up.
-        drop(answer.send(accept(office, job, evidence, &validator, request).await));
+        drop(answer.send(accept(office, job, evidence, road, request).await));
     });
     let (owner, uuid, office) = answered
         .await
@@ -96,20 +90,43 @@ pub(super) async fn submit(
     Ok(json_response(StatusCode::CREATED, &view(stored)))
 }
 
+impl From<NoRoad> for Answer {
+    fn from(reason: NoRoad) -> Self {
+        match reason {
+            NoRoad::Unknown => Self::new(StatusCode::BAD_REQUEST, &["Could not select Validator"]),
+            NoRoad::Full => Self::detail(
+                StatusCode::SERVICE_UNAVAILABLE,
+                format!("Not accepted: {reason}."),
+            ),
+            NoRoad::Store(error) => error.into(),
+        }
+    }
+}
+
 async fn accept(
     office: Office,
     job: Job,
     evidence: JobSignature,
-    validator: &LinkSender,
+    road: Road,
     request: Box<JobRequest>,
 ) -> Result<(Hotkey, JobId, Office), StoreError> {
+    let is_pushed = matches!(road, Road::Open(_));
     let submission = Submission {
+        delivery: machine::delivery(&job.spec, job.created_at, is_pushed),
         job: job.clone(),
         signature: evidence,
     };
     office.store.insert(submission).await?;
     tracing::info!(job = %job.uuid, user = %job.owner, validator = %job.spec.target_validator, "job accepted");
-    deliver(&office, &job.spec.target_validator, validator, request).await;
+    let validator = &job.spec.target_validator;
+    let is_handed_over = match road {
+        Road::Open(link) => delivery::hand_over(&office, validator, &link, request).await,
+        Road::Away => false,
+    };
+    if !is_handed_over {
+        // It may have come back in between.
+        delivery::deliver_waiting(&office, validator, Occasion::Reminded);
+    }
     Ok((job.owner, job.uuid, office))
 }
 

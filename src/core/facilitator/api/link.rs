@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use super::{Answer, caller, json_response, text_of};
 use crate::core::facilitator::Office;
+use crate::core::facilitator::delivery::refuses_duplicates;
 use crate::core::facilitator::driver::{Versions, converse};
 use crate::core::net::ws::{self, Upgrade, UpgradeError};
 use crate::core::proto::sdk_facilitator::{ValidatorView, ValidatorsAnswer};
@@ -39,6 +40,7 @@ pub(super) async fn link(
     let versions = Versions {
         validator: version("x-validator-version"),
         runner: version("x-validator-runner-version"),
+        refuses_duplicates: refuses_duplicates(&headers),
     };
     let tasks = office.tasks.clone();
     let limits = ws::Limits::towards_validator();

@@ -5,6 +5,7 @@ use rusqlite::{Connection, OptionalExtension, Row, named_params};
 use serde_json::{Map, Value};
 use time::OffsetDateTime;
 
+use super::deliveries::{self, Delivery, Wait};
 use super::{FacilitatorStore, from_json, json, micros, moment};
 use crate::core::model::job::JobStatus;
 use crate::core::model::upload::SingleFileUpload;
@@ -91,6 +92,8 @@ pub struct Job {
     pub spec: JobSpec,
     /// Oldest first; the first is `sent`.
     pub history: Vec<Step>,
+    /// How it waited for its validator; none if it was handed over at once.
+    pub wait: Option<Wait>,
 }
 
 /// Which jobs of an owner are listed.
@@ -129,12 +132,18 @@ pub struct Submission {
     pub job: Job,
     /// The user's signature.
     pub signature: JobSignature,
+    /// How it gets to its validator.
+    pub delivery: Delivery,
 }
 
 impl FacilitatorStore {
     /// Stores a job and its first step, `sent`, at the time of its submission.
     pub async fn insert(&self, submission: Submission) -> Result<(), StoreError> {
-        let Submission { job, signature } = submission;
+        let Submission {
+            job,
+            signature,
+            delivery,
+        } = submission;
         let change = move |connection: &Connection| {
             let spec = &job.spec;
             connection
@@ -177,6 +186,7 @@ impl FacilitatorStore {
                     ":signature_scope": signature.scope,
                 })?;
             let seq = connection.last_insert_rowid();
+            deliveries::open(connection, seq, &job, &delivery)?;
             for (position, step) in (0_i64..).zip(&job.history) {
                 insert_step(connection, seq, position, step)?;
             }
@@ -234,6 +244,7 @@ impl FacilitatorStore {
                 return Ok(None);
             };
             (job.history, _) = read_history(connection, seq)?;
+            job.wait = deliveries::wait(connection, seq)?;
             Ok(Some(job))
         };
         self.store.read(query).await
@@ -288,6 +299,7 @@ impl FacilitatorStore {
                 let (seq, mut job, job_bytes) = row??;
                 let history_bytes;
                 (job.history, history_bytes) = read_history(connection, seq)?;
+                job.wait = deliveries::wait(connection, seq)?;
                 bytes = bytes.saturating_add(job_bytes).saturating_add(history_bytes);
                 if bytes > PAGE_BYTES_MAX && limit > 1 {
                     return Ok(Page { count, jobs: None });
@@ -319,7 +331,7 @@ fn insert_step(connection: &Connection, seq: i64, position: i64, step: &Step) ->
 }
 
 /// Reads a row of `jobs` and how many bytes its texts have.
-fn read_job(row: &Row<'_>) -> Result<(i64, Job, usize), StoreError> {
+pub(super) fn read_job(row: &Row<'_>) -> Result<(i64, Job, usize), StoreError> {
     let text = |column: &str| row.get::<_, String>(column);
     let (args, env) = (text("args")?, text("env")?);
     let (volumes, uploads) = (text("volumes")?, text("uploads")?);
@@ -351,12 +363,13 @@ fn read_job(row: &Row<'_>) -> Result<(i64, Job, usize), StoreError> {
         created_at: moment(row.get("created_us")?)?,
         spec,
         history: Vec::new(),
+        wait: None,
     };
     Ok((row.get("seq")?, job, bytes))
 }
 
 /// Reads a job's steps and how many bytes their details have.
-fn read_history(connection: &Connection, seq: i64) -> Result<(Vec<Step>, usize), StoreError> {
+pub(super) fn read_history(connection: &Connection, seq: i64) -> Result<(Vec<Step>, usize), StoreError> {
     let mut statement = connection
         .prepare_cached("SELECT status, metadata, created_us FROM steps WHERE job = ?1 ORDER BY position")?;
     let rows = statement.query_map((seq,), |row| {
@@ -381,10 +394,10 @@ fn read_history(connection: &Connection, seq: i64) -> Result<(Vec<Step>, usize),
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    fn job(number: u32, tag: &str) -> Job {
+    pub(in super::super) fn job(number: u32, tag: &str) -> Job {
         let created_at = OffsetDateTime::from_unix_timestamp(1_800_000_000 + i64::from(number)).unwrap();
         Job {
             uuid: JobId::new(format!("00000000-0000-4000-8000-{number:012}")),
@@ -414,10 +427,11 @@ mod tests {
                 metadata: Map::new(),
                 created_at,
             }],
+            wait: None,
         }
     }
 
-    fn signature() -> JobSignature {
+    pub(in super::super) fn signature() -> JobSignature {
         JobSignature {
             signatory: Hotkey::new("owner"),
             timestamp_ns: 1,
@@ -430,10 +444,15 @@ mod tests {
         Submission {
             job: job.clone(),
             signature: signature(),
+            delivery: Delivery {
+                is_pushed: true,
+                deliver_until: job.created_at,
+                budget: time::Duration::MINUTE,
+            },
         }
     }
 
-    fn open() -> (tempfile::TempDir, FacilitatorStore) {
+    pub(in super::super) fn open() -> (tempfile::TempDir, FacilitatorStore) {
         let folder = tempfile::tempdir().unwrap();
         let store = FacilitatorStore::open(&folder.path().join("facilitator.sqlite")).unwrap();
         (folder, store)

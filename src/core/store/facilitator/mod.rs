@@ -1,6 +1,9 @@
 //! The facilitator's database: its secret, the users' jobs and their histories.
 
+mod cheats;
+mod deliveries;
 mod jobs;
+mod specs;
 
 use std::path::Path;
 
@@ -9,13 +12,22 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use time::OffsetDateTime;
 
+pub use self::cheats::CheatReport;
+pub use self::deliveries::{Delivery, Overdue, Wait};
 pub use self::jobs::{Appended, Filter, Job, JobSignature, JobSpec, Page, Step, Submission};
+pub use self::specs::KeptSpecs;
 use super::{Migration, OpenError, Store, StoreError};
 
-const MIGRATIONS: &[Migration] = &[Migration {
-    name: "0001_start",
-    sql: include_str!("../migrations/facilitator/0001_start.sql"),
-}];
+const MIGRATIONS: &[Migration] = &[
+    Migration {
+        name: "0001_start",
+        sql: include_str!("../migrations/facilitator/0001_start.sql"),
+    },
+    Migration {
+        name: "0005_deliveries",
+        sql: include_str!("../migrations/facilitator/0005_deliveries.sql"),
+    },
+];
 
 /// The facilitator's database; cheap to clone.
 #[derive(Debug, Clone)]
@@ -27,6 +39,12 @@ impl FacilitatorStore {
     /// Opens the database for this process alone, making it where missing.
     pub fn open(path: &Path) -> Result<Self, OpenError> {
         let store = Store::open(path, MIGRATIONS)?;
+        Ok(Self { store })
+    }
+
+    /// Opens a database that exists, beside the facilitator that may be running.
+    pub fn open_beside(path: &Path) -> Result<Self, OpenError> {
+        let store = Store::open_beside(path, MIGRATIONS)?;
         Ok(Self { store })
     }
 
