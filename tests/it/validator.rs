@@ -220,6 +220,8 @@ fn config(folder: &Path, facilitator: SocketAddr) -> ValidatorConfig {
         startup: Duration::from_secs(5),
         leeway: Duration::from_secs(5),
         job_max: Duration::from_secs(600),
+        trusted_miner: None,
+        cheat_blacklist: Duration::from_secs(14_400),
     }
 }
 

@@ -209,6 +209,17 @@ pub const SETTINGS: &[Setting] = &[
         "600",
         "longest job that is accepted",
     ),
+    unset(
+        "validator.trusted_miner",
+        Kind::SocketAddress,
+        "where its own trusted miner serves (a miner with miner.local_validator); jobs for it are rejected without",
+    ),
+    setting(
+        "validator.cheat_blacklist_seconds",
+        SECONDS,
+        "14400",
+        "for how long a miner gets no jobs after one was reported as cheated",
+    ),
     setting(
         "miner.listen",
         Kind::SocketAddress,

@@ -222,6 +222,11 @@ impl Driver<'_> {
         None
     }
 
+    /// Tells whether this is the validator's own miner, of which nothing is kept: no receipts, no manifest, no blame.
+    fn is_on_trusted_miner(&self) -> bool {
+        self.miner.as_str() == Hotkey::TRUSTED_MINER
+    }
+
     fn about(&self) -> About<'_> {
         About {
             job_uuid: &self.job,
@@ -270,10 +275,11 @@ impl Driver<'_> {
                     tracing::info!(job = %self.job, miner = %self.miner, %status, "job step");
                     entries.push(Entry::Status { status, frame });
                 }
+                Effect::Learn(_) if self.is_on_trusted_miner() => {}
                 Effect::Learn(manifest) => self.broker.miners.learn(&self.miner, manifest),
                 Effect::End(outcome) => {
                     entries.push(Entry::Ended);
-                    if outcome.blames_miner() {
+                    if outcome.blames_miner() && !self.is_on_trusted_miner() {
                         entries.push(Entry::Incident {
                             miner: self.miner.clone(),
                             class: self.class,
@@ -283,6 +289,9 @@ impl Driver<'_> {
                     ended = Some(outcome);
                 }
             }
+        }
+        if self.is_on_trusted_miner() {
+            entries.retain(|entry| !matches!(entry, Entry::Receipt { .. }));
         }
         if !entries.is_empty() {
             self.broker.record(&self.job, entries).await?;
@@ -316,6 +325,7 @@ impl Driver<'_> {
     async fn finish(mut self, outcome: Outcome) {
         tracing::info!(job = %self.job, miner = %self.miner, ?outcome, "job ends");
         match outcome {
+            _ if self.is_on_trusted_miner() => {}
             Outcome::Rejected(RejectionReason::Busy) => self.broker.miners.declined(&self.miner, self.class),
             Outcome::HordeFailed(Participant::Validator, HordeReason::MinerConnectionFailed) => {
                 self.broker.miners.lose(&self.miner);

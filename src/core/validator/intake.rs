@@ -13,8 +13,8 @@ use thiserror::Error;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep, sleep_until, timeout};
 
-use super::miners::RouteError;
-use super::{Broker, JOBS_MAX, machine};
+use super::miners::{Route, RouteError};
+use super::{Broker, JOBS_MAX, cheats, machine};
 use crate::core::crypto::signed;
 use crate::core::model::job::{HordeReason, JobStatus, Participant, RejectionReason};
 use crate::core::model::{Hotkey, JobId};
@@ -220,8 +220,11 @@ impl Broker {
             Admission::Known(status) => return self.repeat(&job, status).await,
         }
         if request.on_trusted_miner {
-            let message = "This validator has no trusted miner".to_owned();
-            return self.reject(&job, message, None).await;
+            let Some(route) = self.trusted_route() else {
+                let message = "This validator has no trusted miner (validator.trusted_miner is not set)".to_owned();
+                return self.reject(&job, message, None).await;
+            };
+            return self.assign(request, route).await;
         }
         let route = match self.route(class).await {
             Ok(route) => route,
@@ -251,11 +254,16 @@ impl Broker {
                     .await;
             }
         };
+        self.assign(request, route).await
+    }
+
+    /// Gives a stored job to its miner and runs it to its end.
+    async fn assign(&self, request: JobRequest, route: Route) -> Result<(), StoreError> {
         let assigned = Entry::Assigned {
             miner: route.miner.clone(),
             axon: route.axon,
         };
-        self.record(&job, vec![assigned]).await?;
+        self.record(&request.uuid, vec![assigned]).await?;
         self.drive(request, route).await;
         Ok(())
     }
@@ -366,10 +374,11 @@ impl Session<'_> {
         match Down::decode(&text) {
             Ok(Down::Response(response)) => self.answered(&response),
             Ok(Down::JobRequest(request)) => self.start(*request).await?,
-            Ok(Down::Cheated(report)) => {
-                tracing::warn!(job = %report.job_uuid, "cheat reports are not acted upon yet");
-            }
+            Ok(Down::Cheated(report)) => self.broker.take_report(report).await?,
             Err(error) => {
+                if let Some(report) = cheats::without_details(&text) {
+                    return Ok(self.broker.take_report(report).await?);
+                }
                 tracing::warn!(%error, "unusable frame of the facilitator");
                 if let Some(job) = unreadable_job(&text) {
                     let message = format!("The job cannot be read: {}", machine::cut(&error.to_string()));
@@ -435,7 +444,8 @@ impl Session<'_> {
                             .refuse(&request.uuid, RejectionReason::NoMinerForJob, message)
                             .await?;
                     }
-                    Ok(Down::Cheated(_)) | Err(_) => {}
+                    Ok(Down::Cheated(report)) => broker.take_report(report).await?,
+                    Err(_) => {}
                 },
                 Ok(Event::Closed { code, reason }) => return Err(LinkClosed { code, reason }.into()),
             }
@@ -454,6 +464,8 @@ fn options() -> ConnectOptions {
         headers: vec![
             ("X-Validator-Version".to_owned(), version.clone()),
             ("X-Validator-Runner-Version".to_owned(), version),
+            // A job whose identity is known here is never run again: it may be handed over twice.
+            ("X-Horde-Features".to_owned(), "dedup".to_owned()),
         ],
         limits: Limits {
             frame_bytes_max: FRAME_BYTES_MAX,

@@ -5,9 +5,13 @@
 //! [`driver`] does it. Jobs, receipts and reports are on disk before anybody hears of them: a report is repeated until
 //! the facilitator has answered it, and a job that a crash interrupted is reported as failed at the next start.
 //!
-//! Not here yet: allowance and collateral (every routed job counts as paid for), the trusted miner, cheat reports,
-//! blacklists, synthetic batches, scores and weights.
+//! A job for the trusted miner goes to the address of `validator.trusted_miner`; reports that a miner cheated are judged
+//! by [`cheats`], and routing passes such a miner over for a while.
+//!
+//! Not here yet: allowance and collateral (every routed job counts as paid for, nobody is slashed), synthetic batches,
+//! scores and weights.
 
+mod cheats;
 mod driver;
 mod intake;
 pub mod machine;

@@ -1,4 +1,7 @@
-//! The validator's file: its jobs, the receipts that it signed, the reports that it owes, its miners' incidents.
+//! The validator's file: its jobs, the receipts that it signed, the reports that it owes, its miners' incidents, and
+//! users' reports that they cheated.
+
+mod cheats;
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -7,6 +10,7 @@ use std::path::Path;
 use rusqlite::{Connection, OptionalExtension, Row, named_params};
 use time::OffsetDateTime;
 
+pub use self::cheats::{Blacklisted, CheatReport, JudgedReport, Verdict};
 use super::receipts::{self, KeptReceipt};
 use super::{Migration, OpenError, Store, StoreError};
 use crate::core::model::job::JobStatus;
@@ -18,7 +22,11 @@ const MIGRATIONS: &[Migration] = &[
     receipts::MIGRATION,
     Migration {
         name: "validator/0001_start",
-        sql: include_str!("migrations/validator/0001_start.sql"),
+        sql: include_str!("../migrations/validator/0001_start.sql"),
+    },
+    Migration {
+        name: "validator/0002_cheats",
+        sql: include_str!("../migrations/validator/0002_cheats.sql"),
     },
 ];
 
@@ -262,6 +270,7 @@ impl ValidatorStore {
                 "DELETE FROM incident WHERE happened_at < ?1",
                 [micros(jobs_before)],
             )?;
+            cheats::prune(connection, jobs_before)?;
             receipts::delete_older(connection, receipts_before)?;
             Ok(())
         };
