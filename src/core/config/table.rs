@@ -329,6 +329,11 @@ pub const SETTINGS: &[Setting] = &[
         "publish receipts at /receipts/ on the miner's port; auto: when the subnet's dynamic configuration says so",
     ),
     unset(
+        "miner.local_validator",
+        Kind::Text,
+        "hotkey (SS58) of the one validator whose trusted miner this is: it needs no chain, no key, and keeps to itself",
+    ),
+    unset(
         "miner.validator_stake_min",
         Kind::Integer {
             min: 0,

@@ -63,7 +63,7 @@ pub async fn serve(miner: Arc<Miner>, mut link: Link, validator: Hotkey, peer: I
     }
     let parties = Parties {
         validator: validator.clone(),
-        miner: miner.keypair.hotkey().clone(),
+        miner: miner.hotkey(),
     };
     let line = Line::new(miner.next_line(), link.sender());
     let mut desk = Desk {
