@@ -1,6 +1,7 @@
 //! `horde facilitator`: serve the gateway between users and validators.
 
 mod run;
+mod specs;
 
 use clap::Subcommand;
 
@@ -13,6 +14,8 @@ use super::error::CmdError;
 pub enum FacilitatorCommand {
     /// Serve users over HTTP and validators over websockets until stopped
     Run(RunArgs),
+    /// List what validators told of miners' machines, the newest of each
+    Specs(specs::SpecsArgs),
 }
 
 impl FacilitatorCommand {
@@ -20,6 +23,15 @@ impl FacilitatorCommand {
     pub async fn run(self, context: &Context) -> Result<(), CmdError> {
         match self {
             Self::Run(args) => args.run(context).await,
+            Self::Specs(args) => args.run(context).await,
+        }
+    }
+
+    /// Tells whether the command serves until it is stopped.
+    pub(super) fn is_server(&self) -> bool {
+        match self {
+            Self::Run(_) => true,
+            Self::Specs(_) => false,
         }
     }
 }
