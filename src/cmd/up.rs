@@ -477,6 +477,7 @@ fn executor_variables(
         ),
         (ALLOW, Value::Networks(allowed).to_string()),
         ("executor.accept", Value::List(accepted).to_string()),
+        ("executor.hub_url", settings.text("executor.hub_url")?.to_owned()),
     ]
     .into_iter()
     .filter_map(|(key, value)| Some((Setting::find(key)?.environment_name(), value)))
