@@ -209,7 +209,7 @@ def moment(job, status):
 
 
 def jobs_of(network, role):
-    return {job["job_uuid"] for job in network.ask(role, "miner", "jobs")}
+    return {job["job"] for job in network.ask(role, "miner", "jobs")}
 
 
 async def a_job_on_the_trusted_miner_runs_there_and_nowhere_else(network, _files):
