@@ -63,6 +63,15 @@ async fn validator_with(world: &World, features: &str) -> Link {
     link
 }
 
+/// Kills the facilitator, as `kill -9` would: nobody says goodbye and nothing more is written. Then starts it again.
+async fn crash(world: &mut World) {
+    world.tasks.abort();
+    while world.tasks.running() > 0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    world.restart().await;
+}
+
 async fn gone(world: &World, mut link: Link, token: &str) {
     link.close(1000, "").await;
     closed(&mut link).await;
@@ -125,7 +134,7 @@ async fn jobs_wait_for_a_validator_that_is_away_even_across_a_restart() {
     assert!(first.body["horde"]["delivery"]["waiting_since"].is_string());
     assert_eq!(first.body["horde"]["delivery"]["pushed_at"], Value::Null);
     let second = submit(&world, &token, false).await;
-    world.restart().await;
+    crash(&mut world).await;
     world.clock.advance(Duration::from_secs(30));
     let mut link = world.validator().await;
     for answer in [&first, &second] {
@@ -215,9 +224,8 @@ async fn a_job_of_which_nothing_was_heard_is_repeated_to_those_alone_who_refuse_
     pushed(&mut link).await;
     pushed(&mut link).await;
     report(&mut link, &spoken, "received", Value::Null).await;
-    // As after kill -9: nobody says goodbye, and the jobs are marked as handed over.
+    crash(&mut world).await;
     drop(link);
-    world.restart().await;
     world.clock.advance(Duration::from_secs(1));
     // One of the reference would run it twice.
     let mut link = world.validator().await;
@@ -321,7 +329,7 @@ async fn cheat_reports_are_answered_kept_and_handed_over_with_all_their_keys() {
             .status,
         201
     );
-    world.restart().await;
+    crash(&mut world).await;
     let mut link = world.validator().await;
     let frame = hears_report(&mut link).await;
     assert_eq!(frame["job_uuid"], other.to_uppercase());

@@ -37,9 +37,24 @@ const DIFFERENCES: &[(&str, usize, &str, &str)] = &[
     (MAIN, 17, "V2JobRequest", SPACES),
     (MAIN, 19, "V2JobRequest", SPACES),
     (MAIN, 56, "job.integrity_error", ENDS_ONCE),
-    (MAIN, 68, "V0JobCheated", "the key `details` is there, null; without it no validator can read it"),
-    (MAIN, 69, "HTTP 400", "a report without a signature could not count"),
-    (MAIN, 72, "job.unknown_status", "a job with a status that nobody knows could not be shown"),
+    (
+        MAIN,
+        68,
+        "V0JobCheated",
+        "the key `details` is there, null; without it no validator can read it",
+    ),
+    (
+        MAIN,
+        69,
+        "HTTP 400",
+        "a report without a signature could not count",
+    ),
+    (
+        MAIN,
+        72,
+        "job.unknown_status",
+        "a job with a status that nobody knows could not be shown",
+    ),
     (MAIN, 75, "success, nothing", NO_METADATA),
     (MAIN, 76, "nothing", NO_METADATA),
     ("undecodable signature", 1, UNDECODABLE, NO_CRASH),
@@ -83,7 +98,9 @@ impl Replay<'_> {
                 && exchange["response"]["status"] == 201
                 && exchange["response"]["json"]["uuid"] == theirs
         });
-        let exchange = found.next().unwrap_or_else(|| panic!("no call brought job {theirs}"));
+        let exchange = found
+            .next()
+            .unwrap_or_else(|| panic!("no call brought job {theirs}"));
         let answer = self.world.replay(&exchange["request"], self.token).await;
         assert_eq!(answer.status, 201, "{answer:?}");
         let ours = answer.body["uuid"].as_str().unwrap().to_owned();
@@ -137,7 +154,10 @@ impl Replay<'_> {
         let ours: Value = serde_json::from_str(&heard).unwrap();
         if let Some(word) = recorded["errors"][0]["url"].as_str() {
             // What the reference's parser says has an address in its manual.
-            assert!(word.ends_with(ours["errors"][0]["type"].as_str().unwrap()), "{ours}");
+            assert!(
+                word.ends_with(ours["errors"][0]["type"].as_str().unwrap()),
+                "{ours}"
+            );
             assert_eq!(ours["errors"][0]["loc"], recorded["errors"][0]["loc"]);
         }
         let is_same = if recorded["message_type"] == "V0JobCheated" {
@@ -222,7 +242,10 @@ async fn every_recorded_frame_is_answered_as_recorded_or_as_the_table_says() {
             }
         }
     }
-    assert!(connections.len() >= 6 && frames > 80, "{frames} frames are not the whole recording");
+    assert!(
+        connections.len() >= 6 && frames > 80,
+        "{frames} frames are not the whole recording"
+    );
     let expected: Vec<_> = DIFFERENCES
         .iter()
         .map(|(name, number, ours, _)| (*name, *number, (*ours).to_owned()))

@@ -27,6 +27,7 @@ mod job;
 mod key;
 mod ledger;
 mod life;
+mod local_miner;
 mod manifest;
 mod miner;
 mod published;

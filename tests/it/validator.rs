@@ -15,9 +15,9 @@ use horde::core::clock::Clock;
 use horde::core::config::{ChainConfig, ValidatorConfig, WalletConfig};
 use horde::core::crypto::Keypair;
 use horde::core::crypto::signed as bytes;
-use horde::core::model::{Hotkey, JobId};
 use horde::core::model::receipt::ReceiptPayload;
 use horde::core::model::subnet::{Axon, Block, Metagraph, Neuron};
+use horde::core::model::{Hotkey, JobId};
 use horde::core::net::ws::{self, Limits, Upgrade};
 use horde::core::net::{Event, Link, http};
 use horde::core::proto::facilitator_validator::{Down as Push, JobRequest, Signature, SignatureScope};
@@ -696,7 +696,11 @@ async fn a_job_for_the_trusted_miner_goes_there_by_its_own_name_and_leaves_nothi
     miner.hears("V0JobFinishedReceiptRequest").await;
     miner.is_closed_with(1000).await;
     assert_eq!(
-        (rows(&stage, "job"), rows(&stage, "receipt"), rows(&stage, "incident")),
+        (
+            rows(&stage, "job"),
+            rows(&stage, "receipt"),
+            rows(&stage, "incident")
+        ),
         (1, 0, 0)
     );
     stage.stop().await;
@@ -711,16 +715,19 @@ async fn a_job_for_a_trusted_miner_that_there_is_not_is_rejected_in_words() {
     let details = &metadata["job_rejection_details"];
     assert_eq!(details["reason"], "no_miner_for_job");
     assert!(
-        details["message"].as_str().unwrap().contains("has no trusted miner"),
+        details["message"]
+            .as_str()
+            .unwrap()
+            .contains("has no trusted miner"),
         "{details}"
     );
     stage.stop().await;
 }
 
 /// A report of //Charlie's about [`JOB`], signed over the bytes that `payload` makes of it.
-fn cheated(payload: fn(&str, &str, &Value) -> Vec<u8>, details: Value) -> Value {
+fn cheated(payload: fn(&str, &str, &Value) -> Vec<u8>, details: &Value) -> Value {
     let trusted = "b2d4e6f8-0a1c-4e3f-8a5b-7c9d1e2f3a4b";
-    let bytes = payload(JOB, trusted, &details);
+    let bytes = payload(JOB, trusted, details);
     let signature = Signature::make(&key("//Charlie"), 5, SignatureScope::FullRequest, &bytes).unwrap();
     json!({"signature": signature, "type": "job.cheated", "message_type": "V0JobCheated", "job_uuid": JOB,
         "trusted_job_uuid": trusted, "details": details})
@@ -731,7 +738,7 @@ async fn a_report_about_a_completed_job_keeps_its_miner_from_further_jobs() {
     let mut stage = Stage::set().await;
     let mut facilitator = stage.start().await;
     // Before the job is known, of nobody, of a stranger, and touched: none counts.
-    let early = cheated(bytes::report_payload, json!({"diff": 1}));
+    let early = cheated(bytes::report_payload, &json!({"diff": 1}));
     facilitator.says(&early.to_string()).await;
     let mut unsigned = early.clone();
     unsigned["signature"] = Value::Null;
@@ -755,7 +762,7 @@ async fn a_report_about_a_completed_job_keeps_its_miner_from_further_jobs() {
     finished(&mut miner, "35.000000").await;
 
     // As the SDK signs it, and as the reference's facilitator forwards it: without the key that is null.
-    let mut report = cheated(bytes::report_payload_of_sdk, Value::Null);
+    let mut report = cheated(bytes::report_payload_of_sdk, &Value::Null);
     report.as_object_mut().unwrap().remove("details");
     for _ in 0..2 {
         facilitator.says(&report.to_string()).await;

@@ -31,9 +31,9 @@ impl SpecsArgs {
                 OpenError::Missing { .. } => ExitCode::NotFound,
                 _ => ExitCode::Failed,
             };
-            CmdError::new(code, words)
-                .caused_by(&error)
-                .hint("`horde facilitator run` makes it; `--dir` names the directory that it was started with")
+            CmdError::new(code, words).caused_by(&error).hint(
+                "`horde facilitator run` makes it; `--dir` names the directory that it was started with",
+            )
         })?;
         let specs = store
             .specs()

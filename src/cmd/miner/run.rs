@@ -52,7 +52,10 @@ impl RunArgs {
         if let Some(validator) = &config.local_validator {
             ss58::decode(validator).or_fail(
                 ExitCode::Configuration,
-                format!("miner.local_validator is no address of a hotkey: {:?}", validator.as_str()),
+                format!(
+                    "miner.local_validator is no address of a hotkey: {:?}",
+                    validator.as_str()
+                ),
             )?;
         }
         // Bound first: who connects while the rest opens waits in the kernel.

@@ -361,7 +361,10 @@ mod tests {
     fn who_brings_work_is_started_and_stopped_before_who_does_it() {
         let plan = Plan::new(&choices(Path::new("/d")));
         let names: Vec<_> = plan.members.iter().map(|member| member.name).collect();
-        assert_eq!(names, ["facilitator", "validator", "miner-1", "miner-2", "trusted-miner"]);
+        assert_eq!(
+            names,
+            ["facilitator", "validator", "miner-1", "miner-2", "trusted-miner"]
+        );
     }
 
     #[test]

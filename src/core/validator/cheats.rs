@@ -19,7 +19,10 @@ use crate::core::store::validator::{CheatReport, Verdict};
 impl Broker {
     /// Judges a report and keeps it.
     pub(super) async fn take_report(&self, report: Cheated) -> Result<(), StoreError> {
-        let refusal = self.check_report(&report).err().map(|refusal| refusal.to_string());
+        let refusal = self
+            .check_report(&report)
+            .err()
+            .map(|refusal| refusal.to_string());
         let job = canonical(&report.job_uuid);
         let kept = CheatReport {
             job: job.clone(),

@@ -221,7 +221,8 @@ impl Broker {
         }
         if request.on_trusted_miner {
             let Some(route) = self.trusted_route() else {
-                let message = "This validator has no trusted miner (validator.trusted_miner is not set)".to_owned();
+                let message =
+                    "This validator has no trusted miner (validator.trusted_miner is not set)".to_owned();
                 return self.reject(&job, message, None).await;
             };
             return self.assign(request, route).await;

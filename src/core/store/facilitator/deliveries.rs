@@ -366,7 +366,7 @@ mod tests {
         let start = waiting.created_at;
         assert_eq!(due(start + MINUTE - Duration::SECOND).await, []);
         let first = (waiting.uuid.clone(), false, JobStatus::Sent);
-        assert_eq!(due(start + MINUTE).await, [first.clone()]);
+        assert_eq!(due(start + MINUTE).await, std::slice::from_ref(&first));
         let second = (running.uuid.clone(), true, JobStatus::Accepted);
         assert_eq!(due(start + MINUTE * 3).await, [first, second.clone()]);
         assert!(store.withdraw(&waiting.uuid).await.unwrap());

@@ -126,7 +126,8 @@ impl ValidatorStore {
         let query = move |connection: &Connection| {
             let mut statement =
                 connection.prepare_cached("SELECT DISTINCT miner_hotkey FROM blacklist WHERE until > ?1")?;
-            let miners = statement.query_map([micros(now)], |row| Ok(Hotkey::new(row.get::<_, String>(0)?)))?;
+            let miners =
+                statement.query_map([micros(now)], |row| Ok(Hotkey::new(row.get::<_, String>(0)?)))?;
             Ok(miners.collect::<Result<_, _>>()?)
         };
         self.store.read(query).await
@@ -158,8 +159,7 @@ impl ValidatorStore {
     /// Returns the reports, newest first.
     pub async fn cheats(&self) -> Result<Vec<JudgedReport>, StoreError> {
         let query = |connection: &Connection| {
-            let mut statement =
-                connection.prepare_cached("SELECT * FROM cheat ORDER BY id DESC LIMIT ?1")?;
+            let mut statement = connection.prepare_cached("SELECT * FROM cheat ORDER BY id DESC LIMIT ?1")?;
             let mut rows = statement.query([LISTED_MAX])?;
             let mut reports = Vec::new();
             while let Some(row) = rows.next()? {
@@ -268,7 +268,8 @@ fn keep(
 }
 
 fn read(row: &Row<'_>) -> Result<JudgedReport, StoreError> {
-    let hotkey = |column: &str| Ok::<_, rusqlite::Error>(row.get::<_, Option<String>>(column)?.map(Hotkey::new));
+    let hotkey =
+        |column: &str| Ok::<_, rusqlite::Error>(row.get::<_, Option<String>>(column)?.map(Hotkey::new));
     let signature: Option<String> = row.get("signature")?;
     Ok(JudgedReport {
         report: CheatReport {
@@ -340,7 +341,12 @@ mod tests {
         run(&store, "done", "bob", JobStatus::Completed).await;
         run(&store, "failed", "bob", JobStatus::Failed).await;
         run(&store, "trusted", Hotkey::TRUSTED_MINER, JobStatus::Completed).await;
-        let unknown = store.admit(JobId::new("open"), ExecutorClass::AlwaysOnTest, String::new(), NOW);
+        let unknown = store.admit(
+            JobId::new("open"),
+            ExecutorClass::AlwaysOnTest,
+            String::new(),
+            NOW,
+        );
         unknown.await.unwrap();
         let judge = |report: CheatReport, refusal: Option<&str>| {
             store.judge_cheat(report, refusal.map(str::to_owned), HOUR, NOW)

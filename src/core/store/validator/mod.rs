@@ -128,6 +128,13 @@ impl ValidatorStore {
             if let Some(status) = last_status(connection, &job)? {
                 return Ok(Admission::Known(status));
             }
+            // A job that was refused at the door is not kept. Until the facilitator has answered that, it may repeat it.
+            let is_refused: bool = connection
+                .prepare_cached("SELECT EXISTS (SELECT 1 FROM owed_status WHERE job_uuid = ?1)")?
+                .query_row([job.as_str()], |row| row.get(0))?;
+            if is_refused {
+                return Ok(Admission::Known(JobStatus::Rejected));
+            }
             connection
                 .prepare_cached(
                     "INSERT INTO job (uuid, executor_class, last_status, received_at)
@@ -414,6 +421,11 @@ mod tests {
         store.record(JobId::new("a"), entries, NOW).await.unwrap();
         assert_eq!(admit(&store, "a").await, Admission::Known(JobStatus::Accepted));
         assert_eq!(store.last_status(JobId::new("b")).await.unwrap(), None);
+        // One that was refused at the door is known until that is answered.
+        store.owe(JobId::new("b"), "b rejected".to_owned()).await.unwrap();
+        assert_eq!(admit(&store, "b").await, Admission::Known(JobStatus::Rejected));
+        store.answered(i64::MAX).await.unwrap();
+        assert_eq!(admit(&store, "b").await, Admission::New);
     }
 
     #[tokio::test]
