@@ -380,6 +380,39 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn jobs_of_before_are_delivered_and_open_ones_end_with_their_limits() {
+        use crate::core::store::Store;
+        use crate::core::store::facilitator::MIGRATIONS;
+
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("facilitator.sqlite");
+        let older = &MIGRATIONS[..1];
+        let change = |connection: &Connection| {
+            for (uuid, end) in [("open", "accepted"), ("ended", "failed")] {
+                connection.execute(
+                    "INSERT INTO jobs VALUES (NULL, ?1, 'owner', 5000000, 'validator', 'always_on.test', 'busybox', NULL,
+                        '', '[]', '{}', 1, '', 0, 10, 20, -5, 9000000, NULL, '[]', '[]', 'owner', 1, 's', 'SignedFields')",
+                    [uuid],
+                )?;
+                connection.execute(
+                    "INSERT INTO steps VALUES (last_insert_rowid(), 0, ?1, '{}', 5000000)",
+                    [end],
+                )?;
+            }
+            Ok(())
+        };
+        Store::open(&path, older).unwrap().write(change).await.unwrap();
+        let store = FacilitatorStore::open(&path).unwrap();
+        // A limit counts with a week at most, and an hour is added.
+        let end = OffsetDateTime::UNIX_EPOCH + Duration::seconds(5 + 30 + 604_800 + 3600);
+        assert_eq!(store.overdue(end - Duration::SECOND, 9).await.unwrap(), []);
+        let overdue = store.overdue(end, 9).await.unwrap();
+        assert_eq!(overdue.len(), 1);
+        assert_eq!(overdue[0].job.as_str(), "open");
+        assert!(overdue[0].pushed_at.is_some());
+    }
+
+    #[tokio::test]
     async fn a_validator_is_remembered_with_the_last_time_it_was_heard() {
         let (_folder, store) = open();
         let validator = Hotkey::new("validator");
