@@ -7,7 +7,9 @@ use horde::core::clock::Clock;
 use horde::core::crypto::Keypair;
 use horde::core::model::job::JobStatus;
 use horde::core::model::{ExecutorClass, Hotkey, JobId};
-use horde::core::store::facilitator::{FacilitatorStore, Job, JobSignature, JobSpec, Step, Submission};
+use horde::core::store::facilitator::{
+    Delivery, FacilitatorStore, Job, JobSignature, JobSpec, Step, Submission,
+};
 use serde_json::{Map, json};
 use tokio::process::Command;
 
@@ -118,12 +120,18 @@ fn old_job(owner: &Hotkey, validator: &Hotkey, now: time::OffsetDateTime) -> Sub
                     Map::from_iter([("miner_response".to_owned(), response)]),
                 ),
             ],
+            wait: None,
         },
         signature: JobSignature {
             signatory: owner.clone(),
             timestamp_ns: 1,
             signature: "c2ln".to_owned(),
             scope: "SignedFields".to_owned(),
+        },
+        delivery: Delivery {
+            is_pushed: true,
+            deliver_until: now,
+            budget: time::Duration::MINUTE,
         },
     }
 }
