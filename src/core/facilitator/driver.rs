@@ -2,17 +2,20 @@
 
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::Office;
 use super::machine::{self, judge, stored_metadata};
+use super::validators::Reach;
+use super::{Office, cancel};
 use crate::core::crypto::signed::{self, FacilitatorAuthError};
 use crate::core::model::job::JobStatus;
 use crate::core::model::{Hotkey, JobId};
 use crate::core::net::{Event, Link, LinkClosed, LinkSender, close_code};
 use crate::core::proto::facilitator_validator::{
-    Authenticate, Down, JobRequest, Response, StatusMetadata, StatusUpdate, Up,
+    Authenticate, Down, JobOutput, JobRequest, Response, StatusMetadata, StatusUpdate, Up,
 };
 use crate::core::proto::{DecodeError, frame};
 use crate::core::store::facilitator::{Appended, Step};
@@ -21,7 +24,10 @@ use crate::core::store::facilitator::{Appended, Step};
 const AUTHENTICATE_WITHIN: Duration = Duration::from_secs(60);
 
 /// Longest wait for room in a validator's queue; a validator that takes nothing for so long gets no job.
-const PUSH_WITHIN: Duration = Duration::from_secs(10);
+pub(super) const PUSH_WITHIN: Duration = Duration::from_secs(10);
+
+/// Characters of a validator's words for a user that are kept.
+const REASON_CHARS_MAX: usize = 500;
 
 /// Time between two looks for silent and inactive validators.
 const SWEEP_EVERY: Duration = Duration::from_secs(60);
@@ -41,13 +47,21 @@ pub(super) async fn converse(mut link: Link, office: &Office, versions: &Version
             return Ok(());
         };
         tracing::info!(validator = %hotkey, version = versions.validator, runner = versions.runner, "validator connected");
-        let (number, before) = office.seats.take(&hotkey, link.sender(), Instant::now());
+        let (number, before) = office
+            .seats
+            .take(&hotkey, link.sender(), link.extensions(), Instant::now());
         if let Some(before) = before {
             tracing::info!(validator = %hotkey, "an older connection of the validator is closed");
             before
                 .close(close_code::NORMAL, "replaced by a newer connection")
                 .await;
         }
+        let reach = Reach::new(link.sender(), link.extensions());
+        // Beside the listening: a validator that takes nothing may still say something.
+        let (again, validator) = (office.clone(), hotkey.clone());
+        office.tasks.spawn("cancels", async move {
+            cancel::say_again(&again, &validator, &reach).await;
+        });
         let outcome = listen(&mut link, office, &hotkey, number).await;
         office.seats.leave(&hotkey, number);
         tracing::info!(validator = %hotkey, "validator disconnected");
@@ -182,6 +196,11 @@ async fn listen(link: &mut Link, office: &Office, hotkey: &Hotkey, number: u64) 
                 };
                 answer(link, response).await?;
             }
+            Up::CancelRefused(refused) => {
+                let reason = refused.reason.chars().take(REASON_CHARS_MAX).collect();
+                cancel::refuse(office, hotkey, &refused.uuid, reason).await;
+            }
+            Up::JobOutput(piece) => take_output(office, hotkey, &piece).await,
             Up::MachineSpecs(specs) => {
                 tracing::debug!(validator = %hotkey, miner = %specs.miner_hotkey, "machine specs");
             }
@@ -194,6 +213,29 @@ async fn listen(link: &mut Link, office: &Office, hotkey: &Hotkey, number: u64) 
                 answer(link, response).await?;
             }
         }
+    }
+}
+
+/// Takes in what a running job has written. Nothing is said about it: it may be lost as well.
+async fn take_output(office: &Office, validator: &Hotkey, piece: &JobOutput) {
+    let Some(job) = super::canonical_uuid(piece.uuid.as_str()) else {
+        return;
+    };
+    if !office.logs.knows(&job, validator) {
+        match office.store.is_running(&job, validator).await {
+            Ok(true) => {}
+            Ok(false) => return,
+            Err(error) => {
+                tracing::warn!(%job, error = %super::Causes(&error), "cannot tell whose output it is");
+                return;
+            }
+        }
+    }
+    match STANDARD.decode(&piece.data) {
+        Ok(bytes) => office
+            .logs
+            .add(&job, validator, piece.stream, piece.offset, &bytes),
+        Err(error) => tracing::debug!(%job, %validator, %error, "output that is no base64 is ignored"),
     }
 }
 
@@ -240,10 +282,14 @@ async fn append(
     };
     // The wire takes UUIDs in any spelling; the database has one.
     let job = super::canonical_uuid(job.as_str()).unwrap_or_else(|| job.clone());
-    office
+    let appended = office
         .store
         .append(&job, validator, step, move |states| judge(states, status))
-        .await
+        .await?;
+    if appended == Appended::Done {
+        office.logs.step(&job, status.is_terminal());
+    }
+    Ok(appended)
 }
 
 /// Hands a stored job to its validator; a job that cannot be handed over ends as failed by the horde.

@@ -12,7 +12,7 @@ use crate::core::model::volume::{MultiVolume, Volume};
 use crate::core::proto::facilitator_validator::{
     HordeFailure, JobNewWord, JobRequest, Response, Signature, StatusMetadata,
 };
-use crate::core::proto::sdk_facilitator::{HordeView, JobView, StatusEntry, legacy_label};
+use crate::core::proto::sdk_facilitator::{CancelView, HordeView, JobView, StatusEntry, legacy_label};
 use crate::core::store::facilitator::{Job, Step};
 
 /// How old the last sign of life of a validator may be for it to get jobs (wire-facilitator-validator §5).
@@ -114,6 +114,7 @@ pub(super) fn view(job: Job) -> JobView {
         created_at,
         spec,
         history,
+        cancel,
         ..
     } = job;
     let last = history.last();
@@ -173,7 +174,12 @@ pub(super) fn view(job: Job) -> JobView {
                 created_at: Timestamp::new(step.created_at),
             })
             .collect(),
-        horde: HordeView::default(),
+        horde: HordeView {
+            cancel: cancel.map(|order| CancelView {
+                asked_at: Timestamp::new(order.asked_at),
+                refused: order.refused,
+            }),
+        },
     }
 }
 

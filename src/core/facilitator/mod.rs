@@ -27,11 +27,14 @@
 //! | volumes' and uploads' 400 | with `input`, `ctx`, `url` | `type`, `loc`, `msg` | the same |
 //! | list order | unspecified | newest first | |
 //! | cheat reports of known jobs | forwarded | 501 | not built yet |
+//! | `POST …/jobs/{uuid}/cancel/`, `GET …/jobs/{uuid}/logs/` | unknown | served | a user ends a job, and follows it |
 //! | `GET /api/v1/validators/`, `GET /health` | unknown | served | `horde job` finds its validator, `horde up` its facilitator |
 
 mod api;
 mod auth;
+mod cancel;
 mod driver;
+mod logs;
 mod machine;
 mod submission;
 mod validators;
@@ -46,6 +49,7 @@ use std::sync::Arc;
 use tokio::sync::Semaphore;
 
 use self::auth::{Gate, Users};
+use self::logs::Logs;
 use self::validators::{ActiveValidators, Seats};
 use crate::core::chain::Chain;
 use crate::core::clock::Clock;
@@ -59,6 +63,9 @@ use crate::core::tasks::Tasks;
 
 /// Links of validators at once, authenticated or not; the subnet has 256 neurons.
 const LINKS_MAX: usize = 512;
+
+/// Readers of logs that wait for news at once; further ones are answered without waiting.
+const READERS_MAX: usize = 1024;
 
 /// Why the facilitator did not start.
 #[derive(Debug, thiserror::Error)]
@@ -98,6 +105,9 @@ struct Inner {
     gate: Gate,
     active: ActiveValidators,
     seats: Seats,
+    logs: Logs,
+    /// Readers that wait for news of jobs.
+    readers: Arc<Semaphore>,
     links: Arc<Semaphore>,
     clock: Clock,
     body_bytes_max: usize,
@@ -145,6 +155,8 @@ pub async fn start(
         gate: Gate::new(&secret, users, config.nonce, config.jwt),
         active: ActiveValidators::new(chain),
         seats: Seats::default(),
+        logs: Logs::default(),
+        readers: Arc::new(Semaphore::new(READERS_MAX)),
         links: Arc::new(Semaphore::new(LINKS_MAX)),
         clock,
         body_bytes_max: config.body_bytes_max,

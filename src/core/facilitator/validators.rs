@@ -10,6 +10,8 @@ use super::machine::{ACTIVE_WITHIN, DISPATCH_WITHIN, SILENT_AFTER};
 use crate::core::chain::{Chain, ChainError};
 use crate::core::model::Hotkey;
 use crate::core::net::LinkSender;
+use crate::core::net::extensions::Extensions;
+use crate::core::proto::job::{EXTENSION_CANCEL, EXTENSION_LOGS};
 
 /// How old the list of active validators must be for an unknown hotkey to have it read again. Keeps strangers from
 /// having the chain read at their pace.
@@ -80,7 +82,29 @@ struct Inner {
 struct Seat {
     number: u64,
     sender: LinkSender,
+    extensions: Extensions,
     heard_at: Instant,
+}
+
+/// The way to a connected validator, and what it knows beyond the wire.
+#[derive(Debug, Clone)]
+pub(super) struct Reach {
+    /// The way.
+    pub(super) link: LinkSender,
+    /// Whether it can end jobs that their users cancel.
+    pub(super) cancels: bool,
+    /// Whether it passes on what running jobs write.
+    pub(super) logs: bool,
+}
+
+impl Reach {
+    pub(super) fn new(link: LinkSender, extensions: &Extensions) -> Self {
+        Self {
+            link,
+            cancels: extensions.has(EXTENSION_CANCEL),
+            logs: extensions.has(EXTENSION_LOGS),
+        }
+    }
 }
 
 impl Seats {
@@ -93,6 +117,7 @@ impl Seats {
         &self,
         hotkey: &Hotkey,
         sender: LinkSender,
+        extensions: &Extensions,
         now: Instant,
     ) -> (u64, Option<LinkSender>) {
         let mut inner = self.lock();
@@ -101,6 +126,7 @@ impl Seats {
         let seat = Seat {
             number,
             sender,
+            extensions: extensions.clone(),
             heard_at: now,
         };
         let before = inner.seats.insert(hotkey.clone(), seat);
@@ -129,6 +155,13 @@ impl Seats {
         let inner = self.lock();
         let seat = inner.seats.get(hotkey)?;
         (now.duration_since(seat.heard_at) < DISPATCH_WITHIN).then(|| seat.sender.clone())
+    }
+
+    /// Returns the way to a validator that is connected, be it silent.
+    pub(super) fn reach(&self, hotkey: &Hotkey) -> Option<Reach> {
+        let inner = self.lock();
+        let seat = inner.seats.get(hotkey)?;
+        Some(Reach::new(seat.sender.clone(), &seat.extensions))
     }
 
     /// Returns the validators that may get jobs now, by rising hotkey.
@@ -165,9 +198,9 @@ mod tests {
         let seats = Seats::default();
         let hotkey = Hotkey::new("5x");
         let start = Instant::now();
-        let (first, before) = seats.take(&hotkey, one.sender(), start);
+        let (first, before) = seats.take(&hotkey, one.sender(), one.extensions(), start);
         assert!(before.is_none());
-        let (second, before) = seats.take(&hotkey, one.sender(), start);
+        let (second, before) = seats.take(&hotkey, one.sender(), one.extensions(), start);
         assert!(before.is_some());
         // The link that was replaced says nothing any more.
         let late = start + DISPATCH_WITHIN;

@@ -58,6 +58,7 @@ pub(super) async fn submit(
             metadata: Map::new(),
             created_at,
         }],
+        cancel: None,
     };
     let request = Box::new(push(&job, forwarded.clone()));
     let frame_bytes = Down::JobRequest(request.clone()).encode_as_facilitator().len();

@@ -5,6 +5,7 @@ use rusqlite::{Connection, OptionalExtension, Row, named_params};
 use serde_json::{Map, Value};
 use time::OffsetDateTime;
 
+use super::cancels::{CancelOrder, read_cancel};
 use super::{FacilitatorStore, from_json, json, micros, moment};
 use crate::core::model::job::JobStatus;
 use crate::core::model::upload::SingleFileUpload;
@@ -91,6 +92,8 @@ pub struct Job {
     pub spec: JobSpec,
     /// Oldest first; the first is `sent`.
     pub history: Vec<Step>,
+    /// Its user's wish to end it; never there when a job is new.
+    pub cancel: Option<CancelOrder>,
 }
 
 /// Which jobs of an owner are listed.
@@ -234,6 +237,7 @@ impl FacilitatorStore {
                 return Ok(None);
             };
             (job.history, _) = read_history(connection, seq)?;
+            job.cancel = read_cancel(connection, seq)?;
             Ok(Some(job))
         };
         self.store.read(query).await
@@ -288,6 +292,7 @@ impl FacilitatorStore {
                 let (seq, mut job, job_bytes) = row??;
                 let history_bytes;
                 (job.history, history_bytes) = read_history(connection, seq)?;
+                job.cancel = read_cancel(connection, seq)?;
                 bytes = bytes.saturating_add(job_bytes).saturating_add(history_bytes);
                 if bytes > PAGE_BYTES_MAX && limit > 1 {
                     return Ok(Page { count, jobs: None });
@@ -351,6 +356,7 @@ fn read_job(row: &Row<'_>) -> Result<(i64, Job, usize), StoreError> {
         created_at: moment(row.get("created_us")?)?,
         spec,
         history: Vec::new(),
+        cancel: None,
     };
     Ok((row.get("seq")?, job, bytes))
 }
@@ -381,10 +387,10 @@ fn read_history(connection: &Connection, seq: i64) -> Result<(Vec<Step>, usize),
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    fn job(number: u32, tag: &str) -> Job {
+    pub(in super::super) fn job(number: u32, tag: &str) -> Job {
         let created_at = OffsetDateTime::from_unix_timestamp(1_800_000_000 + i64::from(number)).unwrap();
         Job {
             uuid: JobId::new(format!("00000000-0000-4000-8000-{number:012}")),
@@ -414,6 +420,7 @@ mod tests {
                 metadata: Map::new(),
                 created_at,
             }],
+            cancel: None,
         }
     }
 
@@ -426,14 +433,14 @@ mod tests {
         }
     }
 
-    fn submission(job: &Job) -> Submission {
+    pub(in super::super) fn submission(job: &Job) -> Submission {
         Submission {
             job: job.clone(),
             signature: signature(),
         }
     }
 
-    fn open() -> (tempfile::TempDir, FacilitatorStore) {
+    pub(in super::super) fn open() -> (tempfile::TempDir, FacilitatorStore) {
         let folder = tempfile::tempdir().unwrap();
         let store = FacilitatorStore::open(&folder.path().join("facilitator.sqlite")).unwrap();
         (folder, store)

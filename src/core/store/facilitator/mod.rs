@@ -1,5 +1,6 @@
 //! The facilitator's database: its secret, the users' jobs and their histories.
 
+mod cancels;
 mod jobs;
 
 use std::path::Path;
@@ -9,13 +10,20 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use time::OffsetDateTime;
 
+pub use self::cancels::CancelOrder;
 pub use self::jobs::{Appended, Filter, Job, JobSignature, JobSpec, Page, Step, Submission};
 use super::{Migration, OpenError, Store, StoreError};
 
-const MIGRATIONS: &[Migration] = &[Migration {
-    name: "0001_start",
-    sql: include_str!("../migrations/facilitator/0001_start.sql"),
-}];
+const MIGRATIONS: &[Migration] = &[
+    Migration {
+        name: "0001_start",
+        sql: include_str!("../migrations/facilitator/0001_start.sql"),
+    },
+    Migration {
+        name: "0006_cancels",
+        sql: include_str!("../migrations/facilitator/0006_cancels.sql"),
+    },
+];
 
 /// The facilitator's database; cheap to clone.
 #[derive(Debug, Clone)]
