@@ -26,7 +26,10 @@ pub const FACILITATOR_FRAME_BYTES_MAX: usize = 16_777_216;
 
 /// What facilitators and validators of this version agree on beyond the wire (`core::net::extensions`): each name
 /// allows messages, or keys, that the reference does not know. Neither side sends them to a peer that did not agree.
-pub const EXTENSIONS: &[&str] = &[EXTENSION_CANCEL, EXTENSION_LOGS];
+pub const EXTENSIONS: &[&str] = &[EXTENSION_CANCEL, EXTENSION_LOGS, EXTENSION_DEDUP];
+
+/// The validator never runs a job twice, so one that may not have reached it may be pushed again.
+pub const EXTENSION_DEDUP: &str = "dedup";
 
 literal!(
     /// The routing word of a pushed job.

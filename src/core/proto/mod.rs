@@ -20,6 +20,7 @@
 //! |---|---|---|---|
 //! | `cancel` | all three | `H0JobCancel` down | the user has cancelled the job: end it |
 //! | `cancel` | facilitator | `H0JobCancelRefused` up | it cannot be: the miner is one of the reference |
+//! | `dedup` | facilitator | none | the validator never runs a job twice, so it may be pushed again |
 //! | `output`, `logs` | executor, the others | `V0JobOutputRequest`, `H0JobOutput` up | what a running job has written |
 //! | `resume` | executor | `V0ExecutorResumesRequest` up, `V0ReportKeptRequest` down | the loss of the link does not end the job |
 //! | `artifact-verdicts` | executor | `V0ArtifactVerdictsRequest` up | which files were left out, and why |
