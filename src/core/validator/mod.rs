@@ -2,8 +2,9 @@
 //!
 //! One connection to the facilitator brings jobs and takes reports ([`intake`]). A job whose user's signature is good
 //! goes to a miner that [`routing`] picks among those that [`miners`] knows; [`machine`] says what happens next,
-//! [`driver`] does it; [`cancel`] ends it sooner, when its user wants that. Jobs, receipts and reports are on disk before anybody hears of them: a report is repeated until
-//! the facilitator has answered it ([`asides`] are not), and a job that a crash interrupted is reported as failed at the next start.
+//! [`driver`] does it; [`cancel`] ends it sooner, when its user wants that. Jobs, receipts and reports are on disk
+//! before anybody hears of them: a report is repeated until the facilitator has answered it ([`asides`] are not), and a
+//! job that a crash interrupted is reported as failed at the next start.
 //!
 //! Not here yet: allowance and collateral (every routed job counts as paid for), the trusted miner, cheat reports,
 //! blacklists, synthetic batches, scores and weights.
