@@ -118,6 +118,7 @@ fn old_job(owner: &Hotkey, validator: &Hotkey, now: time::OffsetDateTime) -> Sub
                     Map::from_iter([("miner_response".to_owned(), response)]),
                 ),
             ],
+            cancel: None,
         },
         signature: JobSignature {
             signatory: owner.clone(),
