@@ -120,6 +120,7 @@ fn old_job(owner: &Hotkey, validator: &Hotkey, now: time::OffsetDateTime) -> Sub
                     Map::from_iter([("miner_response".to_owned(), response)]),
                 ),
             ],
+            cancel: None,
             wait: None,
         },
         signature: JobSignature {

@@ -1,5 +1,8 @@
 //! The facilitator, over real sockets: recorded exchanges of the reference, replayed; and what is different on purpose.
 
+#[path = "cancel_facilitator.rs"]
+mod cancel;
+
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;

@@ -8,6 +8,7 @@
 
 mod architecture;
 mod attack;
+mod cancel;
 mod check;
 mod cli;
 mod command;

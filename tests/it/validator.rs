@@ -1,5 +1,8 @@
 //! The validator between a facilitator and a miner that both are played by the test: frames on both links, in order.
 
+#[path = "cancel_validator.rs"]
+mod cancel;
+
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
@@ -18,6 +21,7 @@ use horde::core::crypto::signed as bytes;
 use horde::core::model::receipt::ReceiptPayload;
 use horde::core::model::subnet::{Axon, Block, Metagraph, Neuron};
 use horde::core::model::{Hotkey, JobId};
+use horde::core::net::extensions::Extensions;
 use horde::core::net::ws::{self, Limits, Upgrade};
 use horde::core::net::{Event, Link, http};
 use horde::core::proto::facilitator_validator::{Down as Push, JobRequest, Signature, SignatureScope};
@@ -92,11 +96,13 @@ struct Server {
     links: mpsc::Receiver<(String, HeaderMap, Link)>,
 }
 
-async fn server(route: &str, tasks: &Tasks) -> Server {
+/// Serves a route as one who knows of these extensions.
+async fn server(route: &str, known: &[&str], tasks: &Tasks) -> Server {
     let (sender, links) = mpsc::channel(16);
-    let family = tasks.clone();
+    let (family, known) = (tasks.clone(), Extensions::of(known));
     let handler = async move |UrlPath(path): UrlPath<String>, headers: HeaderMap, upgrade: Upgrade| {
         let sender = sender.clone();
+        let upgrade = upgrade.agreeing(&known);
         ws::accept(upgrade, Limits::towards_validator(), &family, async move |link| {
             drop(sender.send((path, headers, link)).await);
         })
@@ -124,12 +130,18 @@ struct Stage {
 }
 
 impl Stage {
+    /// The peers are those of the reference.
     async fn set() -> Self {
+        Self::between(&[], &[]).await
+    }
+
+    /// The facilitator and the miner know of these extensions.
+    async fn between(facilitator: &[&str], miner: &[&str]) -> Self {
         let tasks = Tasks::new();
         Self {
             folder: tempfile::tempdir().unwrap(),
-            facilitator: server("/ws/{version}/", &tasks).await,
-            miner: server("/v0.1/validator_interface/{hotkey}", &tasks).await,
+            facilitator: server("/ws/{version}/", facilitator, &tasks).await,
+            miner: server("/v0.1/validator_interface/{hotkey}", miner, &tasks).await,
             validator: None,
             is_trusted: false,
             tasks,

@@ -27,7 +27,7 @@ const FEATURES_HEADER: &str = "x-horde-features";
 const REFUSES_DUPLICATES: &str = "dedup";
 
 /// Longest wait for room in a validator's queue; a validator that takes nothing for so long gets no job.
-const PUSH_WITHIN: Duration = Duration::from_secs(10);
+pub(super) const PUSH_WITHIN: Duration = Duration::from_secs(10);
 
 /// Jobs that may wait for one validator.
 const WAITING_MAX: u32 = 1000;

@@ -2,25 +2,31 @@
 
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 use tokio::time::{Instant, timeout_at};
 
-use super::Office;
 use super::delivery::{self, Occasion};
 use super::machine::{self, judge, stored_metadata};
-use super::validators::Peer;
+use super::validators::{Peer, Reach};
+use super::{Office, cancel};
 use crate::core::crypto::signed::{self, FacilitatorAuthError};
 use crate::core::model::job::JobStatus;
 use crate::core::model::{Hotkey, JobId};
 use crate::core::net::{Event, Link, LinkClosed, close_code};
 use crate::core::proto::facilitator_validator::{
-    Authenticate, Down, MachineSpecs, Response, StatusMetadata, StatusUpdate, Up,
+    Authenticate, Down, JobOutput, MachineSpecs, Response, StatusMetadata, StatusUpdate, Up,
 };
+use crate::core::proto::job::{EXTENSION_CANCEL, EXTENSION_LOGS};
 use crate::core::proto::{DecodeError, frame};
 use crate::core::store::facilitator::{Appended, KeptSpecs, Step};
 
 /// Time that a link has to authenticate. The reference waits for ever; then every stranger could hold a link.
 const AUTHENTICATE_WITHIN: Duration = Duration::from_secs(60);
+
+/// Characters of a validator's words for a user that are kept.
+const REASON_CHARS_MAX: usize = 500;
 
 /// Bytes of the largest machine facts that are kept; real ones have some 2,000 (wire-executor-miner §11).
 const SPECS_BYTES_MAX: usize = 64 * 1024;
@@ -47,8 +53,11 @@ pub(super) async fn converse(mut link: Link, office: &Office, versions: &Version
         tracing::info!(validator = %hotkey, version = versions.validator, runner = versions.runner, "validator connected");
         let peer = Peer {
             refuses_duplicates: versions.refuses_duplicates,
+            cancels: link.extensions().has(EXTENSION_CANCEL),
+            logs: link.extensions().has(EXTENSION_LOGS),
             since: office.clock.now(),
         };
+        let reach = Reach::new(link.sender(), peer);
         let (number, before) = office.seats.take(&hotkey, (link.sender(), peer), Instant::now());
         if let Some(before) = before {
             tracing::info!(validator = %hotkey, "an older connection of the validator is closed");
@@ -58,6 +67,11 @@ pub(super) async fn converse(mut link: Link, office: &Office, versions: &Version
         }
         note_heard(office, &hotkey, versions).await;
         delivery::deliver_waiting(office, &hotkey, Occasion::Connected);
+        // Beside the listening: a validator that takes nothing may still say something.
+        let (again, validator) = (office.clone(), hotkey.clone());
+        office.tasks.spawn("cancels", async move {
+            cancel::say_again(&again, &validator, &reach).await;
+        });
         let outcome = listen(&mut link, office, &hotkey, number).await;
         office.seats.leave(&hotkey, number);
         note_heard(office, &hotkey, &Versions::default()).await;
@@ -197,6 +211,11 @@ async fn listen(link: &mut Link, office: &Office, hotkey: &Hotkey, number: u64) 
                 };
                 answer(link, response).await?;
             }
+            Up::CancelRefused(refused) => {
+                let reason = refused.reason.chars().take(REASON_CHARS_MAX).collect();
+                cancel::refuse(office, hotkey, &refused.uuid, reason).await;
+            }
+            Up::JobOutput(piece) => take_output(office, hotkey, &piece).await,
             Up::MachineSpecs(specs) => keep_specs(office, hotkey, specs).await,
             Up::Authenticate(_) => {
                 let response = Response::error(
@@ -207,6 +226,29 @@ async fn listen(link: &mut Link, office: &Office, hotkey: &Hotkey, number: u64) 
                 answer(link, response).await?;
             }
         }
+    }
+}
+
+/// Takes in what a running job has written. Nothing is said about it: it may be lost as well.
+async fn take_output(office: &Office, validator: &Hotkey, piece: &JobOutput) {
+    let Some(job) = super::canonical_uuid(piece.uuid.as_str()) else {
+        return;
+    };
+    if !office.logs.knows(&job, validator) {
+        match office.store.is_running(&job, validator).await {
+            Ok(true) => {}
+            Ok(false) => return,
+            Err(error) => {
+                tracing::warn!(%job, error = %super::Causes(&error), "cannot tell whose output it is");
+                return;
+            }
+        }
+    }
+    match STANDARD.decode(&piece.data) {
+        Ok(bytes) => office
+            .logs
+            .add(&job, validator, piece.stream, piece.offset, &bytes),
+        Err(error) => tracing::debug!(%job, %validator, %error, "output that is no base64 is ignored"),
     }
 }
 
@@ -287,10 +329,14 @@ pub(super) async fn append(
     };
     // The wire takes UUIDs in any spelling; the database has one.
     let job = super::canonical_uuid(job.as_str()).unwrap_or_else(|| job.clone());
-    office
+    let appended = office
         .store
         .append(&job, validator, step, move |states| judge(states, status))
-        .await
+        .await?;
+    if appended == Appended::Done {
+        office.logs.step(&job, status.is_terminal());
+    }
+    Ok(appended)
 }
 
 /// Closes the links of validators that are silent or no longer active, again and again.

@@ -14,7 +14,9 @@ use crate::core::proto::facilitator_validator::{
     HordeFailure, JobNewWord, JobRequest, Response, Signature, SignatureScope, StatusMetadata,
 };
 use crate::core::proto::job::Context;
-use crate::core::proto::sdk_facilitator::{DeliveryView, HordeView, JobView, StatusEntry, legacy_label};
+use crate::core::proto::sdk_facilitator::{
+    CancelView, DeliveryView, HordeView, JobView, StatusEntry, legacy_label,
+};
 use crate::core::proto::signing::SIGNATURE_TYPE;
 use crate::core::store::facilitator::{Delivery, Job, JobSignature, JobSpec, Overdue, Step};
 
@@ -190,6 +192,7 @@ pub(super) fn view(job: Job) -> JobView {
         created_at,
         spec,
         history,
+        cancel,
         wait,
         ..
     } = job;
@@ -251,6 +254,10 @@ pub(super) fn view(job: Job) -> JobView {
             })
             .collect(),
         horde: HordeView {
+            cancel: cancel.map(|order| CancelView {
+                asked_at: Timestamp::new(order.asked_at),
+                refused: order.refused,
+            }),
             delivery: wait.map(|wait| DeliveryView {
                 waiting_since: Timestamp::new(wait.since),
                 pushed_at: wait.pushed_at.map(Timestamp::new),

@@ -26,6 +26,7 @@
 //! | parser's `errors[]` | with `input`, `ctx`, `url` | with `loc` | same `type`, own words where the parser's are its own |
 //! | volumes' and uploads' 400 | with `input`, `ctx`, `url` | `type`, `loc`, `msg` | the same |
 //! | list order | unspecified | newest first | |
+//! | `POST …/jobs/{uuid}/cancel/`, `GET …/jobs/{uuid}/logs/` | unknown | served | a user ends a job, and follows it |
 //! | validator away, but connected a short while ago | 400 | 201; the job waits within its limits | a restart loses no job |
 //! | job that its validator never ends | open for ever | `horde_failed` after its limits and slack | a job ends |
 //! | cheat report without a signature | 201, the validator refuses it | 400 | it could not count |
@@ -36,8 +37,10 @@
 
 mod api;
 mod auth;
+mod cancel;
 mod delivery;
 mod driver;
+mod logs;
 mod machine;
 mod submission;
 mod validators;
@@ -53,6 +56,7 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 
 use self::auth::{Gate, Users};
+use self::logs::Logs;
 use self::validators::{ActiveValidators, Seats};
 use crate::core::chain::Chain;
 use crate::core::clock::Clock;
@@ -66,6 +70,9 @@ use crate::core::tasks::Tasks;
 
 /// Links of validators at once, authenticated or not; the subnet has 256 neurons.
 const LINKS_MAX: usize = 512;
+
+/// Readers of logs that wait for news at once; further ones are answered without waiting.
+const READERS_MAX: usize = 1024;
 
 /// Why the facilitator did not start.
 #[derive(Debug, thiserror::Error)]
@@ -105,6 +112,9 @@ struct Inner {
     gate: Gate,
     active: ActiveValidators,
     seats: Seats,
+    logs: Logs,
+    /// Readers that wait for news of jobs.
+    readers: Arc<Semaphore>,
     links: Arc<Semaphore>,
     clock: Clock,
     body_bytes_max: usize,
@@ -154,6 +164,8 @@ pub async fn start(
         gate: Gate::new(&secret, users, config.nonce, config.jwt),
         active: ActiveValidators::new(chain),
         seats: Seats::default(),
+        logs: Logs::default(),
+        readers: Arc::new(Semaphore::new(READERS_MAX)),
         links: Arc::new(Semaphore::new(LINKS_MAX)),
         clock,
         body_bytes_max: config.body_bytes_max,

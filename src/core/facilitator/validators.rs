@@ -82,6 +82,10 @@ struct Inner {
 pub(super) struct Peer {
     /// Whether it says that it never runs a job twice.
     pub(super) refuses_duplicates: bool,
+    /// Whether it can end jobs that their users cancel.
+    pub(super) cancels: bool,
+    /// Whether it passes on what running jobs write.
+    pub(super) logs: bool,
     /// When it connected, UTC.
     pub(super) since: OffsetDateTime,
 }
@@ -92,6 +96,24 @@ struct Seat {
     sender: LinkSender,
     peer: Peer,
     heard_at: Instant,
+}
+
+/// The way to a connected validator, and what it knows beyond the wire.
+#[derive(Debug, Clone)]
+pub(super) struct Reach {
+    /// The way.
+    pub(super) link: LinkSender,
+    /// Whether it can end jobs that their users cancel.
+    pub(super) cancels: bool,
+    /// Whether it passes on what running jobs write.
+    pub(super) logs: bool,
+}
+
+impl Reach {
+    pub(super) fn new(link: LinkSender, peer: Peer) -> Self {
+        let Peer { cancels, logs, .. } = peer;
+        Self { link, cancels, logs }
+    }
 }
 
 impl Seats {
@@ -148,6 +170,13 @@ impl Seats {
         (now.duration_since(seat.heard_at) < DISPATCH_WITHIN).then(|| (seat.sender.clone(), seat.peer))
     }
 
+    /// Returns the way to a validator that is connected, be it silent.
+    pub(super) fn reach(&self, hotkey: &Hotkey) -> Option<Reach> {
+        let inner = self.lock();
+        let seat = inner.seats.get(hotkey)?;
+        Some(Reach::new(seat.sender.clone(), seat.peer))
+    }
+
     /// Returns the validators that may get jobs now, by rising hotkey.
     pub(super) fn all_ready(&self, now: Instant) -> Vec<Hotkey> {
         let inner = self.lock();
@@ -184,6 +213,8 @@ mod tests {
         let start = Instant::now();
         let peer = Peer {
             refuses_duplicates: false,
+            cancels: false,
+            logs: false,
             since: OffsetDateTime::UNIX_EPOCH,
         };
         let (first, before) = seats.take(&hotkey, (one.sender(), peer), start);

@@ -51,6 +51,7 @@ pub(super) async fn submit(
             metadata: Map::new(),
             created_at,
         }],
+        cancel: None,
         wait: None,
     };
     let request = Box::new(push(&job, forwarded.clone()));

@@ -3,10 +3,12 @@
 //! Each path is served with and without its trailing slash. Here is what the handlers share: the routes, answers, who
 //! calls, and bodies.
 
+mod cancel;
 mod cheats;
 mod jobs;
 mod link;
 mod login;
+mod logs;
 
 use std::time::Duration;
 
@@ -32,13 +34,15 @@ const BODY_WITHIN: Duration = Duration::from_secs(60);
 
 /// Makes the routes.
 pub(in crate::core::facilitator) fn router(office: Office) -> Router {
-    let routes: [(&str, MethodRouter<Office>); 9] = [
+    let routes: [(&str, MethodRouter<Office>); 11] = [
         (path::HEALTH, get(health)),
         (path::NONCE, get(login::nonce)),
         (path::LOGIN, post(login::login)),
         (path::SUBMIT, post(jobs::submit)),
         (path::JOBS, get(jobs::list)),
         ("/api/v1/jobs/{uuid}/", get(jobs::show)),
+        ("/api/v1/jobs/{uuid}/cancel/", post(cancel::cancel)),
+        ("/api/v1/jobs/{uuid}/logs/", get(logs::logs)),
         (path::CHEATED, post(cheats::report_cheated)),
         (path::VALIDATORS, get(link::validators)),
         (path::VALIDATOR_LINK, get(link::link)),

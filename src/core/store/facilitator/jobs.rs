@@ -5,6 +5,7 @@ use rusqlite::{Connection, OptionalExtension, Row, named_params};
 use serde_json::{Map, Value};
 use time::OffsetDateTime;
 
+use super::cancels::{CancelOrder, read_cancel};
 use super::deliveries::{self, Delivery, Wait};
 use super::{FacilitatorStore, from_json, json, micros, moment};
 use crate::core::model::job::JobStatus;
@@ -92,6 +93,8 @@ pub struct Job {
     pub spec: JobSpec,
     /// Oldest first; the first is `sent`.
     pub history: Vec<Step>,
+    /// Its user's wish to end it; never there when a job is new.
+    pub cancel: Option<CancelOrder>,
     /// How it waited for its validator; none if it was handed over at once.
     pub wait: Option<Wait>,
 }
@@ -244,6 +247,7 @@ impl FacilitatorStore {
                 return Ok(None);
             };
             (job.history, _) = read_history(connection, seq)?;
+            job.cancel = read_cancel(connection, seq)?;
             job.wait = deliveries::wait(connection, seq)?;
             Ok(Some(job))
         };
@@ -299,6 +303,7 @@ impl FacilitatorStore {
                 let (seq, mut job, job_bytes) = row??;
                 let history_bytes;
                 (job.history, history_bytes) = read_history(connection, seq)?;
+                job.cancel = read_cancel(connection, seq)?;
                 job.wait = deliveries::wait(connection, seq)?;
                 bytes = bytes.saturating_add(job_bytes).saturating_add(history_bytes);
                 if bytes > PAGE_BYTES_MAX && limit > 1 {
@@ -363,6 +368,7 @@ pub(super) fn read_job(row: &Row<'_>) -> Result<(i64, Job, usize), StoreError> {
         created_at: moment(row.get("created_us")?)?,
         spec,
         history: Vec::new(),
+        cancel: None,
         wait: None,
     };
     Ok((row.get("seq")?, job, bytes))
@@ -427,6 +433,7 @@ pub(super) mod tests {
                 metadata: Map::new(),
                 created_at,
             }],
+            cancel: None,
             wait: None,
         }
     }
@@ -440,7 +447,7 @@ pub(super) mod tests {
         }
     }
 
-    fn submission(job: &Job) -> Submission {
+    pub(in super::super) fn submission(job: &Job) -> Submission {
         Submission {
             job: job.clone(),
             signature: signature(),

@@ -1,5 +1,6 @@
 //! The facilitator's database: its secret, the users' jobs and their histories.
 
+mod cancels;
 mod cheats;
 mod deliveries;
 mod jobs;
@@ -12,6 +13,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use time::OffsetDateTime;
 
+pub use self::cancels::CancelOrder;
 pub use self::cheats::CheatReport;
 pub use self::deliveries::{Delivery, Overdue, Wait};
 pub use self::jobs::{Appended, Filter, Job, JobSignature, JobSpec, Page, Step, Submission};
@@ -26,6 +28,10 @@ const MIGRATIONS: &[Migration] = &[
     Migration {
         name: "0005_deliveries",
         sql: include_str!("../migrations/facilitator/0005_deliveries.sql"),
+    },
+    Migration {
+        name: "0006_cancels",
+        sql: include_str!("../migrations/facilitator/0006_cancels.sql"),
     },
 ];
 
