@@ -7,7 +7,9 @@ use horde::core::clock::Clock;
 use horde::core::crypto::Keypair;
 use horde::core::model::job::JobStatus;
 use horde::core::model::{ExecutorClass, Hotkey, JobId};
-use horde::core::store::facilitator::{FacilitatorStore, Job, JobSignature, JobSpec, Step, Submission};
+use horde::core::store::facilitator::{
+    Delivery, FacilitatorStore, Job, JobSignature, JobSpec, Step, Submission,
+};
 use serde_json::{Map, json};
 use tokio::process::Command;
 
@@ -119,6 +121,8 @@ fn old_job(owner: &Hotkey, validator: &Hotkey, now: time::OffsetDateTime) -> Sub
                 ),
             ],
             cost: None,
+            cancel: None,
+            wait: None,
         },
         signature: JobSignature {
             signatory: owner.clone(),
@@ -129,6 +133,11 @@ fn old_job(owner: &Hotkey, validator: &Hotkey, now: time::OffsetDateTime) -> Sub
         bill: None,
         request: None,
         unfinished_max: u64::MAX,
+        delivery: Delivery {
+            is_pushed: true,
+            deliver_until: now,
+            budget: time::Duration::MINUTE,
+        },
     }
 }
 

@@ -81,8 +81,8 @@ impl Command {
     /// Long-running servers get two workers; for all others one thread is enough and starts faster.
     fn is_server(&self) -> bool {
         match self {
-            Self::Validator(_) => true,
             Self::Facilitator(command) => command.is_server(),
+            Self::Validator(command) => command.is_server(),
             Self::Miner(command) => command.is_server(),
             _ => false,
         }

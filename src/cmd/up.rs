@@ -17,7 +17,7 @@ use super::job;
 use crate::core::client::Client;
 use crate::core::config::{Backend, ConfigError, Environment, SETTINGS, Scope, Setting, Settings, Value};
 use crate::core::crypto::Keypair;
-use crate::core::devnet::plan::{Choices, MINERS, Plan, USER, USERS, VALIDATOR};
+use crate::core::devnet::plan::{Choices, MINERS, Plan, TRUSTED_MINER, USER, USERS, VALIDATOR};
 use crate::core::devnet::ready::{self, ReadyError};
 use crate::core::devnet::sample::{self, Sink};
 use crate::core::devnet::{Devnet, Launch, StartError, child, keypair};
@@ -54,6 +54,9 @@ pub struct UpArgs {
     /// Ports of the two miners; 0 takes a free one
     #[arg(long, value_name = "PORT,PORT", value_delimiter = ',', default_value = "0,0")]
     miner_ports: Vec<u16>,
+    /// Port of the validator's trusted miner; 0 takes a free one
+    #[arg(long, value_name = "PORT", default_value_t = 0)]
+    trusted_miner_port: u16,
     /// Address of this machine that containers reach; for --backend docker
     #[arg(long, value_name = "ADDRESS", default_value = "172.17.0.1")]
     bridge: IpAddr,
@@ -77,6 +80,7 @@ struct Running {
     facilitator: FacilitatorRow,
     validator: ValidatorRow,
     miners: Vec<MinerRow>,
+    trusted_miner: TrustedMinerRow,
     user: UserRow,
     directory: PathBuf,
     pids: BTreeMap<&'static str, u32>,
@@ -95,6 +99,13 @@ struct ValidatorRow {
 #[derive(Debug, Serialize)]
 struct MinerRow {
     hotkey: Hotkey,
+    address: IpAddr,
+    port: u16,
+}
+
+/// The miner of jobs with `on_trusted_miner`, which has no hotkey.
+#[derive(Debug, Serialize)]
+struct TrustedMinerRow {
     address: IpAddr,
     port: u16,
 }
@@ -265,11 +276,13 @@ impl UpArgs {
                 format!("--miner-ports takes two ports, got {got}"),
             ));
         };
-        let [facilitator_port, first, second] = reserve([
+        let [facilitator_port, first, second, trusted_miner_port] = reserve([
             (loopback, self.facilitator_port),
             (miner_ip, first),
             (miner_ip, second),
+            (miner_ip, self.trusted_miner_port),
         ])?;
+        let validator = keypair(VALIDATOR).map_err(|error| start_error(&error))?;
         let users = USERS
             .iter()
             .map(|uri| Keypair::from_uri(uri).map(|key| key.hotkey().clone()));
@@ -280,6 +293,8 @@ impl UpArgs {
             miner_ip,
             facilitator_port,
             miner_ports: [first, second],
+            trusted_miner_port,
+            validator: validator.hotkey().clone(),
             users: users
                 .collect::<Result<_, _>>()
                 .or_fail(ExitCode::Bug, "could not derive development keys")?,
@@ -462,6 +477,7 @@ fn executor_variables(
         ),
         (ALLOW, Value::Networks(allowed).to_string()),
         ("executor.accept", Value::List(accepted).to_string()),
+        ("executor.hub_url", settings.text("executor.hub_url")?.to_owned()),
     ]
     .into_iter()
     .filter_map(|(key, value)| Some((Setting::find(key)?.environment_name(), value)))
@@ -478,6 +494,7 @@ fn running(plan: &Plan, network: &Devnet) -> Result<Running, StartError> {
             port: axon.port(),
         })
     });
+    let trusted = plan.trusted_miner;
     let children = network
         .children()
         .iter()
@@ -490,6 +507,10 @@ fn running(plan: &Plan, network: &Devnet) -> Result<Running, StartError> {
             hotkey: hotkey(VALIDATOR)?,
         },
         miners: miners.collect::<Result<_, StartError>>()?,
+        trusted_miner: TrustedMinerRow {
+            address: trusted.ip(),
+            port: trusted.port(),
+        },
         user: UserRow {
             hotkey: hotkey(USER)?,
             uri: USER.uri,
@@ -527,6 +548,13 @@ fn tell(context: &Context, running: &Running) -> Result<(), CmdError> {
             pid(name)
         ))?;
     }
+    let trusted = &running.trusted_miner;
+    context.line(format_args!(
+        "trusted      {}:{}  (pid {})",
+        trusted.address,
+        trusted.port,
+        pid(TRUSTED_MINER)
+    ))?;
     context.line(format_args!(
         "user         {}  ({})",
         running.user.hotkey, running.user.uri

@@ -18,12 +18,14 @@ use futures_util::future::join_all;
 use futures_util::stream::{self, FuturesUnordered};
 use horde::core::crypto::Keypair;
 use horde::core::model::JobId;
-use horde::core::model::job::{HordeReason, StreamingDetails};
+use horde::core::model::job::{HordeReason, JobStage, StreamingDetails};
 use horde::core::net::extensions::Extensions;
 use horde::core::net::ws::{self, ConnectOptions, Limits, Upgrade};
 use horde::core::net::{Event, Link, http};
+use horde::core::proto::frame::Message;
 use horde::core::proto::job::{
-    ExecutionDone, ExecutorReady, HordeFailed, JobFinished, StreamingReady, VolumesReady,
+    CANCELLED_MESSAGE, EXTENSION_CANCEL, ExecutionDone, ExecutorReady, HordeFailed, JobCancel, JobFailed,
+    JobFinished, StreamingReady, VolumesReady,
 };
 use horde::core::proto::miner_executor::{self, EXTENSION_RESUME, Resumes};
 use horde::core::proto::validator_miner::{Down, MainHotkey, Up};
@@ -93,6 +95,10 @@ impl Door {
 
 /// What a validator asks for.
 #[derive(Clone)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "a script: each is told apart by its name"
+)]
 struct Wish {
     job: JobId,
     script: &'static str,
@@ -102,6 +108,8 @@ struct Wish {
     /// Whether a connection that is opened again begins with the accepted receipt, in case it was lost; else with
     /// nothing but the authentication, so that the miner does not know which job it is for.
     repeats: bool,
+    /// Whether the user cancels the job while it runs.
+    cancels: bool,
 }
 
 async fn send(validator: &Validator, message: impl Into<Down>) {
@@ -124,6 +132,9 @@ async fn ask(door: &Door, wish: &Wish) -> Option<Seen> {
         if seen.is_accepted && wish.repeats {
             send(&validator, validator.accepted_receipt(&wish.job)).await;
         }
+        if seen.steps.contains(&VolumesReady::TYPE) {
+            cancel(&validator, wish).await;
+        }
         match converse(&mut validator, wish, &mut seen).await {
             Talk::Over => {
                 validator.close().await;
@@ -134,6 +145,14 @@ async fn ask(door: &Door, wish: &Wish) -> Option<Seen> {
             Talk::Silent => is_asked = false,
             Talk::Lost => {}
         }
+    }
+}
+
+/// Says, as often as a connection is opened, what the user wants.
+async fn cancel(validator: &Validator, wish: &Wish) {
+    if wish.cancels {
+        let job_uuid = wish.job.clone();
+        send(validator, JobCancel { job_uuid }).await;
     }
 }
 
@@ -197,11 +216,20 @@ async fn converse(validator: &mut Validator, wish: &Wish, seen: &mut Seen) -> Ta
                 if job_uuid == wish.job && !seen.steps.contains(&kind) =>
             {
                 seen.steps.push(kind);
+                if kind == VolumesReady::TYPE {
+                    cancel(validator, wish).await;
+                }
             }
             Up::JobFinished(JobFinished { job_uuid, .. }) | Up::HordeFailed(HordeFailed { job_uuid, .. })
                 if job_uuid == wish.job && !seen.outcomes.contains(&text) =>
             {
                 seen.outcomes.push(text);
+            }
+            Up::JobFailed(failed) if wish.cancels && failed.job_uuid == wish.job => {
+                assert!(failed.is_cancelled(), "{failed:?}");
+                if !seen.outcomes.contains(&text) {
+                    seen.outcomes.push(text);
+                }
             }
             Up::JobFailed(failed) => panic!("{failed:?}"),
             _other => {}
@@ -273,6 +301,10 @@ impl Drop for Stand {
 
 /// How a played executor behaves.
 #[derive(Clone, Copy, Debug, Default)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "a script: each is told apart by its name"
+)]
 struct Manner {
     /// How long the job takes.
     work: Duration,
@@ -282,6 +314,8 @@ struct Manner {
     is_simple: bool,
     /// Whether it does not come back.
     stays_away: bool,
+    /// Whether its job runs until it is cancelled.
+    runs_on: bool,
 }
 
 /// Plays an executor whose process holds `hold`: ends with the miner's word that the report is kept, with the end of the
@@ -297,7 +331,7 @@ async fn execute(port: u16, token: String, mut hold: Link, manner: Manner) {
     let known: &[&str] = if manner.is_simple {
         &[]
     } else {
-        &[EXTENSION_RESUME]
+        &[EXTENSION_RESUME, EXTENSION_CANCEL]
     };
     let options = ConnectOptions {
         extensions: Extensions::of(known),
@@ -362,7 +396,14 @@ async fn serve(
             miner_executor::Down::FullJob(order) => {
                 assert!(!has.is_ordered, "ordered once");
                 has.is_ordered = true;
-                news.extend(run(order.job_uuid));
+                let steps = if manner.runs_on { 2 } else { 4 };
+                news.extend(run(order.job_uuid).into_iter().take(steps));
+            }
+            miner_executor::Down::JobCancel(cancel) => {
+                let is_new = !told.iter().any(miner_executor::Up::is_report);
+                news.extend(
+                    is_new.then(|| JobFailed::cancelled(cancel.job_uuid, JobStage::Execution).into()),
+                );
             }
             miner_executor::Down::ReportKept(_) => return true,
             // Again, by a miner that cannot know; or it was too late for the process that is spoken for.
@@ -506,6 +547,8 @@ enum Scene {
     Lingering,
     /// The job takes longer than its executor may live.
     Overdue,
+    /// The user cancels the job.
+    Cancelled,
     /// The miner was killed before, and the executor does not come back.
     Lost,
 }
@@ -516,7 +559,9 @@ fn scenes(step: Step) -> &'static [(Scene, u32)] {
         Step::Reserved | Step::PortTaken | Step::Started | Step::Ready | Step::Ordered => {
             &[(Scene::Plain, 1)]
         }
-        Step::Ended | Step::Told | Step::Released => &[(Scene::Plain, 1), (Scene::Overdue, 1)],
+        Step::CancelOrdered => &[(Scene::Cancelled, 1)],
+        Step::Told => &[(Scene::Plain, 1), (Scene::Overdue, 1)],
+        Step::Ended | Step::Released => &[(Scene::Plain, 1), (Scene::Overdue, 1), (Scene::Cancelled, 1)],
         // The accepted receipt, and the finished one.
         Step::ReceiptKept => &[(Scene::Plain, 1), (Scene::Plain, 2)],
         Step::Acknowledged => &[(Scene::NoThanks, 1)],
@@ -549,6 +594,16 @@ async fn play(scene: Scene, trap: Trap) {
                     ..Manner::default()
                 },
                 "3",
+            )
+        }
+        Scene::Cancelled => {
+            let runs_on = true;
+            (
+                Manner {
+                    runs_on,
+                    ..Manner::default()
+                },
+                "1200",
             )
         }
         Scene::Overdue => {
@@ -585,6 +640,7 @@ async fn play(scene: Scene, trap: Trap) {
         streams: true,
         thanks: scene != Scene::NoThanks,
         repeats: true,
+        cancels: scene == Scene::Cancelled,
     };
     let play = async {
         let crash = async {
@@ -601,6 +657,7 @@ async fn play(scene: Scene, trap: Trap) {
         assert_eq!(seen.outcomes.len(), 1, "{scene:?} {trap:?}: {seen:?}");
         let (state, word) = match scene {
             Scene::Plain | Scene::NoThanks | Scene::Lingering => (JobState::Finished, "V0JobFinishedRequest"),
+            Scene::Cancelled => (JobState::Failed, CANCELLED_MESSAGE),
             Scene::Overdue => (JobState::Failed, "unhandled_timeout"),
             Scene::Lost => (JobState::Failed, "executor_disconnected"),
         };
@@ -691,6 +748,7 @@ async fn an_executor_that_stays_away_is_given_up_and_killed() {
         streams: false,
         thanks: true,
         repeats: true,
+        cancels: false,
     };
     let manner = Manner {
         work: PATIENCE,
@@ -731,6 +789,7 @@ async fn a_second_signal_does_not_wait_for_jobs_and_loses_none() {
         streams: false,
         thanks: true,
         repeats: true,
+        cancels: false,
     };
     let manner = Manner {
         work: Duration::from_secs(4),
@@ -787,6 +846,7 @@ async fn rolling_restarts_under_load_lose_no_job() {
                 streams: false,
                 thanks: true,
                 repeats: false,
+                cancels: false,
             };
             match ask(&door, &wish).await {
                 None => sleep(PAUSE).await,
@@ -848,6 +908,7 @@ async fn real_executors_survive_a_miner_that_is_killed_at_a_step() {
                 streams: false,
                 thanks: true,
                 repeats: true,
+                cancels: false,
             };
             let (seen, ()) = tokio::join!(ask(&door, &wish), start_again(&mut miner));
             let seen = seen.unwrap();
@@ -917,6 +978,7 @@ async fn a_drained_miner_takes_no_jobs_until_it_is_undrained_also_over_a_restart
         streams: false,
         thanks: true,
         repeats: true,
+        cancels: false,
     };
     let manifest = async || {
         let mut validator = door.enter().await;

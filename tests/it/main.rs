@@ -8,10 +8,12 @@
 
 mod architecture;
 mod attack;
+mod cancel;
 mod check;
 mod cli;
 mod command;
 mod crash;
+mod delivery;
 mod described;
 mod door;
 mod dropin;
@@ -23,6 +25,7 @@ mod facilitator_crash;
 mod facilitator_limits;
 mod facilitator_replay;
 mod facilitator_tls;
+mod facilitator_ws;
 mod figures;
 mod flood;
 mod gateway;
@@ -31,6 +34,7 @@ mod job;
 mod key;
 mod ledger;
 mod life;
+mod local_miner;
 mod manifest;
 mod miner;
 mod money;

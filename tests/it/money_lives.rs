@@ -10,7 +10,8 @@ use horde::core::model::{ExecutorClass, Hotkey, JobId};
 use horde::core::money::{Bill, Micro};
 use horde::core::store::OpenError;
 use horde::core::store::facilitator::{
-    Appended, FacilitatorStore, Grant, Granted, Inserted, Job, JobSignature, JobSpec, Step, Submission,
+    Appended, Delivery, FacilitatorStore, Grant, Granted, Inserted, Job, JobSignature, JobSpec, Step,
+    Submission,
 };
 use proptest::prelude::*;
 use serde_json::{Map, Value, json};
@@ -439,6 +440,8 @@ fn submission(id: &JobId, owner: &str, created_at: OffsetDateTime, bill: Bill) -
             },
             history: vec![step],
             cost: None,
+            cancel: None,
+            wait: None,
         },
         signature: JobSignature {
             signatory: Hotkey::new(owner),
@@ -449,6 +452,11 @@ fn submission(id: &JobId, owner: &str, created_at: OffsetDateTime, bill: Bill) -
         bill: Some(bill),
         request: None,
         unfinished_max: u64::MAX,
+        delivery: Delivery {
+            is_pushed: true,
+            deliver_until: created_at,
+            budget: time::Duration::HOUR,
+        },
     }
 }
 

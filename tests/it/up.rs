@@ -209,7 +209,7 @@ fn ctrl_c_stops_everybody_in_order() {
             .exists()
     );
     let pids = network.pids();
-    assert_eq!(pids.len(), 4);
+    assert_eq!(pids.len(), 5);
     assert!(pids.iter().all(|pid| runs(*pid)));
     network.signal(Signal::INT);
     assert_eq!(network.end().code(), Some(0));

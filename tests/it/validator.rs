@@ -1,5 +1,8 @@
 //! The validator between a facilitator and a miner that both are played by the test: frames on both links, in order.
 
+#[path = "cancel_validator.rs"]
+mod cancel;
+
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
@@ -14,15 +17,17 @@ use horde::core::chain::{Chain, ChainError, Head, Weights};
 use horde::core::clock::Clock;
 use horde::core::config::{ChainConfig, ValidatorConfig, WalletConfig};
 use horde::core::crypto::Keypair;
-use horde::core::crypto::signed;
-use horde::core::model::Hotkey;
+use horde::core::crypto::signed as bytes;
 use horde::core::model::receipt::ReceiptPayload;
 use horde::core::model::subnet::{Axon, Block, Metagraph, Neuron};
+use horde::core::model::{Hotkey, JobId};
+use horde::core::net::extensions::Extensions;
 use horde::core::net::ws::{self, Limits, Upgrade};
 use horde::core::net::{Event, Link, http};
 use horde::core::proto::facilitator_validator::{Down as Push, JobRequest, Signature, SignatureScope};
 use horde::core::proto::validator_miner::Down;
 use horde::core::receipts;
+use horde::core::store::validator::ValidatorStore;
 use horde::core::tasks::Tasks;
 use horde::core::validator::{self, Ports};
 use serde_json::{Value, json};
@@ -91,11 +96,13 @@ struct Server {
     links: mpsc::Receiver<(String, HeaderMap, Link)>,
 }
 
-async fn server(route: &str, tasks: &Tasks) -> Server {
+/// Serves a route as one who knows of these extensions.
+async fn server(route: &str, known: &[&str], tasks: &Tasks) -> Server {
     let (sender, links) = mpsc::channel(16);
-    let family = tasks.clone();
+    let (family, known) = (tasks.clone(), Extensions::of(known));
     let handler = async move |UrlPath(path): UrlPath<String>, headers: HeaderMap, upgrade: Upgrade| {
         let sender = sender.clone();
+        let upgrade = upgrade.agreeing(&known);
         ws::accept(upgrade, Limits::towards_validator(), &family, async move |link| {
             drop(sender.send((path, headers, link)).await);
         })
@@ -118,16 +125,25 @@ struct Stage {
     facilitator: Server,
     miner: Server,
     validator: Option<Tasks>,
+    /// Whether the miner is the validator's own, of which the chain knows nothing.
+    is_trusted: bool,
 }
 
 impl Stage {
+    /// The peers are those of the reference.
     async fn set() -> Self {
+        Self::between(&[], &[]).await
+    }
+
+    /// The facilitator and the miner know of these extensions.
+    async fn between(facilitator: &[&str], miner: &[&str]) -> Self {
         let tasks = Tasks::new();
         Self {
             folder: tempfile::tempdir().unwrap(),
-            facilitator: server("/ws/{version}/", &tasks).await,
-            miner: server("/v0.1/validator_interface/{hotkey}", &tasks).await,
+            facilitator: server("/ws/{version}/", facilitator, &tasks).await,
+            miner: server("/v0.1/validator_interface/{hotkey}", miner, &tasks).await,
             validator: None,
+            is_trusted: false,
             tasks,
         }
     }
@@ -135,10 +151,13 @@ impl Stage {
     /// Starts the validator; it authenticates at the facilitator.
     async fn start(&mut self) -> Talk {
         let family = self.tasks.child();
-        let config = config(self.folder.path(), self.facilitator.address);
+        let mut config = config(self.folder.path(), self.facilitator.address);
+        config.trusted_miner = self.is_trusted.then_some(self.miner.address);
+        let mut miners = vec![(key("//Bob").hotkey().clone(), self.miner.address)];
+        miners.retain(|_| !self.is_trusted);
         let ports = Ports {
             keypair: key("//Alice"),
-            chain: Arc::new(Miners(vec![(key("//Bob").hotkey().clone(), self.miner.address)])),
+            chain: Arc::new(Miners(miners)),
             clock: Clock::system(),
         };
         let inner = family.clone();
@@ -161,7 +180,7 @@ impl Stage {
         assert!(headers.contains_key("x-validator-runner-version"));
         let mut talk = Talk::over(link);
         let hello = talk.hears("V0AuthenticationRequest").await;
-        let signer = signed::verify_facilitator_auth(
+        let signer = bytes::verify_facilitator_auth(
             hello["public_key"].as_str().unwrap(),
             hello["signature"].as_str().unwrap(),
         );
@@ -220,6 +239,8 @@ fn config(folder: &Path, facilitator: SocketAddr) -> ValidatorConfig {
         startup: Duration::from_secs(5),
         leeway: Duration::from_secs(5),
         job_max: Duration::from_secs(600),
+        trusted_miner: None,
+        cheat_blacklist: Duration::from_secs(14_400),
     }
 }
 
@@ -288,8 +309,19 @@ fn job() -> JobRequest {
     job_signed_by("//Charlie")
 }
 
+/// The same for the trusted miner.
+fn trusted_job() -> JobRequest {
+    signed(
+        "//Charlie",
+        JobRequest {
+            on_trusted_miner: true,
+            ..job()
+        },
+    )
+}
+
 fn job_signed_by(signer: &str) -> JobRequest {
-    let mut request: JobRequest = serde_json::from_value(json!({
+    let request: JobRequest = serde_json::from_value(json!({
         "uuid": JOB, "executor_class": "always_on.llm.a6000", "docker_image": "127.0.0.1:5555/bb:1",
         "args": ["echo", "hello"], "env": {"B": "2", "A": "ż"},
         "volume": {"volume_type": "multi_volume", "volumes": [{"volume_type": "inline", "contents": "UEs="}]},
@@ -297,6 +329,10 @@ fn job_signed_by(signer: &str) -> JobRequest {
         "streaming_start_time_limit": 5,
     }))
     .unwrap();
+    signed(signer, request)
+}
+
+fn signed(signer: &str, mut request: JobRequest) -> JobRequest {
     let payload = request.signed_payload().unwrap();
     let signature = Signature::make(
         &key(signer),
@@ -352,7 +388,7 @@ fn check_receipt(payload: &Value, signature: &Value) -> ReceiptPayload {
 async fn initial(miner: &mut Talk) -> Value {
     let text = miner.next().await.unwrap();
     assert!(text.starts_with(r#"{"validator_signature":"0x"#), "{text}");
-    signed::verify_message(key("//Alice").hotkey(), &text).unwrap();
+    bytes::verify_message(key("//Alice").hotkey(), &text).unwrap();
     let message: Value = serde_json::from_str(&text).unwrap();
     assert_eq!(message["message_type"], "V0InitialJobRequest");
     assert_eq!(message["timeout_seconds"], 300);
@@ -367,7 +403,7 @@ async fn initial(miner: &mut Talk) -> Value {
 
 async fn full(miner: &mut Talk) -> Value {
     let text = miner.next().await.unwrap();
-    signed::verify_message(key("//Alice").hotkey(), &text).unwrap();
+    bytes::verify_message(key("//Alice").hotkey(), &text).unwrap();
     let message: Value = serde_json::from_str(&text).unwrap();
     assert_eq!(message["message_type"], "V0JobRequest");
     assert_eq!(message["volume"], Value::Null);
@@ -629,5 +665,163 @@ async fn a_validator_that_stops_ends_its_jobs_first() {
     let metadata = facilitator.reports("failed").await;
     assert_eq!(metadata["horde_failure_details"]["reported_by"], "validator");
     facilitator.is_closed_with(1000).await;
+    stage.stop().await;
+}
+
+/// Counts the rows of a table of the validator's database.
+fn rows(stage: &Stage, table: &str) -> i64 {
+    let database = rusqlite::Connection::open(stage.folder.path().join("validator.sqlite")).unwrap();
+    let query = format!("SELECT count(*) FROM {table}");
+    database.query_row(&query, (), |row| row.get(0)).unwrap()
+}
+
+#[tokio::test]
+async fn a_job_for_the_trusted_miner_goes_there_by_its_own_name_and_leaves_nothing_on_record() {
+    let mut stage = Stage::set().await;
+    stage.is_trusted = true;
+    let mut facilitator = stage.start().await;
+    facilitator.says(&push(trusted_job())).await;
+    facilitator.reports("received").await;
+    let (_, _, link) = timeout(PATIENCE, stage.miner.links.recv())
+        .await
+        .unwrap()
+        .unwrap();
+    let mut miner = Talk::over(link);
+    let hello = miner.hears("ValidatorAuthForMiner").await;
+    assert_eq!(hello["miner_hotkey"], "0".repeat(48));
+    miner
+        .says(r#"{"message_type":"V0ExecutorManifestRequest","manifest":{"always_on.llm.a6000":0}}"#)
+        .await;
+    let request = miner.hears("V0InitialJobRequest").await;
+    assert_eq!(
+        request["job_started_receipt_payload"]["miner_hotkey"],
+        "0".repeat(48)
+    );
+    for answer in script(JOB_FAILED) {
+        miner.says(&answer.to_string()).await;
+    }
+    miner.hears("V0JobAcceptedReceiptRequest").await;
+    miner.hears("V0JobRequest").await;
+    facilitator
+        .reports("accepted executor_ready volumes_ready failed")
+        .await;
+    miner.hears("V0JobFinishedReceiptRequest").await;
+    miner.is_closed_with(1000).await;
+    assert_eq!(
+        (
+            rows(&stage, "job"),
+            rows(&stage, "receipt"),
+            rows(&stage, "incident")
+        ),
+        (1, 0, 0)
+    );
+    stage.stop().await;
+}
+
+#[tokio::test]
+async fn a_job_for_a_trusted_miner_that_there_is_not_is_rejected_in_words() {
+    let mut stage = Stage::set().await;
+    let mut facilitator = stage.start().await;
+    facilitator.says(&push(trusted_job())).await;
+    let metadata = facilitator.reports("received rejected").await;
+    let details = &metadata["job_rejection_details"];
+    assert_eq!(details["reason"], "no_miner_for_job");
+    assert!(
+        details["message"]
+            .as_str()
+            .unwrap()
+            .contains("has no trusted miner"),
+        "{details}"
+    );
+    stage.stop().await;
+}
+
+/// A report of //Charlie's about [`JOB`], signed over the bytes that `payload` makes of it.
+fn cheated(payload: fn(&str, &str, &Value) -> Vec<u8>, details: &Value) -> Value {
+    let trusted = "b2d4e6f8-0a1c-4e3f-8a5b-7c9d1e2f3a4b";
+    let bytes = payload(JOB, trusted, details);
+    let signature = Signature::make(&key("//Charlie"), 5, SignatureScope::FullRequest, &bytes).unwrap();
+    json!({"signature": signature, "type": "job.cheated", "message_type": "V0JobCheated", "job_uuid": JOB,
+        "trusted_job_uuid": trusted, "details": details})
+}
+
+#[tokio::test]
+async fn a_report_about_a_completed_job_keeps_its_miner_from_further_jobs() {
+    let mut stage = Stage::set().await;
+    let mut facilitator = stage.start().await;
+    // Before the job is known, of nobody, of a stranger, and touched: none counts.
+    let early = cheated(bytes::report_payload, &json!({"diff": 1}));
+    facilitator.says(&early.to_string()).await;
+    let mut unsigned = early.clone();
+    unsigned["signature"] = Value::Null;
+    facilitator.says(&unsigned.to_string()).await;
+    let mut touched = early.clone();
+    touched["details"] = json!({"diff": 2});
+    facilitator.says(&touched.to_string()).await;
+
+    facilitator.says(&push(job())).await;
+    facilitator.reports("received").await;
+    let mut miner = stage.job_connection().await;
+    initial(&mut miner).await;
+    for answer in script(ORGANIC) {
+        miner.says(&answer.to_string()).await;
+    }
+    miner.hears("V0JobAcceptedReceiptRequest").await;
+    full(&mut miner).await;
+    facilitator
+        .reports("accepted executor_ready volumes_ready execution_done completed")
+        .await;
+    finished(&mut miner, "35.000000").await;
+
+    // As the SDK signs it, and as the reference's facilitator forwards it: without the key that is null.
+    let mut report = cheated(bytes::report_payload_of_sdk, &Value::Null);
+    report.as_object_mut().unwrap().remove("details");
+    for _ in 0..2 {
+        facilitator.says(&report.to_string()).await;
+    }
+    let second = "5b643889-6799-42e6-bbb1-36c25a97e7db";
+    let next = signed(
+        "//Charlie",
+        JobRequest {
+            uuid: JobId::new(second),
+            ..job()
+        },
+    );
+    facilitator.says(&push(next)).await;
+    for status in ["received", "rejected"] {
+        let report = facilitator.hears("V0JobStatusUpdate").await;
+        assert_eq!(
+            (&report["uuid"], &report["status"]),
+            (&json!(second), &json!(status))
+        );
+        facilitator.says(SUCCESS).await;
+        if status == "rejected" {
+            let context = &report["metadata"]["job_rejection_details"]["context"];
+            assert_eq!(
+                context["skipped_miners"][key("//Bob").hotkey().as_str()],
+                "blacklisted",
+                "{report}"
+            );
+        }
+    }
+    let store = ValidatorStore::open_beside(&stage.folder.path().join("validator.sqlite")).unwrap();
+    let mut fates: Vec<_> = store
+        .cheats()
+        .await
+        .unwrap()
+        .into_iter()
+        .map(|judged| (judged.refusal, judged.slash_due))
+        .collect();
+    fates.reverse();
+    let refused = |words: &str| (Some(words.to_owned()), false);
+    assert_eq!(
+        fates,
+        [
+            refused("the job is not known"),
+            refused("Signature is empty"),
+            refused("Bad signature"),
+            (None, true)
+        ]
+    );
     stage.stop().await;
 }

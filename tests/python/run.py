@@ -15,7 +15,7 @@ def main():
     runner = Runner()
     exit_code = None
     try:
-        with Network() as network, FileServer() as files:
+        with FileServer() as files, Network(files.url) as network:
             import miner_client
             import sdk_client
 

@@ -1,5 +1,6 @@
 """The published `ComputeHordeClient` (compute-horde-sdk) against our facilitator."""
 
+import asyncio
 import hashlib
 import http.client
 import pathlib
@@ -11,12 +12,14 @@ import bittensor_wallet
 from compute_horde_core.certificate import serialize_certificate
 from compute_horde_sdk.v1 import (
     ComputeHordeClient,
+    ComputeHordeError,
     ComputeHordeJobSpec,
     ComputeHordeJobStatus,
     ComputeHordeNotFoundError,
     ExecutorClass,
     HTTPInputVolume,
     HTTPOutputVolume,
+    HuggingfaceInputVolume,
     InlineInputVolume,
 )
 
@@ -171,13 +174,108 @@ async def a_streaming_job_is_reached_by_its_user_and_nobody_else(network, _files
     assert seen == [*ORDER[:streaming_ready], ComputeHordeJobStatus.STREAMING_READY, *ORDER[streaming_ready:]], seen
 
 
+async def a_hugging_face_volume_comes_from_the_hub(network, files):
+    files.hold_repository(
+        "horde/model", {"config.json": b'{"layers": 2}\n', "weights/part.bin": bytes(5000), "README.md": b"not wanted\n"}
+    )
+    job = await client(network).run_until_complete(
+        spec(
+            "cat /volume/model/config.json; wc -c < /volume/model/weights/part.bin; ls /volume/model",
+            input_volumes={
+                "/volume/model": HuggingfaceInputVolume(
+                    repo_id="horde/model", allow_patterns=["*.json", "weights/*"]
+                )
+            },
+        ),
+        timeout=60,
+        max_attempts=1,
+    )
+    assert job.status.is_successful(), (job.status, job.error)
+    assert job.result.stdout == '{"layers": 2}\n5000\nconfig.json\nweights\n', job.result.stdout
+
+
+async def a_pair_of_jobs_runs_side_by_side(network, _files):
+    user = client(network)
+    pair = await asyncio.gather(*(user.create_job(spec(f"echo {name}; sleep 3")) for name in ("one", "two")))
+    await asyncio.gather(*(job.wait(timeout=60) for job in pair))
+    assert [job.result.stdout for job in pair] == ["one\n", "two\n"], pair
+    begun = [moment(job, ComputeHordeJobStatus.VOLUMES_READY) for job in pair]
+    ended = [moment(job, ComputeHordeJobStatus.COMPLETED) for job in pair]
+    assert max(begun) < min(ended), (begun, ended)
+
+
+def moment(job, status):
+    return next(entry.created_at for entry in job.status_history if entry.status == status)
+
+
+def jobs_of(network, role):
+    return {job["job"] for job in network.ask(role, "miner", "jobs")}
+
+
+async def a_job_on_the_trusted_miner_runs_there_and_nowhere_else(network, _files):
+    job = await client(network).run_until_complete(
+        spec("echo trusted"), on_trusted_miner=True, timeout=60, max_attempts=1
+    )
+    assert job.status.is_successful(), (job.status, job.error)
+    assert job.result.stdout == "trusted\n", job.result
+    assert job.uuid in jobs_of(network, "trusted-miner")
+    for miner in ("miner-1", "miner-2"):
+        assert job.uuid not in jobs_of(network, miner), miner
+
+
+async def a_job_that_is_reported_as_cheated_costs_its_miner_further_jobs(network, _files):
+    user = client(network)
+    job = await user.run_until_complete(spec("echo 41"), timeout=60, max_attempts=1)
+    trusted = await user.run_until_complete(spec("echo 42"), on_trusted_miner=True, timeout=60, max_attempts=1)
+    await user.report_cheated_job(job.uuid, trusted.uuid, details={"expected": "42", "got": "ä41"})
+    try:
+        await user.report_cheated_job(job.uuid, trusted.uuid)
+    except ComputeHordeError as problem:
+        assert "Cheat report already exists" in str(problem), problem
+    else:
+        raise AssertionError("a job was reported twice")
+    try:
+        await user.report_cheated_job(trusted.uuid, trusted.uuid)
+    except ComputeHordeNotFoundError:
+        pass
+    else:
+        raise AssertionError("a job of the trusted miner was reported")
+    for _ in range(100):
+        reports = network.ask("validator", "validator", "cheats")
+        if reports:
+            break
+        await asyncio.sleep(0.1)
+    assert [report["job_uuid"] for report in reports] == [job.uuid], reports
+    assert reports[0]["counts"] and reports[0]["slash_due"], reports
+    assert reports[0]["details"] == {"expected": "42", "got": "ä41"}, reports
+    listed = network.ask("validator", "validator", "blacklist")
+    assert [entry["miner"] for entry in listed] == [reports[0]["miner"]], listed
+    cheat, honest = sorted(("miner-1", "miner-2"), key=lambda miner: job.uuid not in jobs_of(network, miner))
+    # Without the details, which is the SDK's default, it is taken as well.
+    second = await user.run_until_complete(spec("echo 43"), timeout=60, max_attempts=1)
+    assert second.uuid in jobs_of(network, honest) and second.uuid not in jobs_of(network, cheat)
+    await user.report_cheated_job(second.uuid, trusted.uuid)
+    # Now nobody is left.
+    for _ in range(100):
+        if len(network.ask("validator", "validator", "blacklist")) == 2:
+            break
+        await asyncio.sleep(0.1)
+    third = await user.create_job(spec("echo 44"))
+    await third.wait(timeout=60)
+    assert third.status == ComputeHordeJobStatus.REJECTED, (third.status, third.error)
+    assert third.error.reason == "no_miner_for_job", third.error
+
+
 async def jobs_can_be_read_listed_and_iterated(network, _files):
     user = client(network)
+    # More than the ten of one page.
+    for _ in range(8):
+        await user.create_job(spec("true"), on_trusted_miner=True)
     listed = await user.get_jobs(page=1, page_size=2)
     assert len(listed) == 2, listed
     iterated = [job async for job in user.iter_jobs()]
     network.jobs.update(job.uuid for job in iterated)
-    assert len(iterated) >= 3, iterated
+    assert len(iterated) > 10, iterated
     assert len({job.uuid for job in iterated}) == len(iterated), iterated
     read = await user.get_job(listed[0].uuid)
     assert read.uuid == listed[0].uuid and read.status == listed[0].status, (read, listed)
@@ -196,6 +294,10 @@ TESTS = [
     a_failing_job_ends_failed_with_its_reason,
     run_until_complete_returns_the_finished_job,
     a_streaming_job_is_reached_by_its_user_and_nobody_else,
+    a_hugging_face_volume_comes_from_the_hub,
+    a_pair_of_jobs_runs_side_by_side,
+    a_job_on_the_trusted_miner_runs_there_and_nowhere_else,
+    a_job_that_is_reported_as_cheated_costs_its_miner_further_jobs,
     jobs_can_be_read_listed_and_iterated,
     an_unknown_job_is_not_found,
 ]

@@ -25,10 +25,11 @@ STOP_SECONDS_MAX = 30
 class Network:
     """`horde up` in a directory of its own; `facts` is the object that it prints once all roles answer.
 
-    `jobs` collects the ids of the jobs that ran on it.
+    `jobs` collects the ids of the jobs that ran on it. `hub` is the address of what stands in for the Hugging Face hub.
     """
 
-    def __init__(self):
+    def __init__(self, hub):
+        self.hub = hub
         self.directory = pathlib.Path(tempfile.mkdtemp(prefix="horde-python-"))
         self.log = self.directory / "up.log"
         self.facts = {}
@@ -43,6 +44,7 @@ class Network:
                 stdout=subprocess.PIPE,
                 stderr=log,
                 stdin=subprocess.DEVNULL,
+                env=os.environ | {"HORDE_EXECUTOR_HUB_URL": self.hub},
             )
         try:
             self.facts = self._read_facts()
@@ -77,6 +79,11 @@ class Network:
                     (hotkey, hotkey),
                 )
 
+    def ask(self, role, *arguments):
+        """What a command beside a running role prints as JSON."""
+        command = [os.environ["HORDE"], "--dir", str(self.directory / "network" / role), "--json", *arguments]
+        return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
     def log_text(self):
         return self.log.read_text(errors="replace")[-8000:]
 
@@ -97,7 +104,10 @@ class Network:
 
 
 class FileServer:
-    """An HTTP server on loopback: hands out `files`, keeps what is PUT or POSTed in `uploads`."""
+    """An HTTP server on loopback: hands out `files`, keeps what is PUT or POSTed in `uploads`.
+
+    It stands in for the Hugging Face hub, too.
+    """
 
     def __init__(self):
         self.files = {}
@@ -133,6 +143,15 @@ class FileServer:
 
         self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server.server_port}"
+
+    def hold_repository(self, name, files):
+        """Makes a model's repository of one commit, as the hub shows it."""
+        commit = "0123456789abcdef0123456789abcdef01234567"
+        tree = [{"type": "file", "path": path, "size": len(content), "oid": "0"} for path, content in files.items()]
+        self.files[f"/api/models/{name}/revision/main"] = json.dumps({"sha": commit}).encode()
+        self.files[f"/api/models/{name}/tree/{commit}?recursive=true"] = json.dumps(tree).encode()
+        for path, content in files.items():
+            self.files[f"/{name}/resolve/{commit}/{path}"] = content
 
     def __enter__(self):
         threading.Thread(target=self.server.serve_forever, daemon=True).start()

@@ -7,6 +7,7 @@
 mod credit;
 mod prices;
 mod run;
+mod specs;
 mod user;
 
 use clap::Subcommand;
@@ -41,6 +42,8 @@ pub enum FacilitatorCommand {
     Credit(credit::CreditCommand),
     /// Show what a second of each executor class costs
     Prices(prices::PricesArgs),
+    /// List what validators told of miners' machines, the newest of each
+    Specs(specs::SpecsArgs),
 }
 
 impl FacilitatorCommand {
@@ -51,6 +54,7 @@ impl FacilitatorCommand {
             Self::User(command) => command.run(context).await,
             Self::Credit(command) => command.run(context).await,
             Self::Prices(args) => args.run(context),
+            Self::Specs(args) => args.run(context).await,
         }
     }
 
@@ -59,6 +63,7 @@ impl FacilitatorCommand {
         match self {
             Self::Run(_) => true,
             Self::User(_) | Self::Credit(_) | Self::Prices(_) => false,
+            Self::Specs(_) => false,
         }
     }
 }

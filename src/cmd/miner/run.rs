@@ -10,6 +10,7 @@ use super::super::key::open_hotkey;
 use super::DATABASE;
 use crate::core::chain::local::LocalChain;
 use crate::core::config::{ChainConfig, Flag, MinerConfig, Scope};
+use crate::core::crypto::{Keypair, ss58};
 use crate::core::miner::{self, Ports};
 use crate::core::net::http;
 use crate::core::store::miner::{MinerStore, Step};
@@ -26,6 +27,9 @@ pub struct RunArgs {
     /// How many executors of which class to offer [default: spin_up-4min.gpu-24gb=1]
     #[arg(long, value_name = "CLASS=N,…")]
     executors: Option<String>,
+    /// Be the trusted miner of this validator alone: no chain, no wallet
+    #[arg(long, value_name = "HOTKEY")]
+    local_validator: Option<String>,
 }
 
 impl RunArgs {
@@ -34,6 +38,7 @@ impl RunArgs {
             ("miner.listen", "--listen", self.listen),
             ("miner.backend", "--backend", self.backend),
             ("miner.executors", "--executors", self.executors),
+            ("miner.local_validator", "--local-validator", self.local_validator),
         ];
         let flags = flags.into_iter().filter_map(|(key, flag, value)| {
             Some(Flag {
@@ -44,6 +49,15 @@ impl RunArgs {
         });
         let settings = context.role_settings(Scope::Miner, flags.collect())?;
         let config = MinerConfig::from_settings(&settings)?;
+        if let Some(validator) = &config.local_validator {
+            ss58::decode(validator).or_fail(
+                ExitCode::Configuration,
+                format!(
+                    "miner.local_validator is no address of a hotkey: {:?}",
+                    validator.as_str()
+                ),
+            )?;
+        }
         // Bound first: who connects while the rest opens waits in the kernel.
         let listener = http::listen(config.listen)
             .or_fail(ExitCode::Failed, format!("could not listen on {}", config.listen))
@@ -61,7 +75,11 @@ impl RunArgs {
 }
 
 async fn open_ports(context: &Context, config: &MinerConfig) -> Result<Ports, CmdError> {
-    let keypair = open_hotkey(context, &config.wallet).await?;
+    // Nobody asks for the key of a trusted miner: one that is made for this run signs as well as any.
+    let keypair = match config.local_validator {
+        Some(_) => Keypair::from_seed(&rand::random()),
+        None => open_hotkey(context, &config.wallet).await?,
+    };
     let ChainConfig { path, netuid, block } = &config.chain;
     let chain = LocalChain::open(path, *netuid, *block, context.clock.clone())
         .await

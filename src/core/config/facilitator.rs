@@ -34,6 +34,8 @@ pub struct FacilitatorConfig {
     pub nonce: Duration,
     /// Largest request body, in bytes.
     pub body_bytes_max: usize,
+    /// For how long after its last sign of life a validator's jobs wait for it.
+    pub away: Duration,
     /// Most volumes of a job, and most uploads.
     pub volumes_max: usize,
     /// Jobs a user may submit per second on average.
@@ -89,6 +91,7 @@ impl FacilitatorConfig {
                 Some(_) => Some(settings.parsed("facilitator.metrics_listen")?),
                 None => None,
             },
+            away: settings.duration("facilitator.away_seconds")?,
         })
     }
 }

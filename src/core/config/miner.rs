@@ -11,7 +11,7 @@ use super::common::{ChainConfig, WalletConfig, unless_off};
 use super::engines::BUILT_IN;
 use super::settings::{AUTO, ConfigError, Settings};
 use crate::core::model::subnet::is_public;
-use crate::core::model::{ExecutorClass, Profile};
+use crate::core::model::{ExecutorClass, Hotkey, Profile};
 
 /// How executors are started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,6 +99,8 @@ pub struct MinerConfig {
     pub streaming_ports: RangeInclusive<u16>,
     /// Whether executors ask for no GPU.
     pub no_gpu: bool,
+    /// The one validator whose trusted miner this is; none for a miner of the subnet.
+    pub local_validator: Option<Hotkey>,
     /// Least stake of a validator, in whole units.
     pub validator_stake_min: u64,
     /// Connections, and jobs, that a validator may bring per second on average.
@@ -164,6 +166,10 @@ impl MinerConfig {
             drain: settings.duration("miner.drain_seconds")?,
             streaming_ports: ports(settings)?,
             no_gpu: settings.bool("miner.no_gpu")?,
+            local_validator: match settings.optional("miner.local_validator")? {
+                Some(_) => Some(Hotkey::from(settings.text("miner.local_validator")?)),
+                None => None,
+            },
             validator_stake_min: validator_stake_min(settings)?,
             validator_rate: settings.integer("miner.validator_rate")?,
             shares_by_stake: settings.text("miner.sharing")? == "stake",

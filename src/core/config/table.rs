@@ -238,6 +238,12 @@ pub const SETTINGS: &[Setting] = &[
         "where to serve figures to Prometheus, at /metrics; off: nowhere",
     ),
     setting(
+        "facilitator.away_seconds",
+        SECONDS,
+        "600",
+        "for how long after its last sign of life jobs are still taken for a validator that is away; they wait for it",
+    ),
+    setting(
         "validator.facilitator_url",
         Kind::Url(&["ws", "wss"]),
         "wss://facilitator.computehorde.io/ws/v0/",
@@ -272,6 +278,17 @@ pub const SETTINGS: &[Setting] = &[
         SECONDS,
         "600",
         "longest job that is accepted",
+    ),
+    unset(
+        "validator.trusted_miner",
+        Kind::SocketAddress,
+        "where its own trusted miner serves (a miner with miner.local_validator); jobs for it are rejected without",
+    ),
+    setting(
+        "validator.cheat_blacklist_seconds",
+        SECONDS,
+        "14400",
+        "for how long a miner gets no jobs after one was reported as cheated",
     ),
     setting(
         "miner.listen",
@@ -380,6 +397,11 @@ pub const SETTINGS: &[Setting] = &[
         Kind::Choice(&["auto", "on", "off"]),
         "auto",
         "publish receipts at /receipts/ on the miner's port; auto: when the subnet's dynamic configuration says so",
+    ),
+    unset(
+        "miner.local_validator",
+        Kind::Text,
+        "hotkey (SS58) of the one validator whose trusted miner this is: it needs no chain, no key, and keeps to itself",
     ),
     unset(
         "miner.validator_stake_min",

@@ -1,5 +1,6 @@
 //! Settings of the validator.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -28,6 +29,10 @@ pub struct ValidatorConfig {
     pub leeway: Duration,
     /// Longest job that is accepted.
     pub job_max: Duration,
+    /// Where its own trusted miner serves; none if it has none.
+    pub trusted_miner: Option<SocketAddr>,
+    /// For how long a miner that cheated gets no jobs.
+    pub cheat_blacklist: Duration,
 }
 
 impl ValidatorConfig {
@@ -47,6 +52,11 @@ impl ValidatorConfig {
             startup: settings.duration("validator.startup_seconds")?,
             leeway: settings.duration("validator.leeway_seconds")?,
             job_max: settings.duration("validator.job_seconds_max")?,
+            trusted_miner: match settings.optional("validator.trusted_miner")? {
+                Some(_) => Some(settings.parsed("validator.trusted_miner")?),
+                None => None,
+            },
+            cheat_blacklist: settings.duration("validator.cheat_blacklist_seconds")?,
         })
     }
 }

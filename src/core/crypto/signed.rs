@@ -179,13 +179,23 @@ pub fn full_request_payload(body: &Value) -> Vec<u8> {
     canonical::quoted(&canonical::spaced_sorted(body)).into_bytes()
 }
 
-/// Returns the bytes that [`request_digest`] takes for a cheat report as validators check it: encoded once.
+/// Returns the bytes that [`request_digest`] takes for a cheat report as the reference's validators check it: encoded
+/// once.
 pub fn report_payload(job_uuid: &str, trusted_job_uuid: &str, details: &Value) -> Vec<u8> {
+    canonical::spaced_sorted(&report(job_uuid, trusted_job_uuid, details)).into_bytes()
+}
+
+/// Returns the bytes that [`request_digest`] takes for a cheat report as the SDK signs it: encoded twice.
+pub fn report_payload_of_sdk(job_uuid: &str, trusted_job_uuid: &str, details: &Value) -> Vec<u8> {
+    full_request_payload(&report(job_uuid, trusted_job_uuid, details))
+}
+
+fn report(job_uuid: &str, trusted_job_uuid: &str, details: &Value) -> Value {
     let mut report = Map::new();
     report.insert("job_uuid".to_owned(), job_uuid.into());
     report.insert("trusted_job_uuid".to_owned(), trusted_job_uuid.into());
     report.insert("details".to_owned(), details.clone());
-    canonical::spaced_sorted(&Value::Object(report)).into_bytes()
+    Value::Object(report)
 }
 
 /// Returns the digest that a user signs: BLAKE2b-512 over the time in unix nanoseconds and the payload.

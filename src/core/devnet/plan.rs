@@ -42,10 +42,16 @@ pub const USER: Account = Account {
 /// Keys whose jobs the network takes: all that are well known.
 pub const USERS: [&str; 6] = ["//Alice", "//Bob", "//Charlie", "//Dave", "//Eve", "//Ferdie"];
 
+/// The name of the validator's own trusted miner.
+pub const TRUSTED_MINER: &str = "trusted-miner";
+
 const MINER_NAMES: [&str; MINERS.len()] = ["miner-1", "miner-2"];
 
 /// The miners' ports for streaming jobs: two miners of one machine must not give the same one.
-const STREAMING_PORTS: [&str; MINERS.len()] = ["6000-6499", "6500-6999"];
+const STREAMING_PORTS: [&str; MINERS.len()] = ["6000-6399", "6400-6799"];
+
+/// Those of the trusted miner.
+const TRUSTED_STREAMING_PORTS: &str = "6800-6999";
 
 /// How many executors of each class a miner offers.
 const EXECUTORS_PER_CLASS: u32 = 1;
@@ -65,6 +71,10 @@ pub struct Choices {
     pub facilitator_port: u16,
     /// The miners' ports.
     pub miner_ports: [u16; MINERS.len()],
+    /// The port of the validator's trusted miner.
+    pub trusted_miner_port: u16,
+    /// The validator's hotkey, which the trusted miner serves.
+    pub validator: Hotkey,
     /// Hotkeys whose jobs the validator takes.
     pub users: Vec<Hotkey>,
     /// Number of the subnet.
@@ -84,8 +94,10 @@ pub struct Member {
     pub role: &'static str,
     /// Its key on the chain; the facilitator has none.
     pub account: Option<Account>,
-    /// Where a miner is found.
+    /// Where a miner is found by way of the chain.
     pub axon: Option<SocketAddr>,
+    /// Where it serves, if others ask it.
+    pub serves: Option<SocketAddr>,
     /// Its configuration file.
     pub settings: String,
 }
@@ -101,6 +113,8 @@ pub struct Plan {
     pub block: Duration,
     /// Where the facilitator serves.
     pub facilitator: SocketAddr,
+    /// Where the validator's trusted miner serves.
+    pub trusted_miner: SocketAddr,
     /// The children.
     pub members: Vec<Member>,
 }
@@ -109,6 +123,7 @@ impl Plan {
     /// Makes a plan.
     pub fn new(choices: &Choices) -> Self {
         let facilitator = SocketAddr::from((Ipv4Addr::LOCALHOST, choices.facilitator_port));
+        let trusted_miner = SocketAddr::new(choices.miner_ip, choices.trusted_miner_port);
         let shared = [
             ("log.level", text(&choices.log_level)),
             ("chain.path", Value::Path(chain_file(&choices.dir))),
@@ -121,6 +136,7 @@ impl Plan {
                 role: "facilitator",
                 account: None,
                 axon: None,
+                serves: Some(facilitator),
                 settings: file(
                     &shared,
                     [
@@ -135,10 +151,12 @@ impl Plan {
                 role: "validator",
                 account: Some(VALIDATOR),
                 axon: None,
+                serves: None,
                 settings: file(
                     &shared,
                     [
                         ("wallet.uri", text(VALIDATOR.uri)),
+                        ("validator.trusted_miner", text(trusted_miner)),
                         (
                             "validator.facilitator_url",
                             text(format_args!("ws://{facilitator}/ws/v0/")),
@@ -159,17 +177,37 @@ impl Plan {
                 role: "miner",
                 account: Some(account),
                 axon: Some(address),
+                serves: Some(address),
                 settings: file(
                     &shared,
-                    miner_settings(choices, account, address, streaming_ports),
+                    miner_settings(
+                        choices,
+                        ("wallet.uri", text(account.uri)),
+                        address,
+                        streaming_ports,
+                    ),
                 ),
             });
         }
+        // The chain knows nothing of it.
+        let who = ("miner.local_validator", text(&choices.validator));
+        members.push(Member {
+            name: TRUSTED_MINER,
+            role: "miner",
+            account: None,
+            axon: None,
+            serves: Some(trusted_miner),
+            settings: file(
+                &shared,
+                miner_settings(choices, who, trusted_miner, TRUSTED_STREAMING_PORTS),
+            ),
+        });
         Self {
             dir: choices.dir.clone(),
             netuid: choices.netuid,
             block: choices.block,
             facilitator,
+            trusted_miner,
             members,
         }
     }
@@ -220,13 +258,13 @@ fn chain_file(dir: &Path) -> PathBuf {
 
 fn miner_settings(
     choices: &Choices,
-    account: Account,
+    who: (&'static str, Value),
     address: SocketAddr,
     streaming_ports: &str,
 ) -> [(&'static str, Value); 11] {
     let executors = ExecutorClass::ALL.map(|class| (class.to_string(), EXECUTORS_PER_CLASS));
     [
-        ("wallet.uri", text(account.uri)),
+        who,
         ("miner.listen", text(address)),
         ("miner.address", text(address.ip())),
         ("miner.port", Value::Integer(address.port().into())),
@@ -267,6 +305,8 @@ mod tests {
             miner_ip: Ipv4Addr::LOCALHOST.into(),
             facilitator_port: 9000,
             miner_ports: [8001, 8002],
+            trusted_miner_port: 8003,
+            validator: Hotkey::new("validator"),
             users: vec![Hotkey::new("user")],
             netuid: 12,
             block: Duration::from_millis(500),
@@ -306,10 +346,13 @@ mod tests {
         assert_eq!(miner.chain.path, dir.path().join("chain.sqlite"));
         assert_eq!(miner.chain.block, Duration::from_millis(500));
         assert_eq!(miner.wallet.uri.unwrap().reveal(), "//Dave");
+        let trusted = MinerConfig::from_settings(&loaded(&plan, "trusted-miner", Scope::Miner)).unwrap();
+        assert_eq!(trusted.local_validator, Some(Hotkey::new("validator")));
         let validator =
             ValidatorConfig::from_settings(&loaded(&plan, "validator", Scope::Validator)).unwrap();
         assert_eq!(validator.facilitator_url, "ws://127.0.0.1:9000/ws/v0/");
         assert_eq!(validator.whitelist, [Hotkey::new("user")]);
+        assert_eq!(validator.trusted_miner, Some(trusted.listen));
         let facilitator = loaded(&plan, "facilitator", Scope::Facilitator);
         assert_eq!(facilitator.text("facilitator.listen").unwrap(), "127.0.0.1:9000");
         assert!(facilitator.bool("facilitator.allow_any_user").unwrap());
@@ -319,7 +362,10 @@ mod tests {
     fn who_brings_work_is_started_and_stopped_before_who_does_it() {
         let plan = Plan::new(&choices(Path::new("/d")));
         let names: Vec<_> = plan.members.iter().map(|member| member.name).collect();
-        assert_eq!(names, ["facilitator", "validator", "miner-1", "miner-2"]);
+        assert_eq!(
+            names,
+            ["facilitator", "validator", "miner-1", "miner-2", "trusted-miner"]
+        );
     }
 
     #[test]
@@ -328,7 +374,7 @@ mod tests {
         let member = plan.members.last().unwrap();
         assert_eq!(
             plan.arguments_of(member),
-            ["--dir", "/d/miner-2", "--exit-with-parent", "miner", "run"]
+            ["--dir", "/d/trusted-miner", "--exit-with-parent", "miner", "run"]
         );
     }
 }

@@ -88,7 +88,7 @@ impl ReadyError {
 pub fn probes(plan: &Plan, validator: &Hotkey) -> Vec<Probe> {
     plan.members
         .iter()
-        .map(|member| match (member.role, member.axon) {
+        .map(|member| match (member.role, member.serves) {
             ("miner", Some(address)) => Probe::Answers {
                 name: member.name,
                 url: format!("http://{address}/admin/login/"),

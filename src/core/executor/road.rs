@@ -117,7 +117,7 @@ impl Road {
             Down::InitialJob(job) => self.has.job_uuid = Some(job.job_uuid.clone()),
             Down::FullJob(_) => self.has.is_ordered = true,
             Down::ReportKept(_) => self.is_kept = true,
-            Down::GenericError(_) => {}
+            Down::JobCancel(_) | Down::GenericError(_) => {}
         }
     }
 

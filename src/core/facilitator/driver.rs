@@ -1,27 +1,35 @@
-//! One validator's link: authentication, signs of life, status updates; and handing it jobs.
+//! One validator's link: authentication, signs of life, status updates, facts about machines.
 
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, timeout_at};
 
-use super::Office;
+use super::delivery::{self, Occasion};
 use super::machine::{self, judge, stored_metadata};
+use super::validators::{Peer, Reach};
+use super::{Office, cancel};
 use crate::core::crypto::signed::{self, FacilitatorAuthError};
 use crate::core::model::job::JobStatus;
 use crate::core::model::{Hotkey, JobId};
-use crate::core::net::{Event, Link, LinkClosed, LinkSender, close_code};
+use crate::core::net::{Event, Link, LinkClosed, close_code};
 use crate::core::proto::facilitator_validator::{
-    Authenticate, Down, JobRequest, Response, StatusMetadata, StatusUpdate, Up,
+    Authenticate, Down, JobOutput, MachineSpecs, Response, StatusMetadata, StatusUpdate, Up,
 };
+use crate::core::proto::job::{EXTENSION_CANCEL, EXTENSION_LOGS};
 use crate::core::proto::{DecodeError, frame};
-use crate::core::store::facilitator::{Appended, Step};
+use crate::core::store::facilitator::{Appended, KeptSpecs, Step};
 
 /// Time that a link has to authenticate. The reference waits for ever; then every stranger could hold a link.
 const AUTHENTICATE_WITHIN: Duration = Duration::from_secs(60);
 
-/// Longest wait for room in a validator's queue; a validator that takes nothing for so long gets no job.
-const PUSH_WITHIN: Duration = Duration::from_secs(10);
+/// Characters of a validator's words for a user that are kept.
+const REASON_CHARS_MAX: usize = 500;
+
+/// Bytes of the largest machine facts that are kept; real ones have some 2,000 (wire-executor-miner §11).
+const SPECS_BYTES_MAX: usize = 64 * 1024;
 
 /// Time between two looks for silent and inactive validators.
 const SWEEP_EVERY: Duration = Duration::from_secs(60);
@@ -31,6 +39,8 @@ const SWEEP_EVERY: Duration = Duration::from_secs(60);
 pub(super) struct Versions {
     pub(super) validator: Option<String>,
     pub(super) runner: Option<String>,
+    /// Whether it never runs a job twice.
+    pub(super) refuses_duplicates: bool,
 }
 
 /// Talks to one validator until either side has had enough.
@@ -41,15 +51,30 @@ pub(super) async fn converse(mut link: Link, office: &Office, versions: &Version
             return Ok(());
         };
         tracing::info!(validator = %hotkey, version = versions.validator, runner = versions.runner, "validator connected");
-        let (number, before) = office.seats.take(&hotkey, link.sender(), Instant::now());
+        let peer = Peer {
+            refuses_duplicates: versions.refuses_duplicates,
+            cancels: link.extensions().has(EXTENSION_CANCEL),
+            logs: link.extensions().has(EXTENSION_LOGS),
+            since: office.clock.now(),
+        };
+        let reach = Reach::new(link.sender(), peer);
+        let (number, before) = office.seats.take(&hotkey, (link.sender(), peer), Instant::now());
         if let Some(before) = before {
             tracing::info!(validator = %hotkey, "an older connection of the validator is closed");
             before
                 .close(close_code::NORMAL, "replaced by a newer connection")
                 .await;
         }
+        note_heard(office, &hotkey, versions).await;
+        delivery::deliver_waiting(office, &hotkey, Occasion::Connected);
+        // Beside the listening: a validator that takes nothing may still say something.
+        let (again, validator) = (office.clone(), hotkey.clone());
+        office.tasks.spawn("cancels", async move {
+            cancel::say_again(&again, &validator, &reach).await;
+        });
         let outcome = listen(&mut link, office, &hotkey, number).await;
         office.seats.leave(&hotkey, number);
+        note_heard(office, &hotkey, &Versions::default()).await;
         tracing::info!(validator = %hotkey, "validator disconnected");
         outcome
     };
@@ -172,7 +197,11 @@ async fn listen(link: &mut Link, office: &Office, hotkey: &Hotkey, number: u64) 
             }
         };
         match message {
-            Up::Heartbeat(_) => office.seats.heard(hotkey, number, Instant::now()),
+            Up::Heartbeat(_) => {
+                office.seats.heard(hotkey, number, Instant::now());
+                note_heard(office, hotkey, &Versions::default()).await;
+                delivery::deliver_waiting(office, hotkey, Occasion::Reminded);
+            }
             Up::StatusUpdate(update) => {
                 let Some(response) = store_status(office, hotkey, update).await else {
                     // An answer of any kind would let the validator forget the report; it repeats it after this.
@@ -182,9 +211,12 @@ async fn listen(link: &mut Link, office: &Office, hotkey: &Hotkey, number: u64) 
                 };
                 answer(link, response).await?;
             }
-            Up::MachineSpecs(specs) => {
-                tracing::debug!(validator = %hotkey, miner = %specs.miner_hotkey, "machine specs");
+            Up::CancelRefused(refused) => {
+                let reason = refused.reason.chars().take(REASON_CHARS_MAX).collect();
+                cancel::refuse(office, hotkey, &refused.uuid, reason).await;
             }
+            Up::JobOutput(piece) => take_output(office, hotkey, &piece).await,
+            Up::MachineSpecs(specs) => keep_specs(office, hotkey, specs).await,
             Up::Authenticate(_) => {
                 let response = Response::error(
                     "auth.already_authenticated",
@@ -194,6 +226,63 @@ async fn listen(link: &mut Link, office: &Office, hotkey: &Hotkey, number: u64) 
                 answer(link, response).await?;
             }
         }
+    }
+}
+
+/// Takes in what a running job has written. Nothing is said about it: it may be lost as well.
+async fn take_output(office: &Office, validator: &Hotkey, piece: &JobOutput) {
+    let Some(job) = super::canonical_uuid(piece.uuid.as_str()) else {
+        return;
+    };
+    if !office.logs.knows(&job, validator) {
+        match office.store.is_running(&job, validator).await {
+            Ok(true) => {}
+            Ok(false) => return,
+            Err(error) => {
+                tracing::warn!(%job, error = %super::Causes(&error), "cannot tell whose output it is");
+                return;
+            }
+        }
+    }
+    match STANDARD.decode(&piece.data) {
+        Ok(bytes) => office
+            .logs
+            .add(&job, validator, piece.stream, piece.offset, &bytes),
+        Err(error) => tracing::debug!(%job, %validator, %error, "output that is no base64 is ignored"),
+    }
+}
+
+/// Notes that a validator was heard: its jobs wait for it for a while when it is away.
+async fn note_heard(office: &Office, hotkey: &Hotkey, versions: &Versions) {
+    let known = (versions.validator.clone(), versions.runner.clone());
+    if let Err(error) = office.store.heard(hotkey, known, office.clock.now()).await {
+        tracing::error!(validator = %hotkey, error = %super::Causes(&error), "cannot note a validator");
+    }
+}
+
+/// Keeps the facts about a miner's machine. The wire has no answer to them, so what is not kept is logged.
+async fn keep_specs(office: &Office, validator: &Hotkey, specs: MachineSpecs) {
+    let MachineSpecs {
+        miner_hotkey: miner,
+        validator_hotkey,
+        specs,
+        batch_id,
+    } = specs;
+    let facts = Value::Object(specs.into_iter().collect());
+    let bytes = facts.to_string().len() + batch_id.len() + miner.as_str().len();
+    if &validator_hotkey != validator || bytes > SPECS_BYTES_MAX {
+        tracing::warn!(%validator, claims = %validator_hotkey, bytes, "machine specs of another validator, or too large, are not kept");
+        return;
+    }
+    let kept = KeptSpecs {
+        validator: validator.clone(),
+        miner,
+        batch_id,
+        specs: facts,
+        received_at: office.clock.now(),
+    };
+    if let Err(error) = office.store.keep_specs(kept).await {
+        tracing::error!(%validator, error = %super::Causes(&error), "cannot keep machine specs");
     }
 }
 
@@ -227,7 +316,7 @@ async fn store_status(office: &Office, validator: &Hotkey, update: StatusUpdate)
     Some(response)
 }
 
-async fn append(
+pub(super) async fn append(
     office: &Office,
     validator: &Hotkey,
     job: &JobId,
@@ -241,32 +330,14 @@ async fn append(
     };
     // The wire takes UUIDs in any spelling; the database has one.
     let job = super::canonical_uuid(job.as_str()).unwrap_or_else(|| job.clone());
-    office
+    let appended = office
         .store
         .append(&job, validator, step, move |states| judge(states, status))
-        .await
-}
-
-/// Hands a stored job to its validator; a job that cannot be handed over ends as failed by the horde.
-pub(super) async fn deliver(
-    office: &Office,
-    validator: &Hotkey,
-    link: &LinkSender,
-    request: Box<JobRequest>,
-) {
-    let uuid = request.uuid.clone();
-    let frame = Down::JobRequest(request).encode_as_facilitator();
-    let cause = match timeout(PUSH_WITHIN, link.send(frame)).await {
-        Ok(Ok(())) => return,
-        Ok(Err(closed)) => closed.to_string(),
-        Err(_) => "the validator takes no messages".to_owned(),
-    };
-    tracing::warn!(job = %uuid, %validator, cause, "cannot hand a job to its validator");
-    let metadata = machine::undelivered();
-    let outcome = append(office, validator, &uuid, JobStatus::HordeFailed, Some(&metadata)).await;
-    if let Err(error) = outcome {
-        tracing::error!(job = %uuid, %error, "cannot store the end of a job");
+        .await?;
+    if appended == Appended::Done {
+        office.logs.step(&job, status.is_terminal());
     }
+    Ok(appended)
 }
 
 /// Closes the links of validators that are silent or no longer active, again and again.

@@ -4,16 +4,21 @@ use std::time::Duration;
 
 use indexmap::IndexMap;
 use serde_json::{Map, Value};
+use time::OffsetDateTime;
 
 use crate::core::model::Timestamp;
 use crate::core::model::job::{HordeReason, JobStatus, Participant, StreamingDetails};
 use crate::core::model::upload::{MultiUpload, OutputUpload};
 use crate::core::model::volume::{MultiVolume, Volume};
 use crate::core::proto::facilitator_validator::{
-    HordeFailure, JobNewWord, JobRequest, Response, Signature, StatusMetadata,
+    HordeFailure, JobNewWord, JobRequest, Response, Signature, SignatureScope, StatusMetadata,
 };
-use crate::core::proto::sdk_facilitator::{CostView, HordeView, JobView, StatusEntry, legacy_label};
-use crate::core::store::facilitator::{Job, Step};
+use crate::core::proto::job::Context;
+use crate::core::proto::sdk_facilitator::{
+    CancelView, CostView, DeliveryView, HordeView, JobView, StatusEntry, legacy_label,
+};
+use crate::core::proto::signing::SIGNATURE_TYPE;
+use crate::core::store::facilitator::{Delivery, Job, JobSignature, JobSpec, Overdue, Step};
 
 /// How old the last sign of life of a validator may be for it to get jobs (wire-facilitator-validator §5).
 pub(super) const DISPATCH_WITHIN: Duration = Duration::from_secs(3 * 60);
@@ -94,16 +99,89 @@ fn without_nulls(fields: Map<String, Value>) -> Map<String, Value> {
         .collect()
 }
 
-/// Returns the details of a job that could not be handed to its validator.
-pub(super) fn undelivered() -> StatusMetadata {
+/// What a validator may take for a job beyond the job's limits and its class's spin-up, before the facilitator ends it:
+/// 600 s of the reference's validator for its worker, and 300 s in which it repeats a status (wire-facilitator-validator
+/// §4, §5).
+pub(super) const BUDGET_SLACK: time::Duration = time::Duration::seconds(900);
+
+/// How long a job waits for its validator at least, however short its limits: a validator comes back within seconds.
+pub(super) const DELIVER_WITHIN_MIN: time::Duration = time::Duration::seconds(60);
+
+/// The longest time that a job's limits count with: after seven days the reference forgets a job.
+const LIMITS_MAX_SECONDS: i64 = 7 * 86_400;
+
+/// Returns the seconds that a job's user has granted it.
+fn limits(spec: &JobSpec) -> i64 {
+    let mut limits = vec![
+        spec.download_time_limit,
+        spec.execution_time_limit,
+        spec.upload_time_limit,
+    ];
+    if spec.streaming_client_cert.is_some() {
+        limits.push(spec.streaming_start_time_limit);
+    }
+    let sum = limits
+        .into_iter()
+        .fold(0, |sum: i64, limit| sum.saturating_add(limit.max(0)));
+    sum.min(LIMITS_MAX_SECONDS)
+}
+
+/// Returns until when a job may be delivered, and how long its validator has for it.
+pub(super) fn delivery(spec: &JobSpec, submitted: OffsetDateTime, is_pushed: bool) -> Delivery {
+    let limits = time::Duration::seconds(limits(spec));
+    Delivery {
+        is_pushed,
+        deliver_until: submitted + limits.max(DELIVER_WITHIN_MIN),
+        budget: limits + time::Duration::seconds(spec.executor_class.spin_up_seconds()) + BUDGET_SLACK,
+    }
+}
+
+/// Returns the details of a job that the facilitator ends because nobody else did.
+pub(super) fn overdue(job: &Overdue, now: OffsetDateTime) -> StatusMetadata {
+    let waited = (now - job.waiting_since).whole_seconds();
+    let message = match job.pushed_at {
+        None => format!(
+            "The validator was not connected for {waited} s, until the job's time limits were over; the job was not \
+             delivered and has not run"
+        ),
+        Some(_) => format!(
+            "The validator did not report how the job ended within {} s, which are the job's time limits, the spin-up \
+             of its executor class and {} s for the road; the last that it reported was {}",
+            job.budget.whole_seconds(),
+            BUDGET_SLACK.whole_seconds(),
+            if job.last == JobStatus::Sent {
+                "nothing"
+            } else {
+                job.last.as_str()
+            },
+        ),
+    };
+    let facts = Context::from_iter([
+        ("delivered".to_owned(), Value::from(job.pushed_at.is_some())),
+        ("last_status".to_owned(), Value::from(job.last.as_str())),
+    ]);
     StatusMetadata {
         horde_failure_details: Some(HordeFailure {
             reported_by: Participant::Facilitator,
-            reason: HordeReason::GenericError,
-            message: "The connection to the validator was lost before the job could be sent".to_owned(),
-            context: None,
+            reason: HordeReason::UnhandledTimeout,
+            message,
+            context: Some(facts),
         }),
         ..StatusMetadata::default()
+    }
+}
+
+/// Returns a kept signature as it travels on.
+pub(super) fn signature_of(kept: &JobSignature) -> Signature {
+    Signature {
+        signature_type: SIGNATURE_TYPE.to_owned(),
+        signatory: kept.signatory.clone(),
+        timestamp_ns: kept.timestamp_ns,
+        signature: kept.signature.clone(),
+        signature_scope: match kept.scope.as_str() {
+            "FullRequest" => SignatureScope::FullRequest,
+            _ => SignatureScope::SignedFields,
+        },
     }
 }
 
@@ -115,6 +193,8 @@ pub(super) fn view(job: Job) -> JobView {
         spec,
         history,
         cost,
+        cancel,
+        wait,
         ..
     } = job;
     let last = history.last();
@@ -179,6 +259,14 @@ pub(super) fn view(job: Job) -> JobView {
                 reserved_micro: cost.reserved.get(),
                 charged_micro: cost.charged.get(),
                 seconds: cost.seconds,
+            }),
+            cancel: cancel.map(|order| CancelView {
+                asked_at: Timestamp::new(order.asked_at),
+                refused: order.refused,
+            }),
+            delivery: wait.map(|wait| DeliveryView {
+                waiting_since: Timestamp::new(wait.since),
+                pushed_at: wait.pushed_at.map(Timestamp::new),
             }),
         },
     }
@@ -247,6 +335,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::core::model::{ExecutorClass, Hotkey};
 
     #[test]
     fn a_job_has_each_state_once_and_ends_once() {
@@ -266,6 +355,45 @@ mod tests {
         );
         assert_eq!(judge(&[Sent, Failed], Received), Err(StepRefusal::Ended(Failed)));
         assert_eq!(judge(&[Sent], Unknown), Err(StepRefusal::Unknown));
+    }
+
+    #[test]
+    fn a_job_has_its_limits_a_spin_up_and_slack_and_waits_a_minute_at_least() {
+        let spec = |limits: [i64; 4], streams: bool| JobSpec {
+            target_validator: Hotkey::new("v"),
+            executor_class: ExecutorClass::DEFAULT,
+            docker_image: String::new(),
+            job_namespace: None,
+            tag: String::new(),
+            args: Vec::new(),
+            env: IndexMap::new(),
+            use_gpu: false,
+            artifacts_dir: String::new(),
+            on_trusted_miner: false,
+            download_time_limit: limits[0],
+            execution_time_limit: limits[1],
+            upload_time_limit: limits[2],
+            streaming_start_time_limit: limits[3],
+            streaming_client_cert: streams.then(String::new),
+            volumes: Vec::new(),
+            uploads: Vec::new(),
+        };
+        let start = OffsetDateTime::UNIX_EPOCH;
+        let spin_up = ExecutorClass::DEFAULT.spin_up_seconds();
+        for (limits, streams, wait, sum) in [
+            ([10, 20, 5, 7], false, 60, 35),
+            ([10, 200, 5, 7], true, 222, 222),
+            ([-10, 0, 0, 0], false, 60, 0),
+            ([i64::MAX, i64::MAX, 1, 1], true, 604_800, 604_800),
+        ] {
+            let delivery = delivery(&spec(limits, streams), start, false);
+            assert_eq!(
+                (delivery.deliver_until - start).whole_seconds(),
+                wait,
+                "{limits:?}"
+            );
+            assert_eq!(delivery.budget.whole_seconds(), sum + spin_up + 900, "{limits:?}");
+        }
     }
 
     #[test]

@@ -31,18 +31,27 @@
 //! | more submissions, logins or unfinished jobs than one may have | unbounded | 429 with `Retry-After` | one user must not crowd others out |
 //! | repeated submission with the same `Idempotency-Key` | a second job | 200 with the first | a retry after a lost answer is safe |
 //! | feedback of a hotkey's own job | 404 on PUT and POST, 500 on GET | taken and shown | here every owner is a hotkey |
-//! | cheat reports of known jobs | forwarded | 501 | not built yet |
 //! | prices and credit | none | 402 `{"error", "details", "missing_micro", …}` where a job cannot be paid, `horde.cost` in the job | [`crate::core::money`] |
 //! | `GET /api/v1/account/` | unknown | served | a user sees its money and the prices |
+//! | `POST …/jobs/{uuid}/cancel/`, `GET …/jobs/{uuid}/logs/` | unknown | served | a user ends a job, and follows it |
+//! | validator away, but connected a short while ago | 400 | 201; the job waits within its limits | a restart loses no job |
+//! | job that its validator never ends | open for ever | `horde_failed` after its limits and slack | a job ends |
+//! | cheat report without a signature | 201, the validator refuses it | 400 | it could not count |
+//! | cheat report signed over the object | 500 | taken | it is the form that the reference's validators check |
+//! | cheat report, `details` null | the key is dropped, the validator cannot read it | kept | |
+//! | cheat report whose validator is away | lost | handed over when it is back | |
 //! | `GET /api/v1/validators/`, `GET /health`, `GET /openapi.json` | unknown | served | `horde job` finds its validator, `horde up` its facilitator, others this API |
 
 mod api;
 mod asker;
 mod auth;
+mod cancel;
+mod delivery;
 mod driver;
 mod eviction;
 mod figures;
 mod limits;
+mod logs;
 mod machine;
 mod money;
 mod submission;
@@ -54,12 +63,14 @@ use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::Semaphore;
 
 use self::asker::Front;
 use self::auth::Gate;
 use self::limits::Limits;
+use self::logs::Logs;
 use self::money::Prices;
 use self::users::Users;
 use self::validators::{ActiveValidators, Seats};
@@ -81,6 +92,9 @@ const LINKS_MAX: usize = 512;
 
 /// The facilitator's database in its data directory.
 pub const DATABASE: &str = "facilitator.sqlite";
+
+/// Readers of logs that wait for news at once; further ones are answered without waiting.
+const READERS_MAX: usize = 1024;
 
 /// Why the facilitator did not start.
 #[derive(Debug, thiserror::Error)]
@@ -124,11 +138,16 @@ struct Inner {
     prices: Prices,
     active: ActiveValidators,
     seats: Seats,
+    logs: Logs,
+    /// Readers that wait for news of jobs.
+    readers: Arc<Semaphore>,
     links: Arc<Semaphore>,
     clock: Clock,
     limits: Limits,
     front: Front,
     metrics: FacilitatorMetrics,
+    /// For how long after its last sign of life a validator's jobs wait for it.
+    away: Duration,
     tasks: Tasks,
 }
 
@@ -197,6 +216,8 @@ async fn start_trapped(
         prices: Prices::new(config.prices),
         active: ActiveValidators::new(chain),
         seats: Seats::default(),
+        logs: Logs::default(),
+        readers: Arc::new(Semaphore::new(READERS_MAX)),
         links: Arc::new(Semaphore::new(LINKS_MAX)),
         clock,
         limits,
@@ -205,6 +226,7 @@ async fn start_trapped(
             proxies: config.trusted_proxies,
         },
         metrics: FacilitatorMetrics::new(),
+        away: config.away,
         tasks: tasks.clone(),
     }));
     if let Some(address) = config.metrics_listen {
@@ -214,6 +236,7 @@ async fn start_trapped(
     tasks.spawn_vital("sweep of validators", driver::sweep(office.clone()));
     tasks.spawn_vital("orders", users::watch(office.clone(), revision));
     tasks.spawn_vital("charges", money::charge_running(office.clone()));
+    tasks.spawn_vital("watch of deliveries", delivery::watch(office.clone()));
     let (router, serving) = (api::router(office), tasks.clone());
     let is_tls = certificates.is_some();
     if let Some(certificates) = certificates.clone() {

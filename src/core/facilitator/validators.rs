@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use time::OffsetDateTime;
 use tokio::time::Instant;
 
 use super::machine::{ACTIVE_WITHIN, DISPATCH_WITHIN, SILENT_AFTER};
@@ -76,11 +77,43 @@ struct Inner {
     seats: BTreeMap<Hotkey, Seat>,
 }
 
+/// What is known of a connected validator besides its hotkey.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Peer {
+    /// Whether it says that it never runs a job twice.
+    pub(super) refuses_duplicates: bool,
+    /// Whether it can end jobs that their users cancel.
+    pub(super) cancels: bool,
+    /// Whether it passes on what running jobs write.
+    pub(super) logs: bool,
+    /// When it connected, UTC.
+    pub(super) since: OffsetDateTime,
+}
+
 #[derive(Debug)]
 struct Seat {
     number: u64,
     sender: LinkSender,
+    peer: Peer,
     heard_at: Instant,
+}
+
+/// The way to a connected validator, and what it knows beyond the wire.
+#[derive(Debug, Clone)]
+pub(super) struct Reach {
+    /// The way.
+    pub(super) link: LinkSender,
+    /// Whether it can end jobs that their users cancel.
+    pub(super) cancels: bool,
+    /// Whether it passes on what running jobs write.
+    pub(super) logs: bool,
+}
+
+impl Reach {
+    pub(super) fn new(link: LinkSender, peer: Peer) -> Self {
+        let Peer { cancels, logs, .. } = peer;
+        Self { link, cancels, logs }
+    }
 }
 
 impl Seats {
@@ -92,7 +125,7 @@ impl Seats {
     pub(super) fn take(
         &self,
         hotkey: &Hotkey,
-        sender: LinkSender,
+        (sender, peer): (LinkSender, Peer),
         now: Instant,
     ) -> (u64, Option<LinkSender>) {
         let mut inner = self.lock();
@@ -101,6 +134,7 @@ impl Seats {
         let seat = Seat {
             number,
             sender,
+            peer,
             heard_at: now,
         };
         let before = inner.seats.insert(hotkey.clone(), seat);
@@ -126,9 +160,21 @@ impl Seats {
 
     /// Returns the link of a validator that may get jobs now.
     pub(super) fn ready(&self, hotkey: &Hotkey, now: Instant) -> Option<LinkSender> {
+        self.link(hotkey, now).map(|(sender, _)| sender)
+    }
+
+    /// Returns the link of a validator that may get jobs now, and what is known of it.
+    pub(super) fn link(&self, hotkey: &Hotkey, now: Instant) -> Option<(LinkSender, Peer)> {
         let inner = self.lock();
         let seat = inner.seats.get(hotkey)?;
-        (now.duration_since(seat.heard_at) < DISPATCH_WITHIN).then(|| seat.sender.clone())
+        (now.duration_since(seat.heard_at) < DISPATCH_WITHIN).then(|| (seat.sender.clone(), seat.peer))
+    }
+
+    /// Returns the way to a validator that is connected, be it silent.
+    pub(super) fn reach(&self, hotkey: &Hotkey) -> Option<Reach> {
+        let inner = self.lock();
+        let seat = inner.seats.get(hotkey)?;
+        Some(Reach::new(seat.sender.clone(), seat.peer))
     }
 
     /// Returns the validators that may get jobs now, by rising hotkey.
@@ -165,9 +211,15 @@ mod tests {
         let seats = Seats::default();
         let hotkey = Hotkey::new("5x");
         let start = Instant::now();
-        let (first, before) = seats.take(&hotkey, one.sender(), start);
+        let peer = Peer {
+            refuses_duplicates: false,
+            cancels: false,
+            logs: false,
+            since: OffsetDateTime::UNIX_EPOCH,
+        };
+        let (first, before) = seats.take(&hotkey, (one.sender(), peer), start);
         assert!(before.is_none());
-        let (second, before) = seats.take(&hotkey, one.sender(), start);
+        let (second, before) = seats.take(&hotkey, (one.sender(), peer), start);
         assert!(before.is_some());
         // The link that was replaced says nothing any more.
         let late = start + DISPATCH_WITHIN;

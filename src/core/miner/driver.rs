@@ -12,7 +12,6 @@ use uuid::Uuid;
 use super::Miner;
 use super::admission::{Refusal, admit};
 use super::door::{Denied, Presence, TooManyJobs, seconds};
-use super::job::unknown_job;
 use super::keeper::{Assignment, Keeper, LETTERS, Letter};
 use super::ledger::{Rebuff, Step, occupation};
 use super::line::Line;
@@ -25,7 +24,9 @@ use crate::core::model::job::RejectionReason;
 use crate::core::model::receipt::{ReceiptPayload, StartedWord};
 use crate::core::model::{ExecutorClass, Hotkey, JobId};
 use crate::core::net::{Event, Link, LinkClosed, close_code};
-use crate::core::proto::job::{Context, ExecutionDone, FullJob, GenericError, InitialJob, VolumesReady};
+use crate::core::proto::job::{
+    Context, EXTENSION_LOGS, ExecutionDone, FullJob, GenericError, InitialJob, JOB_CANCEL, VolumesReady,
+};
 use crate::core::proto::validator_miner::{Accepted, Declined, EXTENSION_SHARING, Up};
 use crate::core::receipts::countersign;
 use crate::core::store::miner::ledger::Subject;
@@ -63,9 +64,10 @@ pub async fn serve(miner: Arc<Miner>, mut link: Link, validator: Hotkey, peer: I
     }
     let parties = Parties {
         validator: validator.clone(),
-        miner: miner.keypair.hotkey().clone(),
+        miner: miner.hotkey(),
     };
-    let line = Line::new(miner.next_line(), link.sender());
+    let follows = link.extensions().has(EXTENSION_LOGS);
+    let line = Line::new(miner.next_line(), link.sender(), follows);
     let mut desk = Desk {
         conversation: Conversation::new(parties, miner.offered()),
         validator,
@@ -195,6 +197,7 @@ impl Desk {
             Effect::Offer { request, text } => self.offer(request, text).await,
             Effect::Order { order, text } => self.order(order, text).await,
             Effect::Abandon { job, decline } => self.abandon(&job, decline).await,
+            Effect::Cancel(job) => self.cancel(&job).await,
             Effect::Keep { payload, signature } => self.keep(*payload, signature).await,
         }
     }
@@ -432,7 +435,8 @@ impl Desk {
         if is_taken {
             return Ok(());
         }
-        self.complain(unknown_job("JobRequest", &job)).await
+        self.say(GenericError::unknown_job("JobRequest", &job).into())
+            .await
     }
 
     async fn abandon(&self, job: &JobId, decline: Declined) -> Result<(), LinkClosed> {
@@ -444,7 +448,21 @@ impl Desk {
         if is_taken {
             return Ok(());
         }
-        self.complain(unknown_job("JobRequest", job)).await
+        self.say(GenericError::unknown_job("JobRequest", job).into())
+            .await
+    }
+
+    async fn cancel(&self, job: &JobId) -> Result<(), LinkClosed> {
+        let letter = Letter::Cancelled(Some(self.line.own()));
+        let is_taken = match self.keeper_of(job) {
+            Some(letters) => letters.send(letter).await.is_ok(),
+            None => false,
+        };
+        if is_taken {
+            return Ok(());
+        }
+        // A job that is over has its end told by the way of all ends; one that is not known here never will.
+        self.say(GenericError::unknown_job(JOB_CANCEL, job).into()).await
     }
 
     async fn keep(&self, payload: ReceiptPayload, signature: String) -> Result<(), LinkClosed> {
@@ -471,7 +489,9 @@ impl Desk {
             Ok(ReceiptFate::Repeated) => {
                 tracing::warn!(%job, kind, "a second receipt of this kind is ignored");
             }
-            Ok(ReceiptFate::UnknownJob) => return self.complain(unknown_job(kind, &job)).await,
+            Ok(ReceiptFate::UnknownJob) => {
+                return self.say(GenericError::unknown_job(kind, &job).into()).await;
+            }
             Err(error) => {
                 tracing::error!(%job, kind, %error, "cannot keep a receipt");
                 return Ok(());

@@ -34,6 +34,8 @@ pub struct Line {
     pub id: u64,
     /// The way to the validator.
     pub sender: LinkSender,
+    /// Whether the validator takes what running jobs write.
+    pub follows: bool,
     /// Whether the validator spoke of the job on this connection.
     pub is_own: bool,
     /// Whether it spoke of any job there.
@@ -44,10 +46,11 @@ pub struct Line {
 
 impl Line {
     /// Makes the connection of a validator that has said nothing yet.
-    pub fn new(id: u64, sender: LinkSender) -> Self {
+    pub fn new(id: u64, sender: LinkSender, follows: bool) -> Self {
         Self {
             id,
             sender,
+            follows,
             is_own: false,
             is_taken: Arc::default(),
             told: Arc::default(),
@@ -104,6 +107,13 @@ impl Lines {
     /// Strikes a connection off that does not work.
     pub fn remove(&mut self, id: u64) {
         self.0.retain(|line| line.id != id);
+    }
+
+    /// Returns the job's own connection, if its validator takes what the job writes.
+    pub fn follower(&self) -> Option<&Line> {
+        self.0
+            .iter()
+            .find(|line| line.is_own && line.follows && line.is_open())
     }
 
     /// Returns the connections to be told something: those on which the validator spoke of other jobs only if there
@@ -204,7 +214,7 @@ mod tests {
     async fn an_outcome_is_told_to_a_second_connection_only_when_the_first_may_have_lost_it() {
         let tasks = Tasks::new();
         let (near, far) = pair(&tasks, &Limits::default()).await;
-        let line = |id| Line::new(id, near.sender());
+        let line = |id| Line::new(id, near.sender(), false);
         let (job, other) = (JobId::new("j"), JobId::new("o"));
         let tellings = Tellings::default();
         let soon = Instant::now();
@@ -229,7 +239,7 @@ mod tests {
     async fn a_job_without_a_connection_is_spoken_of_on_all_until_one_is_its_own() {
         let tasks = Tasks::new();
         let (near, _far) = pair(&tasks, &Limits::default()).await;
-        let line = |id| Line::new(id, near.sender());
+        let line = |id| Line::new(id, near.sender(), false);
         let mut lines = Lines::default();
         let told = |lines: &Lines| lines.audience().iter().map(|line| line.id).collect::<Vec<_>>();
         let (first, second) = (line(1), line(2));

@@ -66,6 +66,8 @@ pub enum Effect {
         /// What to tell the validator.
         decline: Declined,
     },
+    /// Ends a job that its user cancelled.
+    Cancel(JobId),
     /// Countersigns and keeps a receipt whose signature is in order.
     Keep {
         /// The receipt.
@@ -227,6 +229,7 @@ impl Conversation {
             Down::FinishedReceipt(receipt) => {
                 self.on_receipt(ReceiptPayload::Finished(receipt.payload), receipt.signature)
             }
+            Down::JobCancel(cancel) => vec![Effect::Cancel(cancel.job_uuid)],
             Down::GenericError(error) => {
                 let details = error.details.unwrap_or_default();
                 tracing::warn!(
@@ -493,6 +496,7 @@ mod tests {
                 Effect::Offer { .. } => Some("offer"),
                 Effect::Order { .. } => Some("order"),
                 Effect::Abandon { .. } => Some("abandon"),
+                Effect::Cancel(_) => Some("cancel"),
                 Effect::Keep { .. } => Some("keep"),
             })
             .collect()

@@ -18,6 +18,10 @@
 //! A miner that was killed or restarted goes on, at its next start, with what its former life left ([`recovery`]):
 //! executors of our own kind work on meanwhile and come back, others are ended and reported.
 //!
+//! With `miner.local_validator` it is the trusted miner of that validator (sem-miner §11): it serves nobody else, is
+//! addressed by 48 zeros in place of a hotkey, asks no chain, and publishes nothing. Other than in the reference,
+//! what the validator signs is checked here, too.
+//!
 //! Asked to stop, a miner first drains: for `miner.drain_seconds` it takes no new jobs and running ones may finish. What
 //! still runs then is left running for its next life if the executor can come back, and else ended and reported.
 
@@ -88,7 +92,7 @@ use crate::core::docker::reference::{ImageReference, ReferenceError};
 use crate::core::dynamic::keys::Values;
 use crate::core::model::job::HordeReason;
 use crate::core::model::subnet::Axon;
-use crate::core::model::{JobId, Manifest};
+use crate::core::model::{Hotkey, JobId, Manifest};
 use crate::core::net::http::ClientError;
 use crate::core::proto::validator_miner::Up;
 use crate::core::store::StoreError;
@@ -233,9 +237,19 @@ impl Miner {
         self.address.borrow().unwrap_or(Ipv4Addr::LOCALHOST.into())
     }
 
+    /// Returns the hotkey by which validators address this miner: its own, or what stands for a trusted one.
+    fn hotkey(&self) -> Hotkey {
+        match self.config.local_validator {
+            Some(_) => Hotkey::from(Hotkey::TRUSTED_MINER),
+            None => self.keypair.hotkey().clone(),
+        }
+    }
+
     /// Tells whether the pages of receipts are public.
     fn publishes_receipts(&self) -> bool {
         match self.config.publish_receipts {
+            // Receipts of a trusted miner are nobody's business: its validator does not count them.
+            _ if self.config.local_validator.is_some() => false,
             Publishing::On => true,
             Publishing::Off => false,
             Publishing::Auto => self.dynamic.borrow().receipt_transfer_enabled().unwrap_or(false),
@@ -343,7 +357,7 @@ pub async fn run(
     let miner = Arc::new(Miner {
         pool: Pool::new(store.clone(), clock.clone(), backend.capacity(), counted),
         ports: StreamingPorts::new(config.streaming_ports.clone()),
-        validators: Validators::new(Arc::clone(&chain), config.validator_stake_min),
+        validators: known_validators(&config, Arc::clone(&chain)),
         ledger: Ledger::new(store.clone(), clock.clone()),
         door: Door::new(config.validator_rate),
         shares: Shares::new(config.shares_by_stake),
@@ -365,11 +379,15 @@ pub async fn run(
     orders::follow(&miner).await?;
     recovery::recover(&miner, &work).await?;
     work.spawn("watch orders", orders::watch(Arc::clone(&miner), work.clone()));
-    let port = miner.config.port.unwrap_or(local.port());
-    work.spawn(
-        "watch chain",
-        watch_chain(Arc::clone(&miner), chain, port, work.clone()),
-    );
+    if miner.config.local_validator.is_some() {
+        keep_validators(&miner, &mut None).await;
+    } else {
+        let port = miner.config.port.unwrap_or(local.port());
+        work.spawn(
+            "watch chain",
+            watch_chain(Arc::clone(&miner), chain, port, work.clone()),
+        );
+    }
     work.spawn("ledger", ledger::keep(Arc::clone(&miner), work.clone()));
     work.spawn("share", shares::watch(Arc::clone(&miner), work.clone()));
     dynamic::start(&miner, &work)?;
@@ -382,7 +400,7 @@ pub async fn run(
     work.spawn("reap", reap(Arc::clone(&miner), work.clone()));
     work.spawn("pack receipts", pages::pack(Arc::clone(&miner), work.clone()));
     tracing::info!(
-        hotkey = %miner.keypair.hotkey(),
+        hotkey = %miner.hotkey(),
         address = %local,
         executors = ?miner.offered().0,
         "miner serves"
@@ -392,6 +410,15 @@ pub async fn run(
         close(&miner, &tasks, &work)
     );
     Ok(())
+}
+
+/// Returns the validators that a miner serves: those of the chain, or the one whose trusted miner it is.
+fn known_validators(config: &MinerConfig, chain: Arc<dyn Chain>) -> Validators {
+    let validators = Validators::new(chain, config.validator_stake_min);
+    match &config.local_validator {
+        Some(validator) => validators.of_one(validator.clone()),
+        None => validators,
+    }
 }
 
 /// Waits until the miner is asked to stop, gives jobs their time to finish, then ends its work.

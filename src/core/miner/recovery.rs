@@ -6,6 +6,8 @@
 //! | not started, starting | runs | adopted: it connects as if nothing had been |
 //! | ready or running, comes back by itself | runs | adopted: it has its time to come back |
 //! | ready or running, does not come back | | killed at once, `executor_disconnected` |
+//! | starting, cancelled by its user | runs or not | killed, and the job has ended as cancelled |
+//! | ready or running, cancelled, comes back by itself | runs | adopted, and asked to end the job |
 //! | over | runs | adopted until it has been thanked for its report and has exited |
 //! | over, to be killed | | killed |
 //! | anything | does not run | ended, unless it is over; its slot is given back |
@@ -23,11 +25,11 @@ use tokio::time::{sleep, timeout};
 use super::Miner;
 use super::backend::{Backend, ExecutorOrder, Running};
 use super::job::{Job, miner_failed};
-use super::keeper::{Adoption, Keeper, LETTERS};
+use super::keeper::{Adoption, Keeper, LETTERS, Letter};
 use super::pool::Post;
 use crate::core::clock::Backoff;
-use crate::core::model::job::HordeReason;
-use crate::core::proto::job::{FullJob, InitialJob};
+use crate::core::model::job::{HordeReason, JobStage};
+use crate::core::proto::job::{FullJob, InitialJob, JobFailed};
 use crate::core::proto::validator_miner::{Down, Up};
 use crate::core::store::StoreError;
 use crate::core::store::miner::{JobState, Leftover};
@@ -54,6 +56,7 @@ enum Plan {
 fn plan(leftover: &Leftover, is_awaited: bool) -> Plan {
     match leftover.state {
         _ if leftover.is_doomed => Plan::End,
+        JobState::WaitingForExecutor if leftover.cancelled.is_some() => Plan::End,
         JobState::WaitingForExecutor => Plan::Adopt {
             or_start: !leftover.is_started && is_awaited,
         },
@@ -145,6 +148,10 @@ fn adopt(
         letters,
         is_leaving: !leftover.state.is_open(),
     };
+    if leftover.cancelled.is_some() && leftover.state.is_open() {
+        // Its first letter: there is room.
+        drop(post.letters.try_send(Letter::Cancelled(None)));
+    }
     miner.pool.enter(&leftover.job, post);
     let age = age(leftover.accepted, miner.clock.now());
     let is_streaming = request.streaming_details.is_some();
@@ -164,6 +171,14 @@ fn adopt(
 
 /// Ends what cannot go on: the executor, its containers, the job, the slot.
 async fn end(miner: &Miner, leftover: Leftover, tasks: &Tasks) -> Result<(), StoreError> {
+    let is_cancelled = leftover.cancelled.is_some();
+    let stage = match leftover.state {
+        JobState::Running => JobStage::Execution,
+        JobState::WaitingForPayload => JobStage::VolumeDownload,
+        JobState::WaitingForExecutor | JobState::Finished | JobState::Failed | JobState::Rejected => {
+            JobStage::ExecutorStartup
+        }
+    };
     let Leftover {
         job, token, process, ..
     } = leftover;
@@ -182,12 +197,13 @@ async fn end(miner: &Miner, leftover: Leftover, tasks: &Tasks) -> Result<(), Sto
         let backend = Arc::clone(&miner.backend);
         tasks.spawn("clear", clear(backend, token, process, tasks.clone()));
     }
-    let outcome: Up = miner_failed(
-        &job,
-        HordeReason::ExecutorDisconnected,
-        "Miner was restarted while job was running".to_owned(),
-    )
-    .into();
+    // Not cancelled as long as something of it may run.
+    let outcome: Up = if is_cancelled && is_cleared {
+        JobFailed::cancelled(job.clone(), stage).into()
+    } else {
+        let message = "Miner was restarted while job was running".to_owned();
+        miner_failed(&job, HordeReason::ExecutorDisconnected, message).into()
+    };
     miner.store.bury(&job, outcome.encode(), miner.clock.now()).await
 }
 
@@ -231,6 +247,7 @@ mod tests {
             is_started,
             resumes,
             is_doomed,
+            cancelled: None,
             accepted: OffsetDateTime::UNIX_EPOCH,
             outcome: None,
         };
@@ -250,6 +267,15 @@ mod tests {
             assert_eq!(plan(&case, is_awaited), expected, "{case:?}");
             let doomed = leftover(state, is_started, resumes, true);
             assert_eq!(plan(&doomed, is_awaited), Plan::End);
+            let cancelled = Leftover {
+                cancelled: Some(OffsetDateTime::UNIX_EPOCH),
+                ..case
+            };
+            let is_early = state == JobState::WaitingForExecutor;
+            assert_eq!(
+                plan(&cancelled, is_awaited),
+                if is_early { Plan::End } else { expected }
+            );
         }
     }
 }

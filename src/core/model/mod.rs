@@ -7,6 +7,7 @@ pub mod commitment;
 pub mod executor;
 pub mod job;
 pub mod lenient;
+pub mod output;
 pub mod receipt;
 pub mod sandbox;
 pub mod subnet;

@@ -7,7 +7,7 @@
 use axum::http::{HeaderMap, HeaderValue};
 
 /// The header that carries names, divided by commas, on the upgrade request and on its answer.
-pub const HEADER: &str = "horde-extensions";
+pub const HEADER: &str = "x-horde-features";
 
 /// Names read from one header; those beyond are as if they were not there.
 const NAMES_MAX: usize = 16;

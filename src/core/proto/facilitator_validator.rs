@@ -8,9 +8,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::frame::{DecodeError, Message, direction, message};
-use super::job::Context;
+use super::job::{CANCELLED_MESSAGE, Context, EXTENSION_CANCEL, EXTENSION_LOGS, cancelled_context};
 use crate::core::model::job::{
-    FailureReason, HordeReason, JobStage, JobStatus, Participant, RejectionReason, StreamingDetails,
+    FailureReason, HordeReason, JobStage, JobStatus, OutputStream, Participant, RejectionReason,
+    StreamingDetails,
 };
 use crate::core::model::receipt::literal;
 use crate::core::model::upload::OutputUpload;
@@ -22,6 +23,13 @@ pub const VALIDATOR_FRAME_BYTES_MAX: usize = 1_048_576;
 
 /// The most the facilitator reads in one frame, in bytes.
 pub const FACILITATOR_FRAME_BYTES_MAX: usize = 16_777_216;
+
+/// What facilitators and validators of this version agree on beyond the wire (`core::net::extensions`): each name
+/// allows messages, or keys, that the reference does not know. Neither side sends them to a peer that did not agree.
+pub const EXTENSIONS: &[&str] = &[EXTENSION_CANCEL, EXTENSION_LOGS, EXTENSION_DEDUP];
+
+/// The validator never runs a job twice, so one that may not have reached it may be pushed again.
+pub const EXTENSION_DEDUP: &str = "dedup";
 
 literal!(
     /// The routing word of a pushed job.
@@ -293,6 +301,21 @@ pub struct JobFailure {
     pub docker_process_stderr: Option<String>,
 }
 
+impl JobFailure {
+    /// Makes the end of a job that its user cancelled at `stage`, without streams.
+    pub fn cancelled(stage: JobStage) -> Self {
+        Self {
+            reason: FailureReason::Unknown,
+            stage,
+            message: CANCELLED_MESSAGE.to_owned(),
+            context: Some(cancelled_context()),
+            docker_process_exit_status: None,
+            docker_process_stdout: None,
+            docker_process_stderr: None,
+        }
+    }
+}
+
 /// Why the horde failed a job.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HordeFailure {
@@ -358,7 +381,46 @@ pub struct StatusUpdate {
     pub metadata: Option<StatusMetadata>,
 }
 
+/// Extension [`EXTENSION_CANCEL`]: the user has cancelled the job.
+///
+/// Said again on each new connection until the job has ended. The answer is the job's end, or [`CancelRefused`]; the
+/// facilitator's stands for the user, so it carries no signature.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct JobCancel {
+    /// The job.
+    pub uuid: JobId,
+}
+
+/// Extension [`EXTENSION_CANCEL`]: the job cannot be cancelled and goes on. Like a heartbeat it has no answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CancelRefused {
+    /// The job.
+    pub uuid: JobId,
+    /// Why not, in words for its user.
+    pub reason: String,
+}
+
+/// Extension [`EXTENSION_LOGS`]: a piece of what a job has written, while it runs. It has no answer, and may be missing,
+/// which the next one's offset shows.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct JobOutput {
+    /// The job.
+    pub uuid: JobId,
+    /// Where it was written to.
+    pub stream: OutputStream,
+    /// How many bytes the stream had before it.
+    pub offset: u64,
+    /// The bytes as they were written, base64.
+    pub data: String,
+}
+
 message!(
+    JobCancel = "H0JobCancel",
+    CancelRefused = "H0JobCancelRefused",
+    JobOutput = "H0JobOutput",
     Authenticate = "V0AuthenticationRequest",
     Heartbeat = "V0Heartbeat",
     MachineSpecs = "V0MachineSpecsUpdate",
@@ -390,6 +452,8 @@ pub enum Down {
     JobRequest(Box<JobRequest>),
     /// Brings a cheat report.
     Cheated(Cheated),
+    /// Extension [`EXTENSION_CANCEL`]: asks for a job's end.
+    JobCancel(JobCancel),
 }
 
 impl Down {
@@ -403,6 +467,7 @@ impl Down {
         match word.as_ref().map(Value::as_str) {
             Some(Some(JobRequest::TYPE)) => super::frame::read(fields).map(Box::new).map(Self::JobRequest),
             Some(Some(Cheated::TYPE)) => super::frame::read(fields).map(Self::Cheated),
+            Some(Some(JobCancel::TYPE)) => super::frame::read(fields).map(Self::JobCancel),
             Some(Some(other)) => Err(DecodeError::UnknownMessageType(other.to_owned())),
             Some(None) => Err(DecodeError::NoMessageType),
             None => Self::decode_untyped(fields),
@@ -435,6 +500,7 @@ impl Down {
             Self::Response(_) => self.encode(),
             Self::JobRequest(request) => spaced(&Value::Object(super::frame::to_object(request.as_ref()))),
             Self::Cheated(report) => spaced(&Value::Object(super::frame::to_object(report))),
+            Self::JobCancel(cancel) => spaced(&Value::Object(super::frame::to_object(cancel))),
         }
     }
 
@@ -444,6 +510,7 @@ impl Down {
             Self::Response(response) => serde_json::to_string(response).unwrap_or_default(),
             Self::JobRequest(request) => super::frame::write(request.as_ref()),
             Self::Cheated(report) => super::frame::write(report),
+            Self::JobCancel(cancel) => super::frame::write(cancel),
         }
     }
 }
@@ -460,5 +527,9 @@ direction! {
         MachineSpecs(MachineSpecs),
         /// A step in a job's life.
         StatusUpdate(StatusUpdate),
+        /// Extension [`EXTENSION_CANCEL`]: a job cannot be cancelled.
+        CancelRefused(CancelRefused),
+        /// Extension [`EXTENSION_LOGS`]: what a job has written.
+        JobOutput(JobOutput),
     }
 }

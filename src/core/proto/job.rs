@@ -20,6 +20,25 @@ use crate::core::model::{ExecutorClass, JobId, lenient};
 /// Free-form facts that come with a failure.
 pub type Context = IndexMap<String, Value>;
 
+/// Extension of all three links (`core::net::extensions`): the upper side may send [`JobCancel`], or the facilitator's
+/// form of it, while the job runs.
+pub const EXTENSION_CANCEL: &str = "cancel";
+
+/// Extension of the two upper links (`core::net::extensions`): the lower side may send what a running job writes.
+pub const EXTENSION_LOGS: &str = "logs";
+
+/// The message of a job that its user cancelled.
+pub const CANCELLED_MESSAGE: &str = "cancelled by the user";
+
+/// The key that is `true` in the context of such a job's end.
+pub const CANCELLED_KEY: &str = "cancelled";
+
+/// Characters of an identity that an answer quotes, at most.
+const UNKNOWN_JOB_CHARS_MAX: usize = 100;
+
+/// What [`JobCancel`] is called in [`GenericError::unknown_job`].
+pub const JOB_CANCEL: &str = "JobCancel";
+
 /// Says that a frame could not be used, or that a peer is not welcome.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GenericError {
@@ -29,6 +48,12 @@ pub struct GenericError {
 }
 
 impl GenericError {
+    /// Makes the answer to a message about a job that the peer has not got here (wire-miner-validator §5).
+    pub fn unknown_job(message: &str, job: &JobId) -> Self {
+        let job: String = job.as_str().chars().take(UNKNOWN_JOB_CHARS_MAX).collect();
+        Self::new(format!("Received {message} for unknown job_uuid: {job}"))
+    }
+
     /// Makes an error of words.
     pub fn new(details: impl Into<String>) -> Self {
         Self {
@@ -212,6 +237,37 @@ pub struct JobFailed {
     pub context: Option<Context>,
 }
 
+impl JobFailed {
+    /// Makes the end of a job that its user cancelled at `stage`, without streams. The wire has no word for it: to a
+    /// reference peer it is a failure without a known reason.
+    pub fn cancelled(job_uuid: JobId, stage: JobStage) -> Self {
+        Self {
+            job_uuid,
+            message: CANCELLED_MESSAGE.to_owned(),
+            reason: FailureReason::Unknown,
+            stage,
+            docker_process_exit_status: None,
+            docker_process_stdout: None,
+            docker_process_stderr: None,
+            context: Some(cancelled_context()),
+        }
+    }
+
+    /// Tells whether it says that the user cancelled the job.
+    pub fn is_cancelled(&self) -> bool {
+        let mark = self
+            .context
+            .as_ref()
+            .and_then(|context| context.get(CANCELLED_KEY));
+        mark == Some(&Value::Bool(true))
+    }
+}
+
+/// Returns the mark of a cancelled job's end.
+pub fn cancelled_context() -> Context {
+    Context::from_iter([(CANCELLED_KEY.to_owned(), Value::Bool(true))])
+}
+
 /// The horde failed the job.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HordeFailed {
@@ -228,10 +284,20 @@ pub struct HordeFailed {
     pub context: Option<Context>,
 }
 
+/// Asks for the end of a job that its user has cancelled.
+///
+/// Beyond the wire: sent only to a peer that agreed to [`EXTENSION_CANCEL`]; the reference does not know it. Said once
+/// or again, it means the same. The answer is the job's end: [`JobFailed::cancelled`], or whatever ended it before.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JobCancel {
+    /// The job.
+    pub job_uuid: JobId,
+}
+
 /// A piece of what the job has written, while it runs.
 ///
-/// Beyond the wire: sent only to a miner that agreed to the extension `output`; the reference does not know it. Lossy:
-/// a piece may be missing, which the next one's offset shows.
+/// Beyond the wire: sent only to a miner that agreed to the extension `output`, and by it to a validator that agreed to
+/// [`EXTENSION_LOGS`]; the reference does not know it. Lossy: a piece may be missing, which the next one's offset shows.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JobOutput {
     /// The job.
@@ -327,6 +393,7 @@ message!(
     JobFinished = "V0JobFinishedRequest",
     JobFailed = "V0JobFailedRequest",
     HordeFailed = "V0HordeFailedRequest",
+    JobCancel = "H0JobCancel",
     JobOutput = "V0JobOutputRequest",
     ArtifactVerdicts = "V0ArtifactVerdictsRequest",
     ExecutorFailed = "V0ExecutorFailedRequest",

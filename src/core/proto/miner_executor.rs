@@ -4,9 +4,9 @@ use serde::{Deserialize, Serialize};
 
 use super::frame::{direction, message};
 use super::job::{
-    ArtifactVerdicts, ExecutionDone, ExecutorFailed, ExecutorReady, FullJob, GenericError, HordeFailed,
-    InitialJob, JobFailed, JobFinished, JobOutput, MachineSpecs, StreamingNotReady, StreamingReady,
-    VolumesReady,
+    ArtifactVerdicts, EXTENSION_CANCEL, ExecutionDone, ExecutorFailed, ExecutorReady, FullJob, GenericError,
+    HordeFailed, InitialJob, JobCancel, JobFailed, JobFinished, JobOutput, MachineSpecs, StreamingNotReady,
+    StreamingReady, VolumesReady,
 };
 use crate::core::model::JobId;
 
@@ -15,7 +15,12 @@ pub const FRAME_BYTES_MAX: usize = 52_428_800;
 
 /// What executors and miners of this version agree on beyond the wire (`core::net::extensions`): each name allows
 /// messages that the reference does not know. Neither side sends them to a peer that did not agree.
-pub const EXTENSIONS: &[&str] = &[EXTENSION_OUTPUT, EXTENSION_ARTIFACT_VERDICTS, EXTENSION_RESUME];
+pub const EXTENSIONS: &[&str] = &[
+    EXTENSION_OUTPUT,
+    EXTENSION_ARTIFACT_VERDICTS,
+    EXTENSION_RESUME,
+    EXTENSION_CANCEL,
+];
 
 /// The executor may send [`JobOutput`] while the job runs.
 pub const EXTENSION_OUTPUT: &str = "output";
@@ -61,6 +66,8 @@ direction! {
         FullJob(FullJob),
         /// Extension [`EXTENSION_RESUME`]: the report is kept.
         ReportKept(ReportKept),
+        /// Extension [`EXTENSION_CANCEL`]: asks for the job's end.
+        JobCancel(JobCancel),
         /// Complains.
         GenericError(GenericError),
     }

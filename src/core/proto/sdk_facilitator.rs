@@ -8,10 +8,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::facilitator_validator::{Signature, SignatureScope};
+use super::job::CANCELLED_KEY;
 use crate::core::crypto::canonical::CanonicalError;
 use crate::core::crypto::signed::{SignedFields, SignedStreaming, sign_request};
 use crate::core::crypto::{Keypair, VerifyError, signed};
-use crate::core::model::job::JobStatus;
+use crate::core::model::job::{JobStatus, OutputStream};
 use crate::core::model::upload::SingleFileUpload;
 use crate::core::model::volume::SimpleVolume;
 use crate::core::model::{ExecutorClass, Hotkey, JobId, Timestamp};
@@ -28,6 +29,10 @@ pub mod path {
     pub const JOBS: &str = "/api/v1/jobs/";
     /// Shows a job.
     pub const JOB: &str = "/api/v1/jobs/{uuid}/";
+    /// Takes the wish to end a job; not known to the reference.
+    pub const CANCEL: &str = "/api/v1/jobs/{uuid}/cancel/";
+    /// Gives what a job has written, from an offset on; not known to the reference.
+    pub const LOGS: &str = "/api/v1/jobs/{uuid}/logs/";
     /// Takes, and shows, what a job's owner thinks of its result.
     pub const FEEDBACK: &str = "/api/v1/jobs/{uuid}/feedback/";
     /// Takes a cheat report.
@@ -439,6 +444,12 @@ pub struct HordeView {
     /// What the job costs; absent if it is not charged.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cost: Option<CostView>,
+    /// The user's wish to end the job.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cancel: Option<CancelView>,
+    /// How the job waited for its validator; absent if it was handed over at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub delivery: Option<DeliveryView>,
 }
 
 /// What a job costs, in micro-units (millionths of a unit).
@@ -450,6 +461,26 @@ pub struct CostView {
     pub charged_micro: i64,
     /// For how many seconds.
     pub seconds: i64,
+}
+
+/// A user's wish to end a job, as the facilitator shows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CancelView {
+    /// When it was made.
+    pub asked_at: Timestamp,
+    /// Why it cannot be fulfilled, in words; absent as long as it stands.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refused: Option<String>,
+}
+
+/// How a job waited for a validator that was away.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeliveryView {
+    /// Since when.
+    pub waiting_since: Timestamp,
+    /// When it was handed over; null while it waits, or if it ended before.
+    #[serde(default)]
+    pub pushed_at: Option<Timestamp>,
 }
 
 impl HordeView {
@@ -489,6 +520,43 @@ pub const fn legacy_label(status: JobStatus) -> &'static str {
         JobStatus::Failed | JobStatus::HordeFailed => "Failed",
         JobStatus::Unknown => "Unknown",
     }
+}
+
+/// Tells whether a status says that the job's user cancelled it: `failed` with a mark, since the wire has no word for it.
+pub fn is_cancelled(entry: &StatusEntry) -> bool {
+    let context = entry
+        .metadata
+        .get("job_failure_details")
+        .and_then(|details| details.get("context"));
+    let mark = context.and_then(|context| context.get(CANCELLED_KEY));
+    entry.status == JobStatus::Failed && mark == Some(&Value::Bool(true))
+}
+
+/// The longest that a reader of a job's output may be kept waiting for news, in seconds.
+pub const LOGS_WAIT_SECONDS_MAX: u64 = 30;
+
+/// A part of one stream of a job.
+///
+/// Offsets count the bytes that the job has written. While it runs, parts may be missing ([`Self::omitted_bytes`]). Once
+/// it has ended, they come from its stored result: the same bytes, but that invalid UTF-8 has become U+FFFD, and that of
+/// a stream of more than 1,000,000 characters only the two ends are kept. Then the place of its end is taken from what
+/// was last seen live; where nothing was, the end follows on its beginning after the five bytes of the gap's mark.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogPage {
+    /// Which stream.
+    pub stream: OutputStream,
+    /// The place of the first byte of `data`; not below what was asked for.
+    pub offset: u64,
+    /// What to ask for next.
+    pub next_offset: u64,
+    /// The bytes, base64; none where there is nothing new.
+    pub data: String,
+    /// Whether nothing will follow after `next_offset`.
+    pub ended: bool,
+    /// Whether more can come before the job has ended: its validator passes it on.
+    pub live: bool,
+    /// Bytes between what was asked for and `offset` that are not there.
+    pub omitted_bytes: u64,
 }
 
 /// A page of the caller's jobs, newest first.

@@ -14,7 +14,7 @@ use crate::core::model::upload::{OutputUpload, SingleFileUpload};
 use crate::core::model::volume::Volume;
 
 /// What the SDK writes as `signature_type`; nobody checks it.
-const SIGNATURE_TYPE: &str = "bittensor";
+pub const SIGNATURE_TYPE: &str = "bittensor";
 
 impl Authenticate {
     /// Makes the first frame of a validator; `timestamp` is in unix seconds.
@@ -111,17 +111,15 @@ impl JobRequest {
 }
 
 impl Cheated {
-    /// Checks the user's signature over the report as the reference validator does it: the object, encoded once.
-    ///
-    /// Reports of the SDK are signed over the double encoding and fail here, as they fail there
-    /// (wire-facilitator-validator §3).
+    /// Checks the user's signature over the report: the object encoded once, as the reference's validator does, or
+    /// encoded twice, as the SDK signs it and the reference's facilitator demands (wire-facilitator-validator §3).
     pub fn verify(&self) -> Result<(), RequestSignatureError> {
-        let payload = signed::report_payload(
-            self.job_uuid.as_str(),
-            self.trusted_job_uuid.as_str(),
-            &self.details,
-        );
-        verify_payload(self.signature.as_ref(), &payload)
+        let (job, trusted) = (self.job_uuid.as_str(), self.trusted_job_uuid.as_str());
+        let once = signed::report_payload(job, trusted, &self.details);
+        verify_payload(self.signature.as_ref(), &once).or_else(|error| {
+            let twice = signed::report_payload_of_sdk(job, trusted, &self.details);
+            verify_payload(self.signature.as_ref(), &twice).map_err(|_same| error)
+        })
     }
 }
 

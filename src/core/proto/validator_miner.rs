@@ -4,8 +4,9 @@ use serde::{Deserialize, Serialize};
 
 use super::frame::{direction, message};
 use super::job::{
-    Context, ExecutionDone, ExecutorFailed, ExecutorReady, FullJob, GenericError, HordeFailed, InitialJob,
-    JobFailed, JobFinished, MachineSpecs, StreamingNotReady, StreamingReady, VolumesReady,
+    Context, EXTENSION_CANCEL, EXTENSION_LOGS, ExecutionDone, ExecutorFailed, ExecutorReady, FullJob,
+    GenericError, HordeFailed, InitialJob, JobCancel, JobFailed, JobFinished, JobOutput, MachineSpecs,
+    StreamingNotReady, StreamingReady, VolumesReady,
 };
 use crate::core::model::job::RejectionReason;
 use crate::core::model::receipt::{self, Receipt};
@@ -22,7 +23,7 @@ pub const AUTH_AHEAD_SECONDS_MAX: i64 = AUTH_AGE_SECONDS_MAX + 2;
 pub const FRAME_BYTES_MAX: usize = 52_428_800;
 
 /// What validators and miners of this version agree on beyond the wire (`core::net::extensions`).
-pub const EXTENSIONS: &[&str] = &[EXTENSION_SHARING];
+pub const EXTENSIONS: &[&str] = &[EXTENSION_SHARING, EXTENSION_CANCEL, EXTENSION_LOGS];
 
 /// The miner may say in [`Accepted`] that a job runs as best effort, and end such a job at a ten-minute boundary.
 pub const EXTENSION_SHARING: &str = "sharing";
@@ -152,6 +153,8 @@ direction! {
         AcceptedReceipt(AcceptedReceipt),
         /// Hands over the finished receipt.
         FinishedReceipt(FinishedReceipt),
+        /// Extension [`EXTENSION_CANCEL`]: asks for the job's end.
+        JobCancel(JobCancel),
         /// Complains.
         GenericError(GenericError),
     }
@@ -180,6 +183,8 @@ direction! {
         ExecutionDone(ExecutionDone),
         /// What the machine is made of.
         MachineSpecs(MachineSpecs),
+        /// Extension [`EXTENSION_LOGS`]: what the job has written.
+        JobOutput(JobOutput),
         /// The results.
         JobFinished(JobFinished),
         /// The job failed by itself.

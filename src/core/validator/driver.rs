@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use thiserror::Error;
 use tokio::time::{sleep, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
 
 use super::Broker;
 use super::machine::{Effect, Event, Machine, Outcome, cut};
@@ -21,7 +22,7 @@ use crate::core::net::extensions::Extensions;
 use crate::core::net::ws::{self, CONNECT_ATTEMPTS, ConnectError, ConnectOptions};
 use crate::core::net::{Event as LinkEvent, Link, close_code};
 use crate::core::proto::facilitator_validator::JobRequest;
-use crate::core::proto::job::GenericError;
+use crate::core::proto::job::{EXTENSION_CANCEL, GenericError, JobCancel};
 use crate::core::proto::validator_miner::{AcceptedReceipt, Down, EXTENSIONS, FinishedReceipt, Up};
 use crate::core::receipts::{self, About, ReceiptError, Signed};
 use crate::core::store::StoreError;
@@ -67,11 +68,14 @@ struct Driver<'a> {
     /// Before the next connection.
     pause: Duration,
     was_connected: bool,
+    /// Fires when the user has cancelled the job.
+    cancelled: CancellationToken,
+    is_cancel_told: bool,
 }
 
 impl Broker {
-    /// Runs a job on the miner that was picked for it, to its end.
-    pub(super) async fn drive(&self, request: JobRequest, route: Route) {
+    /// Runs a job on the miner that was picked for it, to its end; `cancelled` fires when its user wants that to be soon.
+    pub(super) async fn drive(&self, request: JobRequest, route: Route, cancelled: CancellationToken) {
         let Route { miner, axon, taken } = route;
         let job = request.uuid.clone();
         let class = request.executor_class;
@@ -89,6 +93,8 @@ impl Broker {
             losses: Backoff::new(FIRST_PAUSE, LONGEST_PAUSE),
             pause: Duration::ZERO,
             was_connected: false,
+            cancelled,
+            is_cancel_told: false,
         };
         // Boxed, as are the rare ways out below: a thousand waiting jobs shall not each hold room for all of it.
         Box::pin(driver.run()).await;
@@ -105,13 +111,19 @@ impl Broker {
         attempts: u32,
     ) {
         let url = self.miner_url(axon);
-        let options = ConnectOptions::default();
+        let options = options();
         let attempt = async {
             let mut link = ws::connect_patiently(&url, &options, &self.tasks, attempts)
                 .await
                 .map_err(|error| error.to_string())?;
             let lost = |error: crate::core::net::LinkClosed| error.to_string();
             link.send(self.greeting(miner)).await.map_err(lost)?;
+            if can_cancel(&link) {
+                // Whatever still runs of it, nobody waits for it.
+                let job_uuid = job.clone();
+                let end = Down::JobCancel(JobCancel { job_uuid }).encode();
+                link.send(end).await.map_err(lost)?;
+            }
             link.send(frame).await.map_err(lost)?;
             // The manifest shows that the miner has authenticated us, and so takes what we sent.
             let answer = timeout(HAND_OVER_WITHIN, link.recv()).await;
@@ -157,21 +169,30 @@ impl Driver<'_> {
 
     /// Waits for the next thing that concerns the machine; nothing if it was settled here.
     async fn next_event(&mut self) -> Option<Event> {
+        if self.cancelled.is_cancelled() && !self.is_cancel_told {
+            self.is_cancel_told = true;
+            let cancels = self.link.as_ref().map(can_cancel);
+            return Some(Event::CancelAsked { cancels });
+        }
         let due = sleep_until(self.machine.deadline());
+        let cancelled = self.cancelled.clone();
+        let is_cancel_told = self.is_cancel_told;
         let Some(link) = &mut self.link else {
             let reconnecting = self.was_connected;
             let url = self.broker.miner_url(self.axon);
             let connected = tokio::select! {
                 biased;
                 () = self.broker.tasks.stopped() => return Some(Event::Stopping),
+                () = cancelled.cancelled(), if !is_cancel_told => return None,
                 () = due => return Some(Event::Tick),
                 connected = connect(&url, self.broker, self.pause) => connected,
             };
             return match connected {
                 Ok(link) => {
+                    let cancels = can_cancel(&link);
                     self.link = Some(link);
                     self.was_connected = true;
-                    Some(Event::Connected)
+                    Some(Event::Connected { cancels })
                 }
                 // Bounded by the stage's limit; the connection's own pauses keep this from spinning.
                 Err(error) if reconnecting && !error.is_lasting() => None,
@@ -181,6 +202,7 @@ impl Driver<'_> {
         tokio::select! {
             biased;
             () = self.broker.tasks.stopped() => Some(Event::Stopping),
+            () = cancelled.cancelled(), if !is_cancel_told => None,
             () = due => Some(Event::Tick),
             news = link.recv() => self.hear(news).await,
         }
@@ -220,6 +242,11 @@ impl Driver<'_> {
         self.unsent.push_back(Down::GenericError(complaint).encode());
         self.flush().await;
         None
+    }
+
+    /// Tells whether this is the validator's own miner, of which nothing is kept: no receipts, no manifest, no blame.
+    fn is_on_trusted_miner(&self) -> bool {
+        self.miner.as_str() == Hotkey::TRUSTED_MINER
     }
 
     fn about(&self) -> About<'_> {
@@ -270,10 +297,18 @@ impl Driver<'_> {
                     tracing::info!(job = %self.job, miner = %self.miner, %status, "job step");
                     entries.push(Entry::Status { status, frame });
                 }
+                Effect::Cancel => {
+                    tracing::info!(job = %self.job, miner = %self.miner, "the miner is asked to end a cancelled job");
+                    let job_uuid = self.job.clone();
+                    frames.push(Down::JobCancel(JobCancel { job_uuid }).encode());
+                }
+                Effect::RefuseCancel(reason) => self.broker.refuse_cancel(&self.job, reason),
+                Effect::PassOutput(piece) => self.broker.asides.pass_output(&piece),
+                Effect::Learn(_) if self.is_on_trusted_miner() => {}
                 Effect::Learn(manifest) => self.broker.miners.learn(&self.miner, manifest),
                 Effect::End(outcome) => {
                     entries.push(Entry::Ended);
-                    if outcome.blames_miner() {
+                    if outcome.blames_miner() && !self.is_on_trusted_miner() {
                         entries.push(Entry::Incident {
                             miner: self.miner.clone(),
                             class: self.class,
@@ -283,6 +318,9 @@ impl Driver<'_> {
                     ended = Some(outcome);
                 }
             }
+        }
+        if self.is_on_trusted_miner() {
+            entries.retain(|entry| !matches!(entry, Entry::Receipt { .. }));
         }
         if !entries.is_empty() {
             self.broker.record(&self.job, entries).await?;
@@ -315,7 +353,9 @@ impl Driver<'_> {
     /// Parts from the miner.
     async fn finish(mut self, outcome: Outcome) {
         tracing::info!(job = %self.job, miner = %self.miner, ?outcome, "job ends");
+        self.broker.asides.forget(&self.job);
         match outcome {
+            _ if self.is_on_trusted_miner() => {}
             Outcome::Rejected(RejectionReason::Busy) => self.broker.miners.declined(&self.miner, self.class),
             Outcome::HordeFailed(Participant::Validator, HordeReason::MinerConnectionFailed) => {
                 self.broker.miners.lose(&self.miner);
@@ -325,6 +365,14 @@ impl Driver<'_> {
         let Some(parting) = self.parting.take() else {
             return;
         };
+        if matches!(outcome, Outcome::HordeFailed(Participant::Validator, _))
+            && let Some(link) = self.link.as_ref().filter(|link| can_cancel(link))
+        {
+            // The miner may still run what nobody waits for any more.
+            let job_uuid = self.job.clone();
+            let end = Down::JobCancel(JobCancel { job_uuid }).encode();
+            link.send(end).await.unwrap_or_default();
+        }
         let sent = match self.link.take() {
             Some(link) if self.greeting.is_none() && link.send(parting.clone()).await.is_ok() => {
                 link.close(close_code::NORMAL, "").await;
@@ -359,14 +407,22 @@ impl Driver<'_> {
     }
 }
 
+pub(super) fn can_cancel(link: &Link) -> bool {
+    link.extensions().has(EXTENSION_CANCEL)
+}
+
 /// Opens a connection after a pause, with the patience of the wire.
 async fn connect(url: &str, broker: &Broker, pause: Duration) -> Result<Link, ConnectError> {
     sleep(pause).await;
-    let options = ConnectOptions {
+    ws::connect_patiently(url, &options(), &broker.tasks, CONNECT_ATTEMPTS).await
+}
+
+/// Returns how a connection for a job is opened.
+pub(super) fn options() -> ConnectOptions {
+    ConnectOptions {
         extensions: Extensions::of(EXTENSIONS),
         ..ConnectOptions::default()
-    };
-    ws::connect_patiently(url, &options, &broker.tasks, CONNECT_ATTEMPTS).await
+    }
 }
 
 fn kept<P>(receipt: Signed<P>, wrap: fn(P) -> ReceiptPayload) -> Entry {

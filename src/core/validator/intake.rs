@@ -12,20 +12,23 @@ use serde_json::{Map, Value};
 use thiserror::Error;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
 
-use super::miners::RouteError;
-use super::{Broker, JOBS_MAX, machine};
+use super::cancel::CancelEntry;
+use super::miners::{Route, RouteError};
+use super::{Broker, JOBS_MAX, cheats, machine};
 use crate::core::crypto::signed;
 use crate::core::model::job::{HordeReason, JobStatus, Participant, RejectionReason};
 use crate::core::model::{Hotkey, JobId};
+use crate::core::net::extensions::Extensions;
 use crate::core::net::ws::{self, ConnectError, ConnectOptions, Limits};
 use crate::core::net::{Event, Link, LinkClosed, close_code};
 use crate::core::proto::facilitator_validator::{
-    Authenticate, Down, Heartbeat, HordeFailure, JobRejection, JobRequest, Response, ResponseStatus,
-    StatusMetadata, Up,
+    Authenticate, Down, EXTENSIONS, Heartbeat, HordeFailure, JobRejection, JobRequest, Response,
+    ResponseStatus, StatusMetadata, Up,
 };
 use crate::core::proto::frame::{MESSAGE_TYPE, Message};
-use crate::core::proto::job::Context;
+use crate::core::proto::job::{Context, EXTENSION_LOGS};
 use crate::core::store::StoreError;
 use crate::core::store::validator::{Admission, Entry};
 
@@ -167,7 +170,10 @@ impl Broker {
             last: *self.answered.borrow(),
             more: true,
         };
+        let follows = session.link.extensions().has(EXTENSION_LOGS);
+        self.asides.listen(follows);
         let outcome = session.run().await;
+        self.asides.listen(false);
         if let (Err(_), Some(first)) = (&outcome, session.unanswered.front()) {
             // It may be this very report that the facilitator stumbles over.
             if self.store.unanswered(first.id, ATTEMPTS_MAX).await? {
@@ -190,14 +196,14 @@ impl Broker {
     }
 
     /// Takes a job: checks, stores, routes, runs it.
-    async fn take(self: Arc<Self>, request: JobRequest, _slot: OwnedSemaphorePermit) {
+    async fn take(self: Arc<Self>, request: JobRequest, entry: CancelEntry, _slot: OwnedSemaphorePermit) {
         let job = request.uuid.clone();
-        if let Err(error) = self.try_take(request).await {
+        if let Err(error) = self.try_take(request, entry.token()).await {
             self.store_failed(&job, error);
         }
     }
 
-    async fn try_take(&self, request: JobRequest) -> Result<(), StoreError> {
+    async fn try_take(&self, request: JobRequest, cancelled: &CancellationToken) -> Result<(), StoreError> {
         let job = request.uuid.clone();
         if let Err(refusal) = self.check(&request) {
             return self
@@ -220,10 +226,19 @@ impl Broker {
             Admission::Known(status) => return self.repeat(&job, status).await,
         }
         if request.on_trusted_miner {
-            let message = "This validator has no trusted miner".to_owned();
-            return self.reject(&job, message, None).await;
+            let Some(route) = self.trusted_route() else {
+                let message =
+                    "This validator has no trusted miner (validator.trusted_miner is not set)".to_owned();
+                return self.reject(&job, message, None).await;
+            };
+            return self.assign(request, route, cancelled).await;
         }
-        let route = match self.route(class).await {
+        let route = tokio::select! {
+            biased;
+            () = cancelled.cancelled() => return self.end_cancelled(&job).await,
+            route = self.route(class) => route,
+        };
+        let route = match route {
             Ok(route) => route,
             Err(RouteError::AllMinersBusy { skipped, .. }) => {
                 let skipped: Map<String, Value> = skipped
@@ -251,12 +266,22 @@ impl Broker {
                     .await;
             }
         };
+        self.assign(request, route, cancelled).await
+    }
+
+    /// Gives a stored job to its miner and runs it to its end.
+    async fn assign(
+        &self,
+        request: JobRequest,
+        route: Route,
+        cancelled: &CancellationToken,
+    ) -> Result<(), StoreError> {
         let assigned = Entry::Assigned {
             miner: route.miner.clone(),
             axon: route.axon,
         };
-        self.record(&job, vec![assigned]).await?;
-        self.drive(request, route).await;
+        self.record(&request.uuid, vec![assigned]).await?;
+        self.drive(request, route, cancelled.clone()).await;
         Ok(())
     }
 
@@ -307,7 +332,12 @@ impl Broker {
             .await
     }
 
-    async fn end(&self, job: &JobId, status: JobStatus, metadata: StatusMetadata) -> Result<(), StoreError> {
+    pub(super) async fn end(
+        &self,
+        job: &JobId,
+        status: JobStatus,
+        metadata: StatusMetadata,
+    ) -> Result<(), StoreError> {
         let frame = machine::status_frame(job, status, Some(metadata));
         self.record(job, vec![Entry::Status { status, frame }, Entry::Ended])
             .await
@@ -330,12 +360,22 @@ impl Session<'_> {
                 event = self.link.recv() => self.hear(event).await?,
                 _ = heartbeats.tick() => self.link.send(Up::Heartbeat(Heartbeat {}).encode()).await?,
                 () = std::future::ready(()), if room && self.more => self.send_next().await?,
+                () = broker.asides.due() => self.say_asides().await?,
                 () = broker.owed.notified(), if !self.more => self.more = true,
                 () = sleep_until(deaf_at.unwrap_or_else(Instant::now)), if deaf_at.is_some() => {
                     return Err(SessionError::Deaf);
                 }
             }
         }
+    }
+
+    /// Tells what is no report, as far as the facilitator knows of it.
+    async fn say_asides(&mut self) -> Result<(), SessionError> {
+        while let Some(refusal) = self.broker.asides.next_refusal() {
+            self.link.send(refusal).await?;
+        }
+        self.broker.asides.offer_output(&self.link.sender());
+        Ok(())
     }
 
     /// Sends the next report, if there is one.
@@ -366,10 +406,12 @@ impl Session<'_> {
         match Down::decode(&text) {
             Ok(Down::Response(response)) => self.answered(&response),
             Ok(Down::JobRequest(request)) => self.start(*request).await?,
-            Ok(Down::Cheated(report)) => {
-                tracing::warn!(job = %report.job_uuid, "cheat reports are not acted upon yet");
-            }
+            Ok(Down::JobCancel(cancel)) => self.broker.order_cancel(&cancel.uuid).await?,
+            Ok(Down::Cheated(report)) => self.broker.take_report(report).await?,
             Err(error) => {
+                if let Some(report) = cheats::without_details(&text) {
+                    return Ok(self.broker.take_report(report).await?);
+                }
                 tracing::warn!(%error, "unusable frame of the facilitator");
                 if let Some(job) = unreadable_job(&text) {
                     let message = format!("The job cannot be read: {}", machine::cut(&error.to_string()));
@@ -403,7 +445,8 @@ impl Session<'_> {
         let broker = Arc::clone(self.broker);
         if let Ok(slot) = Arc::clone(&broker.slots).try_acquire_owned() {
             let tasks = broker.tasks.clone();
-            tasks.spawn("job", broker.take(request, slot));
+            let entry = broker.cancels.enter(&request.uuid);
+            tasks.spawn("job", broker.take(request, entry, slot));
             return Ok(());
         }
         let message = format!("The validator is at its limit of {JOBS_MAX} jobs");
@@ -435,7 +478,9 @@ impl Session<'_> {
                             .refuse(&request.uuid, RejectionReason::NoMinerForJob, message)
                             .await?;
                     }
-                    Ok(Down::Cheated(_)) | Err(_) => {}
+                    Ok(Down::Cheated(report)) => broker.take_report(report).await?,
+                    // The facilitator says it again.
+                    Ok(Down::JobCancel(_)) | Err(_) => {}
                 },
                 Ok(Event::Closed { code, reason }) => return Err(LinkClosed { code, reason }.into()),
             }
@@ -455,6 +500,7 @@ fn options() -> ConnectOptions {
             ("X-Validator-Version".to_owned(), version.clone()),
             ("X-Validator-Runner-Version".to_owned(), version),
         ],
+        extensions: Extensions::of(EXTENSIONS),
         limits: Limits {
             frame_bytes_max: FRAME_BYTES_MAX,
             ..Limits::towards_facilitator()

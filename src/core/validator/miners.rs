@@ -89,7 +89,16 @@ impl Drop for Taken {
 pub(super) struct Route {
     pub(super) miner: Hotkey,
     pub(super) axon: Axon,
-    pub(super) taken: Taken,
+    /// None for the trusted miner, whose executors nobody counts.
+    pub(super) taken: Option<Taken>,
+}
+
+/// What is on record of miners.
+#[derive(Debug)]
+struct Record {
+    /// How many jobs of the class each failed.
+    incidents: HashMap<Hotkey, i64>,
+    blacklisted: HashSet<Hotkey>,
 }
 
 /// No miner gets the job.
@@ -157,7 +166,7 @@ impl Miners {
         metagraph: &Metagraph,
         own: &Hotkey,
         class: ExecutorClass,
-        incidents: &HashMap<Hotkey, i64>,
+        record: &Record,
     ) -> Result<Route, Vec<(Hotkey, routing::Skip)>> {
         let mut state = self.state();
         state.declined.retain(|_, at| at.elapsed() < DECLINE_REMEMBERED);
@@ -173,8 +182,9 @@ impl Miners {
                         .and_then(|poll| poll.manifest.as_ref())
                         .map(|manifest| manifest.count(class)),
                     busy: state.busy.get(&key).copied().unwrap_or(0),
-                    incidents: incidents.get(&neuron.hotkey).copied().unwrap_or(0),
+                    incidents: record.incidents.get(&neuron.hotkey).copied().unwrap_or(0),
                     declined: state.declined.contains_key(&key),
+                    blacklisted: record.blacklisted.contains(&neuron.hotkey),
                     hotkey: neuron.hotkey.clone(),
                 }
             })
@@ -192,7 +202,7 @@ impl Miners {
         Ok(Route {
             miner: candidate.hotkey,
             axon: candidate.axon,
-            taken,
+            taken: Some(taken),
         })
     }
 
@@ -235,9 +245,12 @@ impl Broker {
     pub(super) async fn route(&self, class: ExecutorClass) -> Result<Route, RouteError> {
         let metagraph = self.metagraph().await?;
         let since = self.clock.now() - INCIDENT_WINDOW;
-        let incidents = self.store.incidents(class, since).await?;
+        let record = Record {
+            incidents: self.store.incidents(class, since).await?,
+            blacklisted: self.store.blacklisted(self.clock.now()).await?,
+        };
         let own = self.keypair.hotkey();
-        let skipped = match self.miners.pick(&metagraph, own, class, &incidents) {
+        let skipped = match self.miners.pick(&metagraph, own, class, &record) {
             Ok(route) => return Ok(route),
             Err(skipped) => skipped,
         };
@@ -249,8 +262,21 @@ impl Broker {
         // What is learnt within the time counts, be it not all.
         drop(timeout(POLL_ON_DEMAND_WITHIN, self.poll_all(silent)).await);
         self.miners
-            .pick(&metagraph, own, class, &incidents)
+            .pick(&metagraph, own, class, &record)
             .map_err(|skipped| RouteError::AllMinersBusy { class, skipped })
+    }
+
+    /// Returns the way to the validator's own trusted miner, if it has one: no metagraph, no choice, no count.
+    pub(super) fn trusted_route(&self) -> Option<Route> {
+        let address = self.config.trusted_miner?;
+        Some(Route {
+            miner: Hotkey::from(Hotkey::TRUSTED_MINER),
+            axon: Axon {
+                ip: address.ip(),
+                port: address.port(),
+            },
+            taken: None,
+        })
     }
 
     /// Returns the newest metagraph, or the last one that could be read.

@@ -2,12 +2,19 @@
 //!
 //! One connection to the facilitator brings jobs and takes reports ([`intake`]). A job whose user's signature is good
 //! goes to a miner that [`routing`] picks among those that [`miners`] knows; [`machine`] says what happens next,
-//! [`driver`] does it. Jobs, receipts and reports are on disk before anybody hears of them: a report is repeated until
-//! the facilitator has answered it, and a job that a crash interrupted is reported as failed at the next start.
+//! [`driver`] does it; [`cancel`] ends it sooner, when its user wants that. Jobs, receipts and reports are on disk
+//! before anybody hears of them: a report is repeated until the facilitator has answered it ([`asides`] are not), and a
+//! job that a crash interrupted is reported as failed at the next start.
 //!
-//! Not here yet: allowance and collateral (every routed job counts as paid for), the trusted miner, cheat reports,
-//! blacklists, synthetic batches, scores and weights.
+//! A job for the trusted miner goes to the address of `validator.trusted_miner`; reports that a miner cheated are judged
+//! by [`cheats`], and routing passes such a miner over for a while.
+//!
+//! Not here yet: allowance and collateral (every routed job counts as paid for, nobody is slashed), synthetic batches,
+//! scores and weights.
 
+mod asides;
+mod cancel;
+mod cheats;
 mod driver;
 mod intake;
 pub mod machine;
@@ -21,6 +28,8 @@ use thiserror::Error;
 use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio::time::Instant;
 
+use self::asides::Asides;
+use self::cancel::Cancels;
 use self::machine::{Limits, Now};
 use self::miners::Miners;
 use crate::core::chain::Chain;
@@ -90,6 +99,10 @@ struct Broker {
     owed: Notify,
     /// The last report that the facilitator answered.
     answered: watch::Sender<i64>,
+    /// What the facilitator is told besides reports.
+    asides: Asides,
+    /// The running jobs, by what stops them.
+    cancels: Cancels,
     /// Takes the store's error after which the role must stop.
     fatal: mpsc::Sender<StoreError>,
 }
@@ -111,6 +124,8 @@ pub async fn run(config: ValidatorConfig, ports: Ports, tasks: &Tasks) -> Result
         slots: Arc::new(Semaphore::new(JOBS_MAX)),
         owed: Notify::new(),
         answered: watch::Sender::new(0),
+        asides: Asides::default(),
+        cancels: Cancels::default(),
         fatal,
     });
     broker.settle_last_run().await?;
@@ -175,54 +190,64 @@ impl Broker {
     async fn settle_last_run(self: &Arc<Self>) -> Result<(), RunError> {
         for pending in self.store.pending_jobs().await? {
             tracing::warn!(job = %pending.job, "the last run ended before this job");
-            let mut entries = Vec::new();
-            let mut parting = None;
-            if let PendingJob {
-                miner: Some((miner, axon)),
-                receipted: true,
-                ..
-            } = &pending
-            {
-                let now = self.clock.now();
-                let about = About {
-                    job_uuid: &pending.job,
-                    miner,
-                    now,
-                };
-                let work = Work {
-                    started: pending.started,
-                    took: (now - pending.started).min(machine::TOOK_MAX),
-                    score: 0.0,
-                    block_numbers: Vec::new(),
-                };
-                let receipt = receipts::sign_finished(&self.keypair, about, work)?;
-                entries.push(Entry::Receipt {
-                    payload: ReceiptPayload::Finished(receipt.payload.clone()),
-                    signature: receipt.signature.clone(),
-                });
-                parting = Some((miner.clone(), *axon, driver::finished_frame(receipt)));
+            if pending.is_cancelled {
+                self.settle_cancelled(pending).await?;
+                continue;
             }
-            let details = HordeFailure {
-                reported_by: Participant::Validator,
-                reason: HordeReason::UnhandledException,
-                message: "The validator was interrupted while the job was running".to_owned(),
-                context: None,
+            self.settle(pending).await?;
+        }
+        Ok(())
+    }
+
+    /// Ends a job of the last run as interrupted.
+    async fn settle(self: &Arc<Self>, pending: PendingJob) -> Result<(), RunError> {
+        let mut entries = Vec::new();
+        let mut parting = None;
+        if let PendingJob {
+            miner: Some((miner, axon)),
+            receipted: true,
+            ..
+        } = &pending
+        {
+            let now = self.clock.now();
+            let about = About {
+                job_uuid: &pending.job,
+                miner,
+                now,
             };
-            let frame = machine::status_frame(&pending.job, JobStatus::Failed, Some(machine::horde(details)));
-            entries.push(Entry::Status {
-                status: JobStatus::Failed,
-                frame,
+            let work = Work {
+                started: pending.started,
+                took: (now - pending.started).min(machine::TOOK_MAX),
+                score: 0.0,
+                block_numbers: Vec::new(),
+            };
+            let receipt = receipts::sign_finished(&self.keypair, about, work)?;
+            entries.push(Entry::Receipt {
+                payload: ReceiptPayload::Finished(receipt.payload.clone()),
+                signature: receipt.signature.clone(),
             });
-            entries.push(Entry::Ended);
-            self.record(&pending.job, entries).await?;
-            if let Some((miner, axon, frame)) = parting {
-                let broker = Arc::clone(self);
-                self.tasks.spawn("parting", async move {
-                    broker
-                        .hand_over(&pending.job, &miner, axon, frame, driver::PATIENT)
-                        .await;
-                });
-            }
+            parting = Some((miner.clone(), *axon, driver::finished_frame(receipt)));
+        }
+        let details = HordeFailure {
+            reported_by: Participant::Validator,
+            reason: HordeReason::UnhandledException,
+            message: "The validator was interrupted while the job was running".to_owned(),
+            context: None,
+        };
+        let frame = machine::status_frame(&pending.job, JobStatus::Failed, Some(machine::horde(details)));
+        entries.push(Entry::Status {
+            status: JobStatus::Failed,
+            frame,
+        });
+        entries.push(Entry::Ended);
+        self.record(&pending.job, entries).await?;
+        if let Some((miner, axon, frame)) = parting {
+            let broker = Arc::clone(self);
+            self.tasks.spawn("parting", async move {
+                broker
+                    .hand_over(&pending.job, &miner, axon, frame, driver::PATIENT)
+                    .await;
+            });
         }
         Ok(())
     }

@@ -35,6 +35,8 @@ pub struct Candidate {
     pub incidents: i64,
     /// Whether it declined a job of the class as busy a moment ago: it comes after all others.
     pub declined: bool,
+    /// Whether it is to get no jobs.
+    pub blacklisted: bool,
 }
 
 /// Why a miner was passed over.
@@ -46,6 +48,8 @@ pub enum Skip {
     NotOffered,
     /// All it offers is taken.
     Busy,
+    /// It has cheated.
+    Blacklisted,
 }
 
 impl fmt::Display for Skip {
@@ -54,6 +58,7 @@ impl fmt::Display for Skip {
             Self::Unknown => "no manifest",
             Self::NotOffered => "class not offered",
             Self::Busy => "busy",
+            Self::Blacklisted => "blacklisted",
         })
     }
 }
@@ -72,6 +77,7 @@ pub fn choose(candidates: Vec<Candidate>, mut draw: impl FnMut() -> f64) -> Choi
     let mut skipped = Vec::new();
     for candidate in shuffle(candidates, &mut draw) {
         let skip = match candidate.offered {
+            _ if candidate.blacklisted => Skip::Blacklisted,
             None => Skip::Unknown,
             Some(..=0) => Skip::NotOffered,
             Some(offered) if candidate.busy >= offered => Skip::Busy,
@@ -134,6 +140,7 @@ mod tests {
             busy: 0,
             incidents: 0,
             declined: false,
+            blacklisted: false,
         }
     }
 
@@ -170,6 +177,10 @@ mod tests {
                 busy: 1,
                 ..candidate("busy")
             },
+            Candidate {
+                blacklisted: true,
+                ..candidate("cheater")
+            },
         ];
         let choice = choose(candidates.clone(), || 0.5);
         assert_eq!(choice.picked, None);
@@ -183,7 +194,8 @@ mod tests {
             [
                 ("silent", Skip::Unknown),
                 ("without", Skip::NotOffered),
-                ("busy", Skip::Busy)
+                ("busy", Skip::Busy),
+                ("cheater", Skip::Blacklisted)
             ]
         );
 

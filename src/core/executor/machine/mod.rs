@@ -21,6 +21,7 @@
 
 #![warn(clippy::wildcard_enum_match_arm)]
 
+mod cancel;
 mod events;
 mod report;
 
@@ -142,6 +143,8 @@ enum Why {
     Overrun,
     /// It did not become healthy, and what it said last.
     Unhealthy(String),
+    /// Its user wants it no more.
+    Cancelled,
 }
 
 /// What is said of a streaming job that did not become healthy (wire-executor-miner §9).
@@ -267,6 +270,7 @@ impl Machine {
         match message {
             Down::InitialJob(initial) => self.on_initial(initial),
             Down::FullJob(job) => self.on_job(now, Box::new(job)),
+            Down::JobCancel(cancel) => self.on_cancel(now, &cancel.job_uuid),
             // Between the driver and the miner.
             Down::ReportKept(_) => Vec::new(),
             Down::GenericError(_) => complain(format!(
@@ -672,16 +676,20 @@ impl Machine {
             context.insert("container_exit_status".to_owned(), Value::from(ended.exit_code));
         }
         let message = match why {
-            Why::Overrun => "Execution time exceeded",
+            Why::Overrun => Some("Execution time exceeded"),
             Why::Unhealthy(detail) => {
                 context.insert("error".to_owned(), Value::String(detail));
-                UNHEALTHY
+                Some(UNHEALTHY)
             }
+            Why::Cancelled => None,
         };
         let streams = ended.map(|ended| {
             context.extend(ended.shortfall.map(Shortfall::into_parts).unwrap_or_default().1);
             ended.streams
         });
+        let Some(message) = message else {
+            return self.cancelled(job_uuid, None, streams, context);
+        };
         self.timed_out(job_uuid, message, None, streams, Some(context))
     }
 

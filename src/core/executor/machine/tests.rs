@@ -6,7 +6,7 @@ use rand::{RngExt, SeedableRng};
 use serde_json::json;
 
 use super::*;
-use crate::core::proto::job::ArtifactVerdict;
+use crate::core::proto::job::{ArtifactVerdict, JobCancel};
 
 fn initial(change: impl FnOnce(&mut Value)) -> Event {
     let job = "e4227db4-f18c-4ed9-8c9b-a74762c585f6";
@@ -79,6 +79,11 @@ fn report(effects: &[Effect]) -> Value {
         serde_json::from_str(&message.encode()).ok()
     });
     reports.next_back().unwrap_or_default()
+}
+
+fn cancel() -> Event {
+    let job_uuid = JobId::new("e4227db4-f18c-4ed9-8c9b-a74762c585f6");
+    Event::Message(Box::new(JobCancel { job_uuid }.into()))
 }
 
 /// Brings a machine into the state that follows so many steps of an ordinary job.
@@ -615,7 +620,7 @@ fn every_play_ends_in_exactly_one_outcome_with_at_most_one_report() {
                 kind: "OSError",
                 detail: String::new(),
             };
-            let event = match random.random_range(0..20) {
+            let event = match random.random_range(0..21) {
                 0 => initial(|_| {}),
                 1 | 2 => full(|_| {}),
                 3 | 4 => Event::Prepared(Ok(())),
@@ -634,6 +639,7 @@ fn every_play_ends_in_exactly_one_outcome_with_at_most_one_report() {
                 16 => streaming_initial(),
                 17 => server(),
                 18 => Event::Streaming(Err(StreamFault::Unhealthy(String::new()))),
+                19 => cancel(),
                 _ => Event::Tick,
             };
             let event = if turn == 59 { Event::LinkLost } else { event };
@@ -660,4 +666,73 @@ fn every_play_ends_in_exactly_one_outcome_with_at_most_one_report() {
         assert_eq!(ends, 1, "seed {seed}");
         assert!(reports <= 1, "seed {seed}");
     }
+}
+
+#[test]
+fn a_cancelled_job_is_reported_as_such_once_nothing_of_it_runs() {
+    let now = Instant::now();
+    // How far it was, what is done at once, and the stage that is told.
+    for (steps, at_once, stage) in [
+        (1, &["V0JobFailedRequest", "end"][..], "executor_startup"),
+        (2, &["V0JobFailedRequest", "end"], "volume_download"),
+        (3, &["remove"], "volume_download"),
+        (4, &["term"], "execution"),
+        (5, &[], "result_upload"),
+    ] {
+        let mut machine = after(steps, now);
+        let mut effects = machine.on(now, cancel());
+        assert_eq!(kinds(&effects), at_once, "{steps} steps");
+        assert_eq!(kinds(&machine.on(now, cancel())), [""; 0], "said again");
+        if steps == 4 {
+            effects = machine.on(now, ended(143));
+            assert_eq!(kinds(&effects), ["remove"]);
+        }
+        if steps > 2 {
+            effects = machine.on(now, Event::Gone(Ok(())));
+            assert_eq!(kinds(&effects), ["V0JobFailedRequest", "end"], "{steps} steps");
+        }
+        let report = report(&effects);
+        assert_eq!(report["message"], "cancelled by the user");
+        assert_eq!(
+            (&report["reason"], &report["stage"]),
+            (&json!("unknown"), &json!(stage))
+        );
+        assert_eq!(report["context"]["cancelled"], true);
+        let stdout = if steps > 3 { json!("out") } else { Value::Null };
+        assert_eq!(report["docker_process_stdout"], stdout, "{steps} steps");
+        assert!(effects.contains(&Effect::End(Outcome::Failed)));
+    }
+}
+
+#[test]
+fn a_cancelled_container_that_ignores_it_is_killed_and_one_that_stays_is_a_failure_of_ours() {
+    let now = Instant::now();
+    let mut machine = after(4, now);
+    machine.on(now, cancel());
+    let later = now + STOP_GRACE;
+    assert_eq!(kinds(&machine.on(later, Event::Tick)), ["kill"]);
+    machine.on(later, ended(137));
+    let effects = machine.on(later, Event::Gone(Err("busy".to_owned())));
+    assert_eq!(kinds(&effects), ["V0HordeFailedRequest", "end"]);
+    assert_eq!(report(&effects)["context"]["withheld"], "V0JobFailedRequest");
+}
+
+#[test]
+fn a_job_over_its_time_or_of_another_name_is_not_cancelled() {
+    let start = Instant::now();
+    let mut machine = after(4, start);
+    let late = machine.deadline().unwrap();
+    assert_eq!(kinds(&machine.on(late, Event::Tick)), ["term"]);
+    assert_eq!(kinds(&machine.on(late, cancel())), [""; 0]);
+    machine.on(late, ended(143));
+    let effects = machine.on(late, Event::Gone(Ok(())));
+    assert_eq!(report(&effects)["message"], "Execution time exceeded");
+    let job_uuid = JobId::new("other");
+    let other = Event::Message(Box::new(JobCancel { job_uuid }.into()));
+    assert_eq!(kinds(&after(4, start).on(start, other)), ["GenericError"]);
+    assert_eq!(
+        kinds(&after(0, start).on(start, cancel())),
+        [""; 0],
+        "nothing is known yet"
+    );
 }

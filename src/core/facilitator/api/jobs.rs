@@ -13,12 +13,11 @@ use tokio::time::Instant;
 
 use super::{Answer, body, busy, caller, check_signature, large_response, not_found, text_of, throttled};
 use crate::core::facilitator::asker::Asker;
-use crate::core::facilitator::driver::deliver;
-use crate::core::facilitator::machine::{push, view};
+use crate::core::facilitator::delivery::{self, NoRoad, Occasion, Road};
+use crate::core::facilitator::machine::{self, push, view};
 use crate::core::facilitator::{Office, canonical_uuid, submission};
 use crate::core::model::job::JobStatus;
 use crate::core::model::{Hotkey, JobId};
-use crate::core::net::LinkSender;
 use crate::core::proto::facilitator_validator::{
     Down, JobRequest, SignatureScope, VALIDATOR_FRAME_BYTES_MAX,
 };
@@ -81,12 +80,7 @@ pub(super) async fn submit(
             &json!({"executor_class": [refusal.to_string()]}),
         )
     })?;
-    let Some(validator) = office.seats.ready(&spec.target_validator, Instant::now()) else {
-        return Err(Answer::new(
-            StatusCode::BAD_REQUEST,
-            &["Could not select Validator"],
-        ));
-    };
+    let road = delivery::road(&office, &spec.target_validator).await?;
     let created_at = office.clock.now();
     let job = Job {
         uuid: JobId::new(uuid::Uuid::new_v4().hyphenated().to_string()),
@@ -99,6 +93,8 @@ pub(super) async fn submit(
             created_at,
         }],
         cost: None,
+        cancel: None,
+        wait: None,
     };
     let push = Box::new(push(&job, forwarded.clone()));
     let frame_bytes = Down::JobRequest(push.clone()).encode_as_facilitator().len();
@@ -122,6 +118,7 @@ pub(super) async fn submit(
         .to_owned(),
     };
     let submission = Submission {
+        delivery: machine::delivery(&job.spec, created_at, matches!(road, Road::Open(_))),
         job,
         signature: evidence,
         bill,
@@ -133,7 +130,7 @@ pub(super) async fn submit(
     let tasks = office.tasks.clone();
     tasks.spawn("submission", async move {
         // Nobody waits for the answer of a user who hung up.
-        drop(answer.send(accept(office, submission, &validator, push).await));
+        drop(answer.send(accept(office, submission, road, push).await));
     });
     let (inserted, owner, uuid, office) = answered
         .await
@@ -213,10 +210,23 @@ async fn show_stored(
     response
 }
 
+impl From<NoRoad> for Answer {
+    fn from(reason: NoRoad) -> Self {
+        match reason {
+            NoRoad::Unknown => Self::new(StatusCode::BAD_REQUEST, &["Could not select Validator"]),
+            NoRoad::Full => Self::detail(
+                StatusCode::SERVICE_UNAVAILABLE,
+                format!("Not accepted: {reason}."),
+            ),
+            NoRoad::Store(error) => error.into(),
+        }
+    }
+}
+
 async fn accept(
     office: Office,
     submission: Submission,
-    validator: &LinkSender,
+    road: Road,
     push: Box<JobRequest>,
 ) -> Result<(Inserted, Hotkey, JobId, Office), StoreError> {
     let job = &submission.job;
@@ -228,7 +238,14 @@ async fn accept(
     }
     office.metrics.accepted(class.as_str());
     tracing::info!(job = %uuid, user = %owner, validator = %target, "job accepted");
-    deliver(&office, &target, validator, push).await;
+    let is_handed_over = match road {
+        Road::Open(link) => delivery::hand_over(&office, &target, &link, push).await,
+        Road::Away => false,
+    };
+    if !is_handed_over {
+        // It may have come back in between.
+        delivery::deliver_waiting(&office, &target, Occasion::Reminded);
+    }
     Ok((inserted, owner, uuid, office))
 }
 

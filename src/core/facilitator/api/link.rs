@@ -9,8 +9,11 @@ use tokio::time::Instant;
 
 use super::{Answer, caller, json_response, text_of};
 use crate::core::facilitator::Office;
+use crate::core::facilitator::delivery::refuses_duplicates;
 use crate::core::facilitator::driver::{Versions, converse};
+use crate::core::net::extensions::Extensions;
 use crate::core::net::ws::{self, Upgrade, UpgradeError};
+use crate::core::proto::facilitator_validator::EXTENSIONS;
 use crate::core::proto::sdk_facilitator::{ValidatorView, ValidatorsAnswer};
 
 pub(super) async fn validators(State(office): State<Office>, headers: HeaderMap) -> Result<Response, Answer> {
@@ -26,7 +29,7 @@ pub(super) async fn link(
     upgrade: Result<Upgrade, UpgradeError>,
 ) -> Result<Response, Answer> {
     let upgrade = match upgrade {
-        Ok(upgrade) => upgrade,
+        Ok(upgrade) => upgrade.agreeing(&Extensions::of(EXTENSIONS)),
         Err(error) => return Ok(error.into_response()),
     };
     let Ok(slot) = Arc::clone(&office.links).try_acquire_owned() else {
@@ -39,6 +42,7 @@ pub(super) async fn link(
     let versions = Versions {
         validator: version("x-validator-version"),
         runner: version("x-validator-runner-version"),
+        refuses_duplicates: refuses_duplicates(&headers),
     };
     let tasks = office.tasks.clone();
     let limits = ws::Limits::towards_validator();

@@ -5,11 +5,13 @@
 
 mod account;
 mod body;
+mod cancel;
 mod cheats;
 mod feedback;
 mod jobs;
 mod link;
 mod login;
+mod logs;
 mod openapi;
 
 use std::time::Duration;
@@ -89,6 +91,8 @@ fn routes() -> Vec<Route> {
         Route::new(path::SUBMIT).post(jobs::submit),
         Route::new(path::JOBS).get(jobs::list),
         Route::new(path::JOB).get(jobs::show),
+        Route::new(path::CANCEL).post(cancel::cancel),
+        Route::new(path::LOGS).get(logs::logs),
         Route::new(path::FEEDBACK)
             .get(feedback::show)
             .post(feedback::give)

@@ -5,7 +5,7 @@ use tokio::time::timeout;
 use super::super::job::Event;
 use super::{Keeper, Part, SEND_TIME};
 use crate::core::net::{self, Link, close_code};
-use crate::core::proto::job::GenericError;
+use crate::core::proto::job::{EXTENSION_CANCEL, GenericError};
 use crate::core::proto::miner_executor::{self, EXTENSION_RESUME, ReportKept};
 
 impl Keeper {
@@ -26,7 +26,11 @@ impl Keeper {
         // Whatever its last link looks like from here, its own end is gone.
         self.executor = Some(link);
         self.return_by = None;
-        self.happen(Event::Connected { resumes }).await;
+        let cancels = self
+            .executor
+            .as_ref()
+            .is_some_and(|link| link.extensions().has(EXTENSION_CANCEL));
+        self.happen(Event::Connected { resumes, cancels }).await;
     }
 
     pub(super) async fn hear(&mut self, event: net::Event) {

@@ -3,7 +3,9 @@
 //! A keeper's own state is in the store as well: a next life of the miner makes one again from there
 //! ([`Keeper::adopt`]), with an executor that is still to come back.
 
+mod cancel;
 mod executor;
+mod output;
 mod validator;
 
 use std::net::IpAddr;
@@ -15,6 +17,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, sleep_until};
 
 pub use self::executor::{not_waiting, refuse_executor};
+use self::output::Relay;
 use super::Miner;
 use super::backend::{ExecutorOrder, Exit, Running};
 use super::job::{Effect, Event, Job, Outcome};
@@ -24,7 +27,7 @@ use super::ports::PortLease;
 use crate::core::model::JobId;
 use crate::core::model::executor::UNHEALTHY;
 use crate::core::net::{self, Link, close_code};
-use crate::core::proto::job::{FullJob, InitialJob};
+use crate::core::proto::job::{CANCELLED_KEY, FullJob, InitialJob};
 use crate::core::proto::validator_miner::{Declined, Up};
 use crate::core::store::miner::JobState;
 use crate::core::tasks::Tasks;
@@ -62,6 +65,8 @@ pub enum Letter {
     Executor(Link),
     /// Its executor is needed for a job within its validator's share.
     Preempted,
+    /// Its user has cancelled it, as the validator says on this connection; none where a former life was told.
+    Cancelled(Option<Line>),
 }
 
 /// A job that was accepted and needs a keeper.
@@ -121,6 +126,9 @@ pub struct Keeper {
     deadline: Instant,
     /// When an executor that has lost its link counts as lost itself.
     return_by: Option<Instant>,
+    /// When an executor that was to end a cancelled job is ended itself.
+    cancel_by: Option<Instant>,
+    relay: Relay,
     outcome: Option<Ended>,
     part: Part,
 }
@@ -152,6 +160,8 @@ enum Wake {
     Exit(Exit),
     Deadline,
     Absent,
+    CancelOverdue,
+    Relay,
 }
 
 impl Keeper {
@@ -193,6 +203,8 @@ impl Keeper {
             is_unhealthy: false,
             deadline: Instant::now() + NEVER,
             return_by: None,
+            cancel_by: None,
+            relay: Relay::default(),
             outcome: None,
             part: Part::Keeping,
         }
@@ -234,6 +246,8 @@ impl Keeper {
             running,
             is_unhealthy: false,
             deadline: now + time_left,
+            cancel_by: None,
+            relay: Relay::default(),
             outcome: outcome.map(|message| Ended {
                 message,
                 is_kept: true,
@@ -342,7 +356,7 @@ impl Keeper {
         let stop = tasks.token();
         let mut is_stopping = false;
         while self.running.is_some() || self.executor.is_some() {
-            let return_by = self.return_by;
+            let (return_by, cancel_by, relay_at) = (self.return_by, self.cancel_by, self.relay.due());
             let wake = tokio::select! {
                 biased;
                 () = stop.cancelled(), if !is_stopping => Wake::Stop,
@@ -351,6 +365,8 @@ impl Keeper {
                 exit = exit(&mut self.running, &self.order.job) => Wake::Exit(exit),
                 () = sleep_until(self.deadline) => Wake::Deadline,
                 () = sleep_until(return_by.unwrap_or(self.deadline)), if return_by.is_some() => Wake::Absent,
+                () = sleep_until(cancel_by.unwrap_or(self.deadline)), if cancel_by.is_some() => Wake::CancelOverdue,
+                () = sleep_until(relay_at.unwrap_or(self.deadline)), if relay_at.is_some() => Wake::Relay,
             };
             match wake {
                 Wake::Stop => {
@@ -370,6 +386,8 @@ impl Keeper {
                     }
                 }
                 Wake::Deadline => self.on_deadline().await,
+                Wake::CancelOverdue => self.on_cancel_overdue().await,
+                Wake::Relay => self.pass_on_output(),
                 Wake::Absent => {
                     self.return_by = None;
                     tracing::warn!(job = %self.order.job, "the executor has not come back");
@@ -409,6 +427,12 @@ impl Keeper {
             }
             Letter::Executor(link) => self.meet(link).await,
             Letter::Preempted => self.happen(Event::Preempted).await,
+            Letter::Cancelled(line) => {
+                if let Some(line) = line {
+                    self.take(line).await;
+                }
+                self.happen(Event::Cancelled).await;
+            }
         }
     }
 
@@ -428,6 +452,10 @@ impl Keeper {
                 Effect::NoteReady { resumes } => self.note_ready(resumes).await,
                 Effect::NoteOrder(text) => self.note_order(text).await,
                 Effect::End(outcome) => self.end(outcome).await,
+                Effect::PassOutput(piece) => self.take_output(&piece),
+                Effect::NoteCancel => self.note_cancel().await,
+                Effect::AwaitCancel => self.await_cancel(),
+                Effect::Oust(report) => self.oust(*report).await,
                 Effect::Thank => self.thank().await,
                 Effect::Await => {
                     let patience = self.miner.config.executor_reconnect + RETURN_SLACK;
@@ -453,6 +481,7 @@ impl Keeper {
         self.running = None;
         self.executor = None;
         self.return_by = None;
+        self.cancel_by = None;
     }
 
     async fn note_ready(&self, resumes: bool) {
@@ -483,6 +512,7 @@ impl Keeper {
         let (ended, reason) = ending(&outcome);
         self.miner.metrics.job_ended(ended, reason);
         self.deadline = self.deadline.min(Instant::now() + LEAVE_TIME);
+        self.cancel_by = None;
         self.miner.pool.note_leaving(job);
         let text = outcome.message.encode();
         let kept = self
@@ -515,6 +545,7 @@ impl Keeper {
 /// Returns how a job ended, in the words by which it is counted.
 fn ending(outcome: &Outcome) -> (Counted, &'static str) {
     match &outcome.message {
+        Up::JobFailed(failed) if failed.is_cancelled() => (Counted::JobFailed, CANCELLED_KEY),
         Up::JobFailed(failed) => (Counted::JobFailed, failed.reason.as_str()),
         Up::HordeFailed(failed) => (Counted::HordeFailed, failed.reason.as_str()),
         _ if outcome.is_success => (Counted::Finished, ""),

@@ -5,7 +5,9 @@ use rusqlite::{Connection, OptionalExtension, Row, named_params};
 use serde_json::{Map, Value};
 use time::OffsetDateTime;
 
+use super::cancels::{CancelOrder, read_cancel};
 use super::credit::{self, Cost, Shortfall};
+use super::deliveries::{self, Delivery, Wait};
 use super::requests::{self, KeyUse, RequestKey};
 use super::{CrashPoint, FacilitatorStore, from_json, json, micros, moment};
 use crate::core::model::job::JobStatus;
@@ -96,6 +98,10 @@ pub struct Job {
     pub history: Vec<Step>,
     /// What it costs; none if it is not charged. Not looked at on insertion.
     pub cost: Option<Cost>,
+    /// Its user's wish to end it; never there when a job is new.
+    pub cancel: Option<CancelOrder>,
+    /// How it waited for its validator; none if it was handed over at once.
+    pub wait: Option<Wait>,
 }
 
 /// Which jobs of an owner are listed.
@@ -140,6 +146,8 @@ pub struct Submission {
     pub request: Option<RequestKey>,
     /// Most jobs that its owner may have that have not ended, this one included.
     pub unfinished_max: u64,
+    /// How it gets to its validator.
+    pub delivery: Delivery,
 }
 
 /// What became of a job that was handed in.
@@ -166,6 +174,7 @@ impl FacilitatorStore {
             bill,
             request,
             unfinished_max,
+            delivery,
         } = submission;
         let change = move |connection: &Connection| {
             // A repetition is never refused, for want of room or of money.
@@ -230,6 +239,7 @@ impl FacilitatorStore {
             if let Some((purse, bill)) = payment {
                 credit::reserve(connection, (seq, &job.uuid), &purse, &bill, job.created_at)?;
             }
+            deliveries::open(connection, seq, &job, &delivery)?;
             for (position, step) in (0_i64..).zip(&job.history) {
                 insert_step(connection, seq, position, step)?;
             }
@@ -297,6 +307,8 @@ impl FacilitatorStore {
             };
             (job.history, _) = read_history(connection, seq)?;
             job.cost = credit::cost_of(connection, seq)?;
+            job.cancel = read_cancel(connection, seq)?;
+            job.wait = deliveries::wait(connection, seq)?;
             Ok(Some(job))
         };
         self.store.read(query).await
@@ -356,6 +368,8 @@ impl FacilitatorStore {
                 let history_bytes;
                 (job.history, history_bytes) = read_history(connection, seq)?;
                 job.cost = credit::cost_of(connection, seq)?;
+                job.cancel = read_cancel(connection, seq)?;
+                job.wait = deliveries::wait(connection, seq)?;
                 bytes = bytes.saturating_add(job_bytes).saturating_add(history_bytes);
                 if bytes > PAGE_BYTES_MAX && limit > 1 {
                     return Ok(Page { count, jobs: None });
@@ -391,7 +405,7 @@ fn insert_step(connection: &Connection, seq: i64, position: i64, step: &Step) ->
 }
 
 /// Reads a row of `jobs` and how many bytes its texts have.
-fn read_job(row: &Row<'_>) -> Result<(i64, Job, usize), StoreError> {
+pub(super) fn read_job(row: &Row<'_>) -> Result<(i64, Job, usize), StoreError> {
     let text = |column: &str| row.get::<_, String>(column);
     let (args, env) = (text("args")?, text("env")?);
     let (volumes, uploads) = (text("volumes")?, text("uploads")?);
@@ -424,12 +438,14 @@ fn read_job(row: &Row<'_>) -> Result<(i64, Job, usize), StoreError> {
         spec,
         history: Vec::new(),
         cost: None,
+        cancel: None,
+        wait: None,
     };
     Ok((row.get("seq")?, job, bytes))
 }
 
 /// Reads a job's steps and how many bytes their details have.
-fn read_history(connection: &Connection, seq: i64) -> Result<(Vec<Step>, usize), StoreError> {
+pub(super) fn read_history(connection: &Connection, seq: i64) -> Result<(Vec<Step>, usize), StoreError> {
     let mut statement = connection
         .prepare_cached("SELECT status, metadata, created_us FROM steps WHERE job = ?1 ORDER BY position")?;
     let rows = statement.query_map((seq,), |row| {
@@ -454,10 +470,10 @@ fn read_history(connection: &Connection, seq: i64) -> Result<(Vec<Step>, usize),
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    fn job(number: u32, tag: &str) -> Job {
+    pub(in super::super) fn job(number: u32, tag: &str) -> Job {
         let created_at = OffsetDateTime::from_unix_timestamp(1_800_000_000 + i64::from(number)).unwrap();
         Job {
             uuid: JobId::new(format!("00000000-0000-4000-8000-{number:012}")),
@@ -488,10 +504,12 @@ mod tests {
                 created_at,
             }],
             cost: None,
+            cancel: None,
+            wait: None,
         }
     }
 
-    fn signature() -> JobSignature {
+    pub(in super::super) fn signature() -> JobSignature {
         JobSignature {
             signatory: Hotkey::new("owner"),
             timestamp_ns: 1,
@@ -500,17 +518,22 @@ mod tests {
         }
     }
 
-    fn submission(job: &Job) -> Submission {
+    pub(in super::super) fn submission(job: &Job) -> Submission {
         Submission {
             job: job.clone(),
             signature: signature(),
             bill: None,
             request: None,
             unfinished_max: 100,
+            delivery: Delivery {
+                is_pushed: true,
+                deliver_until: job.created_at,
+                budget: time::Duration::MINUTE,
+            },
         }
     }
 
-    fn open() -> (tempfile::TempDir, FacilitatorStore) {
+    pub(in super::super) fn open() -> (tempfile::TempDir, FacilitatorStore) {
         let folder = tempfile::tempdir().unwrap();
         let store = FacilitatorStore::open(&folder.path().join("facilitator.sqlite")).unwrap();
         (folder, store)

@@ -1,10 +1,14 @@
 //! The facilitator's database: its secret, its users and their money, the users' jobs and their histories.
 
+mod cancels;
+mod cheats;
 mod credit;
+mod deliveries;
 mod eviction;
 mod jobs;
 mod ledger;
 mod requests;
+mod specs;
 mod users;
 
 use std::path::Path;
@@ -15,11 +19,15 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use time::OffsetDateTime;
 
+pub use self::cancels::CancelOrder;
+pub use self::cheats::CheatReport;
 pub use self::credit::{Account, Cost, RunningBill, Shortfall};
+pub use self::deliveries::{Delivery, Overdue, Wait};
 pub use self::eviction::Evicted;
 pub use self::jobs::{Appended, Filter, Inserted, Job, JobSignature, JobSpec, Page, Step, Submission};
 pub use self::ledger::{Grant, Granted, Imbalance, Party, Transfer, TransferFilter};
 pub use self::requests::{Feedback, KEY_LIVES, KeyUse, RequestKey, Tally};
+pub use self::specs::KeptSpecs;
 pub use self::users::{KnownUser, Ordered, USERS_MAX, UserBlock, UserOrders};
 use super::trap::{self, Trap};
 use super::{Migration, OpenError, Store, StoreError, StoreLoad};
@@ -40,6 +48,14 @@ const MIGRATIONS: &[Migration] = &[
     Migration {
         name: "0004_requests",
         sql: include_str!("../migrations/facilitator/0004_requests.sql"),
+    },
+    Migration {
+        name: "0005_deliveries",
+        sql: include_str!("../migrations/facilitator/0005_deliveries.sql"),
+    },
+    Migration {
+        name: "0006_cancels",
+        sql: include_str!("../migrations/facilitator/0006_cancels.sql"),
     },
 ];
 

@@ -199,7 +199,7 @@ mod tests {
     use indexmap::IndexMap;
     use serde_json::Map;
 
-    use super::super::{Filter, Inserted, Job, JobSignature, JobSpec, Step, Submission};
+    use super::super::{Delivery, Filter, Inserted, Job, JobSignature, JobSpec, Step, Submission};
     use super::*;
     use crate::core::model::ExecutorClass;
     use crate::core::model::job::JobStatus;
@@ -236,6 +236,8 @@ mod tests {
             },
             history: vec![step(JobStatus::Sent, created_at)],
             cost: None,
+            cancel: None,
+            wait: None,
         };
         Submission {
             job,
@@ -247,6 +249,11 @@ mod tests {
             },
             request,
             bill: None,
+            delivery: Delivery {
+                is_pushed: true,
+                deliver_until: created_at,
+                budget: time::Duration::MINUTE,
+            },
             unfinished_max: 3,
         }
     }

@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | start an executor | the reservation | `executor_started` |
 //! | end it by force | `kill_ordered` | the slot is given back |
+//! | end the job, as its user wants | `cancel_ordered` | `outcome` |
 //! | tell the outcome | `outcome` | `outcome_acknowledged` |
 //! | give the slot (and the port) back | the reservation | `slot` is null |
 //! | keep a receipt | nothing: countersigned and kept in one step before it counts | |
@@ -39,6 +40,8 @@ pub enum Step {
     Ready,
     /// The full order is kept, before the executor gets it.
     Ordered,
+    /// The user's wish to end the job is kept.
+    CancelOrdered,
     /// The outcome is kept; its telling is owed. With it, where that is so, the order to end the executor.
     Ended,
     /// The executor of a job that is over is to be ended by force.
@@ -57,12 +60,13 @@ pub enum Step {
 
 impl Step {
     /// All steps, roughly in the order of a job's life.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Reserved,
         Self::PortTaken,
         Self::Started,
         Self::Ready,
         Self::Ordered,
+        Self::CancelOrdered,
         Self::Ended,
         Self::Doomed,
         Self::Told,
@@ -80,6 +84,7 @@ impl Step {
             Self::Started => "started",
             Self::Ready => "ready",
             Self::Ordered => "ordered",
+            Self::CancelOrdered => "cancel-ordered",
             Self::Ended => "ended",
             Self::Doomed => "doomed",
             Self::Told => "told",
@@ -118,6 +123,8 @@ pub struct Leftover {
     pub resumes: bool,
     /// Whether the executor is to be ended by force.
     pub is_doomed: bool,
+    /// When its user cancelled it, if so.
+    pub cancelled: Option<OffsetDateTime>,
     /// When the job was accepted.
     pub accepted: OffsetDateTime,
     /// The outcome, where the job is over.
@@ -257,6 +264,20 @@ impl MinerStore {
         self.step(Step::Ended, change).await
     }
 
+    /// Keeps the wish of the job's user to end it.
+    pub async fn cancel_ordered(&self, job: &JobId, now: OffsetDateTime) -> Result<(), StoreError> {
+        let job = job.clone();
+        let change = move |connection: &Connection| {
+            connection
+                .prepare_cached(
+                    "UPDATE accepted_job SET cancel_ordered = coalesce(cancel_ordered, ?2) WHERE job_uuid = ?1",
+                )?
+                .execute((job.as_str(), micros(now)))?;
+            Ok(())
+        };
+        self.step(Step::CancelOrdered, change).await
+    }
+
     /// Orders the end of the job's executor by force.
     pub async fn doomed(&self, job: &JobId, now: OffsetDateTime) -> Result<(), StoreError> {
         let job = job.clone();
@@ -387,6 +408,10 @@ impl MinerStore {
                     is_started: row.get::<_, Option<i64>>("executor_started")?.is_some(),
                     resumes: row.get("executor_resumes")?,
                     is_doomed: row.get::<_, Option<i64>>("kill_ordered")?.is_some(),
+                    cancelled: row
+                        .get::<_, Option<i64>>("cancel_ordered")?
+                        .map(moment)
+                        .transpose()?,
                     accepted: moment(row.get("created_at")?)?,
                     outcome: row.get("outcome")?,
                 });
@@ -477,14 +502,17 @@ fn moment(micros: i64) -> Result<OffsetDateTime, StoreError> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::super::Migration;
     use super::*;
 
     #[test]
     fn orders_of_an_older_database_are_kept_and_go_with_their_job() {
         let connection = Connection::open_in_memory().unwrap();
-        let (last, older) = super::super::MIGRATIONS.split_last().unwrap();
-        assert_eq!(last.name, "miner/0009_orders");
-        for migration in older {
+        let migrations = super::super::MIGRATIONS;
+        let is_last = |migration: &Migration| migration.name == "miner/0009_orders";
+        let place = migrations.iter().position(is_last).unwrap();
+        let last = &migrations[place];
+        for migration in &migrations[..place] {
             connection.execute_batch(migration.sql).unwrap();
         }
         connection

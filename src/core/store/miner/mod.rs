@@ -59,6 +59,10 @@ const MIGRATIONS: &[Migration] = &[
         name: "miner/0009_orders",
         sql: include_str!("../migrations/miner/0009_orders.sql"),
     },
+    Migration {
+        name: "miner/0010_cancel",
+        sql: include_str!("../migrations/miner/0010_cancel.sql"),
+    },
 ];
 
 /// How long ended jobs and receipts are kept: 2 days (sem-miner §13).

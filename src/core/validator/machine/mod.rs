@@ -15,6 +15,8 @@
 //! From the full order on there is one deadline, which each stage extends by its own limit when it begins: what one
 //! stage leaves unused the next ones have. Above all stands the limit of the whole job.
 
+pub(super) mod cancel;
+
 use std::time::Duration;
 
 use serde_json::Value;
@@ -31,11 +33,13 @@ use crate::core::proto::facilitator_validator::{
     StatusMetadata, StatusUpdate, StreamingServer,
 };
 use crate::core::proto::job::{
-    Context, ExecutionDone, ExecutorReady, FullJob, HordeFailed, InitialJob, JobFailed, JobFinished,
-    StreamingReady, VolumesReady,
+    CANCELLED_KEY, Context, ExecutionDone, ExecutorReady, FullJob, HordeFailed, InitialJob, JobFailed,
+    JobFinished, JobOutput, StreamingReady, VolumesReady, cancelled_context,
 };
 use crate::core::proto::validator_miner::{Accepted, Declined, Up};
 use crate::core::receipts::{Signed, Work};
+
+use cancel::Cancel;
 
 /// The total limit that the first request names for peers that know no timing, in seconds (wire-miner-validator §4).
 const LEGACY_TIMEOUT_SECONDS: i64 = 300;
@@ -76,7 +80,15 @@ pub struct Limits {
 #[derive(Debug)]
 pub enum Event {
     /// A connection to the miner is open: the first, or one after a loss.
-    Connected,
+    Connected {
+        /// Whether the miner knows of cancelling.
+        cancels: bool,
+    },
+    /// The user has cancelled the job.
+    CancelAsked {
+        /// Whether the miner knows of cancelling; none while it is not connected.
+        cancels: Option<bool>,
+    },
     /// No first connection could be opened.
     Unreachable(String),
     /// The miner says something.
@@ -118,6 +130,12 @@ pub enum Effect {
         /// The frame.
         frame: String,
     },
+    /// Ask the miner to end the job.
+    Cancel,
+    /// Tell the facilitator that the job cannot be cancelled, and why.
+    RefuseCancel(String),
+    /// Pass on what the job has written.
+    PassOutput(JobOutput),
     /// Remember what the miner offers.
     Learn(Manifest),
     /// The job is over: store the outcome and close the connection.
@@ -133,6 +151,8 @@ pub enum Outcome {
     Rejected(RejectionReason),
     /// By itself.
     Failed(JobStage, FailureReason),
+    /// By its user.
+    Cancelled,
     /// By the horde, as noticed by the participant.
     HordeFailed(Participant, HordeReason),
 }
@@ -144,7 +164,7 @@ impl Outcome {
     /// error does not. A `busy` does not count until excuses are judged.
     pub fn blames_miner(self) -> bool {
         match self {
-            Self::Completed | Self::Failed(_, FailureReason::NonzeroReturnCode) => false,
+            Self::Completed | Self::Cancelled | Self::Failed(_, FailureReason::NonzeroReturnCode) => false,
             Self::Rejected(reason) => reason != RejectionReason::Busy,
             Self::HordeFailed(Participant::Validator, reason) => !matches!(
                 reason,
@@ -194,6 +214,7 @@ pub struct Machine {
     connections: u32,
     /// The connection that the full order was sent on.
     ordered_on: u32,
+    cancel: Cancel,
     /// What the miner complained of last.
     complaint: Option<String>,
 }
@@ -210,6 +231,7 @@ impl Machine {
             slots: Slots::default(),
             connections: 0,
             ordered_on: 0,
+            cancel: Cancel::Unasked,
             complaint: None,
         }
     }
@@ -222,6 +244,9 @@ impl Machine {
     /// Returns when the next [`Event::Tick`] is due.
     pub fn deadline(&self) -> Instant {
         let whole = self.whole_deadline();
+        if let Cancel::Asked(until) = self.cancel {
+            return until.min(whole);
+        }
         self.deadline.map_or(whole, |deadline| deadline.min(whole))
     }
 
@@ -230,7 +255,11 @@ impl Machine {
         let mut effects = Vec::new();
         match event {
             _ if self.stage == Stage::Over => {}
-            Event::Connected => self.connected(now, &mut effects),
+            Event::Connected { cancels } => {
+                self.connected(now, &mut effects);
+                self.pursue_cancel(now, cancels, &mut effects);
+            }
+            Event::CancelAsked { cancels } => self.cancel_asked(now, cancels, &mut effects),
             Event::Unreachable(reason) => {
                 let message = format!("Could not connect to the miner: {reason}");
                 self.fail(now, HordeReason::MinerConnectionFailed, message, &mut effects);
@@ -290,9 +319,18 @@ impl Machine {
             Up::StreamingNotReady(failed) => {
                 return self.horde_failed(now, failed.into_horde_failed(), effects);
             }
+            Up::JobOutput(piece) => {
+                effects.push(Effect::PassOutput(piece));
+                true
+            }
             Up::Manifest(manifest) => {
                 effects.push(Effect::Learn(manifest.manifest));
                 true
+            }
+            Up::GenericError(error)
+                if self.is_cancelling() && cancel::says_unknown(&error, &self.request.uuid) =>
+            {
+                return self.cancelled_unseen(now, effects);
             }
             Up::GenericError(error) => {
                 self.complained(error.details.as_deref().unwrap_or_default());
@@ -346,7 +384,8 @@ impl Machine {
                     });
                     self.report(JobStatus::Accepted, None, effects);
                 }
-                Stage::SpinningUp if self.slots.executor_ready.is_some() => {
+                // Nobody needs it to begin any more.
+                Stage::SpinningUp if self.slots.executor_ready.is_some() && !self.is_cancelling() => {
                     self.stage = Stage::Downloading;
                     self.deadline = Some(now.instant + self.limits.leeway);
                     self.extend(self.request.download_time_limit);
@@ -401,6 +440,12 @@ impl Machine {
             // The one limit that the reference reports as a failure of the horde (wire-facilitator-validator §4).
             return self.end(now, outcome, JobStatus::HordeFailed, horde(details), effects);
         }
+        if let Cancel::Asked(until) = self.cancel {
+            if now.instant >= until {
+                self.cancel_overdue(now, effects);
+            }
+            return;
+        }
         if self.deadline.is_none_or(|deadline| now.instant < deadline) {
             return;
         }
@@ -442,32 +487,13 @@ impl Machine {
     }
 
     fn job_failed(&mut self, now: Now, failed: JobFailed, effects: &mut Vec<Effect>) {
-        let outcome = Outcome::Failed(failed.stage, failed.reason);
-        let details = JobFailure {
-            reason: failed.reason,
-            stage: failed.stage,
-            message: failed.message,
-            context: failed.context,
-            docker_process_exit_status: failed.docker_process_exit_status,
-            docker_process_stdout: failed.docker_process_stdout,
-            docker_process_stderr: failed.docker_process_stderr,
-        };
-        let metadata = StatusMetadata {
-            job_failure_details: Some(details),
-            ..StatusMetadata::default()
-        };
+        let (outcome, metadata) = cancel::read_failure(failed, self.is_cancelling());
         self.end(now, outcome, JobStatus::Failed, metadata, effects);
     }
 
     fn horde_failed(&mut self, now: Now, failed: HordeFailed, effects: &mut Vec<Effect>) {
-        let outcome = Outcome::HordeFailed(failed.reported_by, failed.reason);
-        let details = HordeFailure {
-            reported_by: failed.reported_by,
-            reason: failed.reason,
-            message: failed.message,
-            context: failed.context,
-        };
-        self.end(now, outcome, JobStatus::HordeFailed, horde(details), effects);
+        let (outcome, metadata) = cancel::read_horde_failure(failed);
+        self.end(now, outcome, JobStatus::HordeFailed, metadata, effects);
     }
 
     /// Ends the job with what the validator itself noticed: to the facilitator that is `failed`, not `horde_failed`.
@@ -528,14 +554,10 @@ impl Machine {
         now: Now,
         outcome: Outcome,
         status: JobStatus,
-        mut metadata: StatusMetadata,
+        metadata: StatusMetadata,
         effects: &mut Vec<Effect>,
     ) {
-        let mut frame = self.frame(status, Some(metadata.clone()));
-        if frame.len() > FACILITATOR_FRAME_BYTES_MAX {
-            shrink(&mut metadata);
-            frame = self.frame(status, Some(metadata));
-        }
+        let frame = end_frame(&self.request.uuid, status, metadata);
         self.settle(now, outcome, 0, (status, frame), effects);
     }
 
@@ -662,10 +684,28 @@ pub fn status_frame(job: &JobId, status: JobStatus, metadata: Option<StatusMetad
     facilitator_validator::Up::StatusUpdate(update).encode()
 }
 
+/// Makes the frame that reports a job's end; what is too large for the facilitator is left out.
+pub fn end_frame(job: &JobId, status: JobStatus, mut metadata: StatusMetadata) -> String {
+    let frame = status_frame(job, status, Some(metadata.clone()));
+    if frame.len() <= FACILITATOR_FRAME_BYTES_MAX {
+        return frame;
+    }
+    shrink(&mut metadata);
+    status_frame(job, status, Some(metadata))
+}
+
 /// Makes the details of a rejection.
 pub fn rejection(details: JobRejection) -> StatusMetadata {
     StatusMetadata {
         job_rejection_details: Some(details),
+        ..StatusMetadata::default()
+    }
+}
+
+/// Makes the details of a failure of the job itself.
+pub fn failure(details: JobFailure) -> StatusMetadata {
+    StatusMetadata {
+        job_failure_details: Some(details),
         ..StatusMetadata::default()
     }
 }
@@ -691,10 +731,19 @@ fn job_of(message: &Up) -> Option<&JobId> {
         Up::JobFinished(message) => Some(&message.job_uuid),
         Up::JobFailed(message) => Some(&message.job_uuid),
         Up::HordeFailed(message) => Some(&message.job_uuid),
+        Up::JobOutput(message) => Some(&message.job_uuid),
         Up::ExecutorFailed(message) => Some(&message.job_uuid),
         Up::StreamingNotReady(message) => Some(&message.job_uuid),
         Up::Unauthorized(_) | Up::Manifest(_) | Up::MainHotkey(_) | Up::GenericError(_) => None,
     }
+}
+
+/// Tells whether a message ends a job, as miners of this version say it.
+pub fn is_end_of(message: &Up, job: &JobId) -> bool {
+    matches!(
+        message,
+        Up::JobFailed(_) | Up::HordeFailed(_) | Up::JobFinished(_)
+    ) && job_of(message) == Some(job)
 }
 
 /// Fills a slot; false, and nothing changes, if it was filled.
@@ -729,7 +778,11 @@ fn shrink(metadata: &mut StatusMetadata) {
     }
     if let Some(details) = &mut metadata.job_failure_details {
         details.message = format!("{} (output too large to be passed on)", cut(&details.message));
-        details.context = None;
+        let is_cancelled = details
+            .context
+            .as_ref()
+            .is_some_and(|facts| facts.contains_key(CANCELLED_KEY));
+        details.context = is_cancelled.then(cancelled_context);
         details.docker_process_stdout = None;
         details.docker_process_stderr = None;
     }

@@ -66,7 +66,7 @@ impl Play {
     /// Comes to the stage in which the job waits for the message of this type.
     fn waiting_for(kind: &str) -> Self {
         let mut play = Self::of(request(JOB, kind == "V0StreamingJobReadyRequest"));
-        play.does(Event::Connected);
+        play.does(Event::Connected { cancels: true });
         for answered in ROAD.iter().take_while(|answer| **answer != kind) {
             play.hears_type(answered);
         }
@@ -170,7 +170,12 @@ fn sent(effects: &[Effect]) -> Vec<&'static str> {
         Effect::HandOverAccepted { .. } => Some("V0JobAcceptedReceiptRequest"),
         Effect::SendOrder(_) => Some("V0JobRequest"),
         Effect::HandOverFinished(_) => Some("V0JobFinishedReceiptRequest"),
-        Effect::Report { .. } | Effect::Learn(_) | Effect::End(_) => None,
+        Effect::Cancel => Some("H0JobCancel"),
+        Effect::Report { .. }
+        | Effect::RefuseCancel(_)
+        | Effect::PassOutput(_)
+        | Effect::Learn(_)
+        | Effect::End(_) => None,
     };
     effects.iter().filter_map(sent).collect()
 }
@@ -206,7 +211,7 @@ fn recorded_sessions_of_the_reference_are_played_message_by_message() {
         let job = lines[1]["msg"]["job_uuid"].as_str().unwrap();
         let streaming = !lines[1]["msg"]["streaming_details"].is_null();
         let mut play = Play::of(request(job, streaming));
-        let mut effects = play.does(Event::Connected);
+        let mut effects = play.does(Event::Connected { cancels: true });
         let mut theirs = Vec::new();
         for line in &lines {
             let kind = line["msg"]["message_type"].as_str().unwrap_or_default();
@@ -229,16 +234,17 @@ fn recorded_sessions_of_the_reference_are_played_message_by_message() {
 fn every_stage_answers_every_event_and_ends_once() {
     let stages = ROAD.iter().map(|kind| Some(*kind)).chain([None]);
     for stage in stages {
-        let events = (0..5)
+        let events = (0..6)
             .map(Err)
             .chain(ROAD.iter().chain(&OTHERS).map(|kind| Ok(*kind)));
         for event in events {
             let mut play = stage.map_or_else(Play::new, Play::waiting_for);
             let event_of = |number| match number {
-                0 => Event::Connected,
+                0 => Event::Connected { cancels: true },
                 1 => Event::Unreachable("x".to_owned()),
                 2 => Event::Tick,
                 3 => Event::Stopping,
+                4 => asked(Some(true)),
                 _ => Event::Broken("x".to_owned()),
             };
             let effects = match event {
@@ -331,7 +337,7 @@ fn the_limit_of_the_whole_job_is_a_failure_of_the_horde() {
     slow.execution_time_limit = i64::MAX;
     slow.download_time_limit = i64::MIN;
     let mut play = Play::of(slow);
-    play.does(Event::Connected);
+    play.does(Event::Connected { cancels: true });
     for kind in ROAD.iter().take(3) {
         play.hears_type(kind);
     }
@@ -347,7 +353,7 @@ fn the_limit_of_the_whole_job_is_a_failure_of_the_horde() {
 #[test]
 fn answers_that_come_early_are_kept_and_taken_in_order() {
     let mut play = Play::new();
-    play.does(Event::Connected);
+    play.does(Event::Connected { cancels: true });
     for kind in [
         "V0JobFinishedRequest",
         "V0ExecutionDoneRequest",
@@ -403,18 +409,21 @@ fn duplicates_and_messages_about_other_jobs_change_nothing() {
 #[test]
 fn a_full_order_lost_with_its_connection_is_sent_again_when_asked_for() {
     let mut play = Play::waiting_for("V0VolumesReadyRequest");
-    assert_eq!(sent(&play.does(Event::Connected)), ["ValidatorAuthForMiner"]);
+    assert_eq!(
+        sent(&play.does(Event::Connected { cancels: true })),
+        ["ValidatorAuthForMiner"]
+    );
     assert_eq!(sent(&play.hears_type("V0ExecutorReadyRequest")), ["V0JobRequest"]);
     assert_eq!(play.hears_type("V0ExecutorReadyRequest"), []);
     play.hears_type("V0VolumesReadyRequest");
-    play.does(Event::Connected);
+    play.does(Event::Connected { cancels: true });
     assert_eq!(play.hears_type("V0ExecutorReadyRequest"), [], "the miner has it");
 }
 
 #[test]
 fn the_messages_hold_what_the_wire_wants() {
     let mut play = Play::new();
-    let effects = play.does(Event::Connected);
+    let effects = play.does(Event::Connected { cancels: true });
     assert_eq!(effects[1], Effect::RequestExecutor { ttl: 7 });
     let receipt = Signed {
         payload: serde_json::from_value(json!({
@@ -539,4 +548,99 @@ fn results_that_the_facilitator_would_choke_on_fail_the_job_but_pay_the_miner() 
         Value::Null
     );
     assert_eq!(metadata["job_failure_details"]["reason"], "nonzero_return_code");
+}
+
+fn asked(cancels: Option<bool>) -> Event {
+    Event::CancelAsked { cancels }
+}
+
+#[test]
+fn a_cancelled_job_ends_with_what_its_miner_reports_and_blames_nobody() {
+    let mut play = Play::waiting_for("V0ExecutionDoneRequest");
+    assert_eq!(play.does(asked(Some(true))), [Effect::Cancel]);
+    assert_eq!(play.does(asked(Some(true))), [], "said again");
+    // On a new connection it is said again.
+    assert_eq!(
+        play.does(Event::Connected { cancels: true }),
+        [Effect::Authenticate, Effect::Cancel]
+    );
+    let report = json!({"message_type": "V0JobFailedRequest", "job_uuid": JOB, "reason": "unknown",
+        "stage": "execution", "message": "cancelled by the user", "docker_process_stdout": "so far",
+        "context": {"cancelled": true}});
+    let effects = play.hears(&report);
+    assert_eq!(outcome(&effects), Some(Outcome::Cancelled));
+    assert!(!Outcome::Cancelled.blames_miner());
+    assert!(work(&effects).is_some(), "the finished receipt frees the slot");
+    let (status, metadata) = the_report(&effects);
+    assert_eq!(status, "failed");
+    assert_eq!(metadata["job_failure_details"]["context"]["cancelled"], true);
+    assert_eq!(metadata["job_failure_details"]["docker_process_stdout"], "so far");
+    // Nobody asked: then a miner does not get away with it.
+    let mut play = Play::waiting_for("V0ExecutionDoneRequest");
+    let effects = play.hears(&report);
+    assert!(outcome(&effects).unwrap().blames_miner());
+    let (_, metadata) = the_report(&effects);
+    assert_eq!(
+        metadata["job_failure_details"]["context"]["cancelled"],
+        Value::Null
+    );
+}
+
+#[test]
+fn a_job_that_ends_by_itself_before_its_cancelling_has_ended_as_it_did() {
+    let mut play = Play::waiting_for("V0JobFinishedRequest");
+    play.does(asked(Some(true)));
+    let effects = play.hears_type("V0JobFinishedRequest");
+    assert_eq!(outcome(&effects), Some(Outcome::Completed));
+    assert_eq!(play.does(asked(Some(true))), []);
+}
+
+#[test]
+fn a_job_that_has_not_reached_its_miner_is_cancelled_at_once() {
+    let mut play = Play::new();
+    let effects = play.does(asked(None));
+    assert_eq!(outcome(&effects), Some(Outcome::Cancelled));
+    assert!(work(&effects).is_none(), "nobody holds a receipt of it");
+}
+
+#[test]
+fn a_job_that_its_miner_has_not_got_is_cancelled_by_its_word() {
+    let unknown = |job: &str| {
+        let error = crate::core::proto::job::GenericError::unknown_job("JobCancel", &JobId::new(job));
+        Event::Message(Up::GenericError(error))
+    };
+    let mut play = Play::waiting_for("V0AcceptJobRequest");
+    assert_eq!(play.does(unknown(JOB)), [], "nobody asked");
+    play.does(asked(Some(true)));
+    assert_eq!(play.does(unknown("other")), []);
+    assert_eq!(outcome(&play.does(unknown(JOB))), Some(Outcome::Cancelled));
+}
+
+#[test]
+fn a_miner_that_cannot_cancel_goes_on_and_the_user_is_told() {
+    let mut play = Play::waiting_for("V0ExecutorReadyRequest");
+    let refused = Effect::RefuseCancel(cancel::MINER_CANNOT.to_owned());
+    assert_eq!(play.does(asked(Some(false))), std::slice::from_ref(&refused));
+    assert_eq!(sent(&play.hears_type("V0ExecutorReadyRequest")), ["V0JobRequest"]);
+    // Asked while the connection is lost, the job waits for what the next one knows.
+    let mut play = Play::waiting_for("V0ExecutorReadyRequest");
+    assert_eq!(play.does(asked(None)), []);
+    assert_eq!(play.hears_type("V0ExecutorReadyRequest"), []);
+    let effects = play.does(Event::Connected { cancels: false });
+    assert_eq!(effects[1], refused);
+    assert_eq!(sent(&effects), ["ValidatorAuthForMiner", "V0JobRequest"]);
+}
+
+#[test]
+fn a_cancelled_job_whose_end_nobody_reports_does_not_count_as_cancelled() {
+    let mut play = Play::waiting_for("V0ExecutionDoneRequest");
+    play.does(asked(Some(true)));
+    assert_eq!(play.machine.deadline() - play.now.instant, cancel::CANCEL_WITHIN);
+    // Whatever limit of a stage passes meanwhile.
+    play.pass(cancel::CANCEL_WITHIN.as_secs() - 1);
+    assert_eq!(play.does(Event::Tick), []);
+    play.pass(1);
+    let effects = play.does(Event::Tick);
+    let expected = Outcome::HordeFailed(Participant::Validator, HordeReason::FinalResponseTimedOut);
+    assert_eq!(outcome(&effects), Some(expected));
 }

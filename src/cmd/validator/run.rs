@@ -1,22 +1,15 @@
-//! `horde validator`: serve as broker between a facilitator and miners.
+//! `horde validator run`: the role itself.
 
 use std::sync::Arc;
 
-use clap::{Args, Subcommand};
+use clap::Args;
 
-use super::context::{Context, GRACE};
-use super::error::{CmdError, ExitCode, OrFail};
-use super::key::open_hotkey;
+use super::super::context::{Context, GRACE};
+use super::super::error::{CmdError, ExitCode, OrFail};
+use super::super::key::open_hotkey;
 use crate::core::chain::local::LocalChain;
 use crate::core::config::{ChainConfig, Flag, Scope, ValidatorConfig};
 use crate::core::validator::{self, Ports};
-
-/// `horde validator …`
-#[derive(Debug, Subcommand)]
-pub enum ValidatorCommand {
-    /// Take jobs from the facilitator and drive them through miners until stopped
-    Run(RunArgs),
-}
 
 /// `horde validator run …`
 #[derive(Args, Debug)]
@@ -27,17 +20,8 @@ pub struct RunArgs {
     facilitator_url: Option<String>,
 }
 
-impl ValidatorCommand {
-    /// Runs the command.
-    pub async fn run(self, context: &Context) -> Result<(), CmdError> {
-        match self {
-            Self::Run(args) => args.run(context).await,
-        }
-    }
-}
-
 impl RunArgs {
-    async fn run(self, context: &Context) -> Result<(), CmdError> {
+    pub(super) async fn run(self, context: &Context) -> Result<(), CmdError> {
         let flags = self
             .facilitator_url
             .map(|value| Flag {

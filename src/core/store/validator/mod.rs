@@ -1,4 +1,7 @@
-//! The validator's file: its jobs, the receipts that it signed, the reports that it owes, its miners' incidents.
+//! The validator's file: its jobs, the receipts that it signed, the reports that it owes, its miners' incidents, and
+//! users' reports that they cheated.
+
+mod cheats;
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -7,6 +10,7 @@ use std::path::Path;
 use rusqlite::{Connection, OptionalExtension, Row, named_params};
 use time::OffsetDateTime;
 
+pub use self::cheats::{Blacklisted, CheatReport, JudgedReport, Verdict};
 use super::receipts::{self, KeptReceipt};
 use super::{Migration, OpenError, Store, StoreError};
 use crate::core::model::job::JobStatus;
@@ -18,7 +22,15 @@ const MIGRATIONS: &[Migration] = &[
     receipts::MIGRATION,
     Migration {
         name: "validator/0001_start",
-        sql: include_str!("migrations/validator/0001_start.sql"),
+        sql: include_str!("../migrations/validator/0001_start.sql"),
+    },
+    Migration {
+        name: "validator/0002_cheats",
+        sql: include_str!("../migrations/validator/0002_cheats.sql"),
+    },
+    Migration {
+        name: "validator/0003_cancel",
+        sql: include_str!("../migrations/validator/0003_cancel.sql"),
     },
 ];
 
@@ -32,6 +44,17 @@ pub enum Admission {
     New,
     /// It was seen before; this was its last status.
     Known(JobStatus),
+}
+
+/// What a user's wish to end a job meets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CancelFate {
+    /// The job has not ended; the wish is kept.
+    Kept,
+    /// The job has ended.
+    Ended,
+    /// The job was not known; now it counts as ended, should it come.
+    Unknown,
 }
 
 /// What happened to a job, to be stored in one piece.
@@ -82,6 +105,8 @@ pub struct PendingJob {
     pub started: OffsetDateTime,
     /// Whether the miner may hold a started receipt of it.
     pub receipted: bool,
+    /// Whether its user has cancelled it.
+    pub is_cancelled: bool,
 }
 
 /// A status update that the facilitator has not answered.
@@ -120,6 +145,13 @@ impl ValidatorStore {
             if let Some(status) = last_status(connection, &job)? {
                 return Ok(Admission::Known(status));
             }
+            // A job that was refused at the door is not kept. Until the facilitator has answered that, it may repeat it.
+            let is_refused: bool = connection
+                .prepare_cached("SELECT EXISTS (SELECT 1 FROM owed_status WHERE job_uuid = ?1)")?
+                .query_row([job.as_str()], |row| row.get(0))?;
+            if is_refused {
+                return Ok(Admission::Known(JobStatus::Rejected));
+            }
             connection
                 .prepare_cached(
                     "INSERT INTO job (uuid, executor_class, last_status, received_at)
@@ -133,6 +165,44 @@ impl ValidatorStore {
                 })?;
             owe(connection, &job, &frame)?;
             Ok(Admission::New)
+        };
+        self.store.write(change).await
+    }
+
+    /// Keeps the wish of a job's user to end it. A job that never came has ended with this: `frame` says so.
+    pub async fn order_cancel(
+        &self,
+        job: JobId,
+        frame: String,
+        now: OffsetDateTime,
+    ) -> Result<CancelFate, StoreError> {
+        let change = move |connection: &Connection| {
+            let state: Option<String> = connection
+                .prepare_cached("SELECT state FROM job WHERE uuid = ?1")?
+                .query_row([job.as_str()], |row| row.get(0))
+                .optional()?;
+            match state.as_deref() {
+                Some(PENDING) => {
+                    connection
+                        .prepare_cached(
+                            "UPDATE job SET cancel_ordered = coalesce(cancel_ordered, ?2) WHERE uuid = ?1",
+                        )?
+                        .execute((job.as_str(), micros(now)))?;
+                    Ok(CancelFate::Kept)
+                }
+                Some(_) => Ok(CancelFate::Ended),
+                None => {
+                    connection
+                        .prepare_cached(
+                            "INSERT INTO job (uuid, executor_class, state, last_status, received_at, ended_at,
+                                 cancel_ordered)
+                             VALUES (?1, 'unknown', ?2, ?2, ?3, ?3, ?3)",
+                        )?
+                        .execute((job.as_str(), JobStatus::Failed.as_str(), micros(now)))?;
+                    owe(connection, &job, &frame)?;
+                    Ok(CancelFate::Unknown)
+                }
+            }
         };
         self.store.write(change).await
     }
@@ -218,7 +288,7 @@ impl ValidatorStore {
         let query = |connection: &Connection| {
             let mut statement = connection.prepare(
                 "SELECT uuid, miner_hotkey, miner_ip, miner_port, coalesce(started_at, received_at),
-                        EXISTS (SELECT 1 FROM receipt WHERE job_uuid = uuid)
+                        EXISTS (SELECT 1 FROM receipt WHERE job_uuid = uuid), cancel_ordered IS NOT NULL
                  FROM job WHERE state = 'pending' ORDER BY received_at",
             )?;
             let mut rows = statement.query(())?;
@@ -262,6 +332,7 @@ impl ValidatorStore {
                 "DELETE FROM incident WHERE happened_at < ?1",
                 [micros(jobs_before)],
             )?;
+            cheats::prune(connection, jobs_before)?;
             receipts::delete_older(connection, receipts_before)?;
             Ok(())
         };
@@ -358,6 +429,7 @@ fn pending_job(row: &Row<'_>) -> Result<PendingJob, StoreError> {
         started: OffsetDateTime::from_unix_timestamp_nanos(i128::from(started) * 1000)
             .map_err(|error| StoreError::value("time", error))?,
         receipted: row.get(5)?,
+        is_cancelled: row.get(6)?,
     })
 }
 
@@ -405,6 +477,11 @@ mod tests {
         store.record(JobId::new("a"), entries, NOW).await.unwrap();
         assert_eq!(admit(&store, "a").await, Admission::Known(JobStatus::Accepted));
         assert_eq!(store.last_status(JobId::new("b")).await.unwrap(), None);
+        // One that was refused at the door is known until that is answered.
+        store.owe(JobId::new("b"), "b rejected".to_owned()).await.unwrap();
+        assert_eq!(admit(&store, "b").await, Admission::Known(JobStatus::Rejected));
+        store.answered(i64::MAX).await.unwrap();
+        assert_eq!(admit(&store, "b").await, Admission::New);
     }
 
     #[tokio::test]
@@ -468,6 +545,34 @@ mod tests {
             .await
             .unwrap();
         assert_eq!(store.last_status(JobId::new("a")).await.unwrap(), None);
+    }
+
+    #[tokio::test]
+    async fn a_wish_to_end_a_job_is_kept_and_one_that_never_came_has_ended() {
+        let (_folder, store) = store();
+        admit(&store, "a").await;
+        let order = async |job: &str| {
+            let frame = format!("{job} cancelled");
+            store.order_cancel(JobId::new(job), frame, NOW).await.unwrap()
+        };
+        assert!(!store.pending_jobs().await.unwrap()[0].is_cancelled);
+        assert_eq!(order("a").await, CancelFate::Kept);
+        assert_eq!(order("a").await, CancelFate::Kept);
+        assert!(store.pending_jobs().await.unwrap()[0].is_cancelled);
+        let entries = vec![status(JobStatus::Completed, "a completed"), Entry::Ended];
+        store.record(JobId::new("a"), entries, NOW).await.unwrap();
+        assert_eq!(order("a").await, CancelFate::Ended);
+        assert_eq!(order("b").await, CancelFate::Unknown);
+        assert_eq!(admit(&store, "b").await, Admission::Known(JobStatus::Failed));
+        assert_eq!(order("b").await, CancelFate::Ended);
+        assert_eq!(store.pending_jobs().await.unwrap(), []);
+        let mut frames = Vec::new();
+        let mut last = 0;
+        while let Some(owed) = store.next_owed(last).await.unwrap() {
+            last = owed.id;
+            frames.push(owed.frame);
+        }
+        assert_eq!(frames, ["a received", "a completed", "b cancelled"]);
     }
 
     #[tokio::test]

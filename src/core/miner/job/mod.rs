@@ -13,14 +13,17 @@
 //! it. What it tells again changes nothing, and is passed on once.
 #![warn(clippy::wildcard_enum_match_arm)]
 
+mod cancel;
+
 use std::time::Duration;
 
+use self::cancel::Cancel;
 use super::output::Output;
 use crate::core::model::JobId;
 use crate::core::model::job::{HordeReason, Participant};
 use crate::core::proto::job::{
     ARTIFACT_VERDICTS_MAX, ArtifactVerdict, ArtifactVerdicts, ExecutorReady, FullJob, GenericError,
-    HordeFailed, InitialJob, StreamingReady,
+    HordeFailed, InitialJob, JobFailed, JobOutput, StreamingReady,
 };
 use crate::core::proto::miner_executor::{Down, Resumes, Up};
 use crate::core::proto::validator_miner::{self, Accepted, Declined};
@@ -35,6 +38,8 @@ pub enum Event {
     Connected {
         /// Whether it does.
         resumes: bool,
+        /// Whether it can be asked to end a job that was cancelled.
+        cancels: bool,
     },
     /// Its executor says something.
     Said(Up),
@@ -57,6 +62,10 @@ pub enum Event {
     },
     /// Another validator, within its share, needs the executor.
     Preempted,
+    /// The user has cancelled it.
+    Cancelled,
+    /// The executor has not ended a cancelled job in this time.
+    CancelOverdue(Duration),
     /// The miner is stopping.
     Stopping {
         /// Whether a next life of it may go on with what can wait.
@@ -82,6 +91,14 @@ pub enum Effect {
     NoteOrder(String),
     /// Keeps the outcome, then tells it to the validator.
     End(Outcome),
+    /// Passes on what the job has written, to whoever follows it.
+    PassOutput(JobOutput),
+    /// Notes that the user has cancelled the job, before anything is done about it.
+    NoteCancel,
+    /// Gives the executor its time to end a cancelled job.
+    AwaitCancel,
+    /// Ends the executor and all that it made, then the job with this: its user has cancelled it.
+    Oust(Box<JobFailed>),
     /// Tells the executor that its report is kept, if it is.
     Thank,
     /// Gives the executor its time to come back.
@@ -139,6 +156,7 @@ pub struct Job {
     resumes: bool,
     /// Whether the first request was sent on the executor's present link.
     is_asked: bool,
+    cancel: Cancel,
     /// What was passed on to the validator, each kind once: it is said again to one that comes back.
     told: Vec<Effect>,
 }
@@ -158,6 +176,7 @@ impl Job {
             output: Output::default(),
             resumes: false,
             is_asked: false,
+            cancel: Cancel::default(),
             told: Vec::new(),
         }
     }
@@ -229,10 +248,14 @@ impl Job {
                 HordeReason::ExecutorSpinupFailed,
                 "Executor failed to start".to_owned(),
             ),
-            Event::Connected { resumes } => self.on_connected(resumes),
+            Event::Connected { resumes, cancels } => {
+                self.cancel.known = Some(cancels);
+                self.on_connected(resumes)
+            }
             Event::Said(message) => self.on_said(message),
             Event::Disconnected(_) if self.resumes => {
                 self.is_asked = false;
+                self.cancel.known = None;
                 vec![Effect::Await]
             }
             Event::Disconnected(code) => self.fail(
@@ -269,6 +292,8 @@ impl Job {
                 "Best-effort job was stopped at a ten-minute boundary for one within its validator's share"
                     .to_owned(),
             ),
+            Event::Cancelled => self.on_cancelled(),
+            Event::CancelOverdue(limit) => self.on_cancel_overdue(limit),
             Event::Stopping { may_leave } if may_leave && self.resumes => vec![Effect::Leave],
             Event::Stopping { .. } => self.fail_and_kill(
                 HordeReason::ExecutorDisconnected,
@@ -284,7 +309,7 @@ impl Job {
             // The executor may be left in the middle of something; nobody waits for it any more.
             Event::Expired(_) | Event::Stopping { .. } => vec![Effect::Doom, Effect::Kill],
             Event::Ordered(..) => vec![self.unknown_order()],
-            Event::Connected { resumes } => {
+            Event::Connected { resumes, .. } => {
                 self.resumes |= resumes;
                 Vec::new()
             }
@@ -313,6 +338,8 @@ impl Job {
             | Event::Absent(_)
             | Event::Exited
             | Event::Abandoned(_)
+            | Event::Cancelled
+            | Event::CancelOverdue(_)
             | Event::Preempted => Vec::new(),
         }
     }
@@ -408,9 +435,15 @@ impl Job {
             Up::HordeFailed(message) => self.end_with_thanks(false, message.into()),
             Up::ExecutorFailed(message) => self.end_with_thanks(false, message.into_horde_failed().into()),
             Up::StreamingNotReady(message) => self.end_with_thanks(false, message.into_horde_failed().into()),
-            Up::Resumes(has) => self.on_resumes(&has),
+            Up::Resumes(has) => {
+                let mut effects = self.on_resumes(&has);
+                if self.cancel.is_asked {
+                    effects.extend(self.pursue_cancel());
+                }
+                effects
+            }
             Up::JobOutput(piece) => match self.output.add(&piece) {
-                Ok(()) => Vec::new(),
+                Ok(()) => vec![Effect::PassOutput(piece)],
                 Err(error) => vec![scold(error.to_string())],
             },
             Up::ArtifactVerdicts(left_out) => {
@@ -488,7 +521,7 @@ impl Job {
     }
 
     fn unknown_order(&self) -> Effect {
-        complain(unknown_job("JobRequest", &self.id))
+        Effect::Tell(GenericError::unknown_job("JobRequest", &self.id).into())
     }
 
     fn ready(&self) -> validator_miner::Up {
@@ -559,12 +592,6 @@ pub fn miner_failed(job: &JobId, reason: HordeReason, message: String) -> HordeF
     }
 }
 
-/// Returns the words for a message about a job that the validator has not got here (wire-miner-validator §5).
-pub fn unknown_job(message: &str, job: &JobId) -> String {
-    let job: String = job.as_str().chars().take(100).collect();
-    format!("Received {message} for unknown job_uuid: {job}")
-}
-
 fn complain(details: String) -> Effect {
     Effect::Tell(GenericError::new(details).into())
 }
@@ -594,11 +621,9 @@ mod tests {
     use crate::core::model::ExecutorClass;
     use crate::core::model::job::OutputStream;
     use crate::core::model::job::RunPreset;
-    use crate::core::proto::job::{
-        ExecutionDone, ExecutorFailed, JobFailed, JobFinished, JobOutput, VolumesReady,
-    };
+    use crate::core::proto::job::{ExecutionDone, ExecutorFailed, JobFinished, VolumesReady};
 
-    const ID: &str = "3b2cf3a8-54cb-4fd6-8d3c-4f8f9a3d7a11";
+    pub(super) const ID: &str = "3b2cf3a8-54cb-4fd6-8d3c-4f8f9a3d7a11";
 
     fn request() -> Box<InitialJob> {
         let text = format!(
@@ -638,7 +663,7 @@ mod tests {
         finished.into()
     }
 
-    fn ready() -> Up {
+    pub(super) fn ready() -> Up {
         let ready = ExecutorReady {
             job_uuid: JobId::new(ID),
             executor_token: Some("secret".to_owned()),
@@ -646,11 +671,15 @@ mod tests {
         ready.into()
     }
 
+    pub(super) fn connected(resumes: bool, cancels: bool) -> Event {
+        Event::Connected { resumes, cancels }
+    }
+
     const KNOWN: Event = Event::Resumed {
         knows_acceptance: true,
     };
 
-    fn back(is_ordered: bool) -> Resumes {
+    pub(super) fn back(is_ordered: bool) -> Resumes {
         Resumes {
             job_uuid: Some(JobId::new(ID)),
             is_ordered,
@@ -663,14 +692,14 @@ mod tests {
     }
 
     /// How many kinds of events [`event`] makes.
-    const EVENTS: usize = 20;
+    const EVENTS: usize = 23;
 
     /// Every event, by a number.
-    fn event(number: usize) -> Option<Event> {
+    pub(super) fn event(number: usize) -> Option<Event> {
         let job_uuid = JobId::new(ID);
         Some(match number {
             0 => Event::StartFailed,
-            1 => Event::Connected { resumes: false },
+            1 => connected(false, false),
             2 => Event::Said(ready()),
             3 => Event::Said(VolumesReady { job_uuid }.into()),
             4 => Event::Said(ExecutionDone { job_uuid }.into()),
@@ -707,18 +736,21 @@ mod tests {
                 }
                 .into(),
             ),
-            17 => Event::Connected { resumes: true },
+            17 => connected(true, false),
             18 => Event::Absent(Duration::from_secs(120)),
             19 => Event::Said(back(true).into()),
+            20 => connected(true, true),
+            21 => Event::Cancelled,
+            22 => Event::CancelOverdue(Duration::from_secs(60)),
             _ => return None,
         })
     }
 
-    fn job() -> Job {
+    pub(super) fn job() -> Job {
         Job::new(request(), "192.0.2.7")
     }
 
-    fn words(effects: &[Effect]) -> Vec<&'static str> {
+    pub(super) fn words(effects: &[Effect]) -> Vec<&'static str> {
         effects
             .iter()
             .map(|effect| match effect {
@@ -728,6 +760,10 @@ mod tests {
                 Effect::NoteReady { .. } => "note ready",
                 Effect::NoteOrder(_) => "note order",
                 Effect::End(_) => "end",
+                Effect::PassOutput(_) => "pass output",
+                Effect::NoteCancel => "note cancel",
+                Effect::AwaitCancel => "await cancel",
+                Effect::Oust(_) => "oust",
                 Effect::Thank => "thank",
                 Effect::Await => "await",
                 Effect::Doom => "doom",
@@ -740,7 +776,7 @@ mod tests {
     #[test]
     fn a_job_goes_its_way_and_carries_no_secret_across() {
         let mut job = job();
-        let effects = job.on(Event::Connected { resumes: false });
+        let effects = job.on(connected(false, false));
         let [Effect::Instruct(first)] = &effects[..] else {
             panic!("{effects:?}")
         };
@@ -783,10 +819,7 @@ mod tests {
             words(&job.on(Event::Ordered(order(), String::new()))),
             ["GenericError"]
         );
-        assert_eq!(
-            words(&job.on(Event::Connected { resumes: false })),
-            ["V0InitialJobRequest"]
-        );
+        assert_eq!(words(&job.on(connected(false, false))), ["V0InitialJobRequest"]);
         assert_eq!(
             words(&job.on(Event::Said(ready()))),
             ["V0ExecutorReadyRequest", "note ready", "V0JobRequest"]
@@ -806,7 +839,7 @@ mod tests {
     #[test]
     fn a_lost_executor_is_told_in_the_words_of_the_reference() {
         let mut job = job();
-        job.on(Event::Connected { resumes: false });
+        job.on(connected(false, false));
         let effects = job.on(Event::Disconnected(1006));
         let [Effect::End(outcome)] = &effects[..] else {
             panic!("{effects:?}")
@@ -833,7 +866,7 @@ mod tests {
                 let path = way.iter().take(gone).copied().chain([first, second, 9]);
                 let ends = path
                     .flat_map(|number| job.on(event(number).unwrap()))
-                    .filter(|effect| matches!(effect, Effect::End(_)))
+                    .filter(|effect| matches!(effect, Effect::End(_) | Effect::Oust(_)))
                     .count();
                 assert_eq!(ends, 1, "{gone} steps, then {first}, {second}");
                 assert!(job.is_over());
@@ -844,9 +877,9 @@ mod tests {
     #[test]
     fn an_executor_that_resumes_gets_what_it_lacks_and_is_thanked_for_its_report() {
         let mut job = job();
-        job.on(Event::Connected { resumes: true });
+        job.on(connected(true, false));
         assert_eq!(words(&job.on(Event::Disconnected(1006))), ["await"]);
-        assert_eq!(job.on(Event::Connected { resumes: true }), []);
+        assert_eq!(job.on(connected(true, false)), []);
         let nothing = Resumes {
             job_uuid: None,
             is_ordered: false,
@@ -857,7 +890,7 @@ mod tests {
         job.on(Event::Said(ready()));
         job.on(Event::Ordered(order(), String::new()));
         assert_eq!(words(&job.on(Event::Disconnected(1001))), ["await"]);
-        job.on(Event::Connected { resumes: true });
+        job.on(connected(true, false));
         let effects = job.on(Event::Said(back(false).into()));
         assert_eq!(words(&effects), ["V0JobRequest"], "it was on its way");
         assert_eq!(job.on(Event::Said(ready())), []);
@@ -873,7 +906,7 @@ mod tests {
     fn a_stopping_miner_leaves_to_its_next_life_what_can_wait_and_nothing_else() {
         for (resumes, may_leave, left) in [(true, true, true), (true, false, false), (false, true, false)] {
             let mut job = job();
-            job.on(Event::Connected { resumes });
+            job.on(connected(resumes, false));
             let effects = job.on(Event::Stopping { may_leave });
             let expected: &[&str] = if left { &["leave"] } else { &["end", "kill"] };
             assert_eq!(words(&effects), expected);
@@ -891,7 +924,7 @@ mod tests {
         // Nobody knows whether the executor has the first request: it ignores the second.
         let mut starting = adopt(JobState::WaitingForExecutor, Some(order()), false);
         assert_eq!(words(&starting.on(unknown)), ["V0AcceptJobRequest"]);
-        let effects = starting.on(Event::Connected { resumes: true });
+        let effects = starting.on(connected(true, false));
         assert_eq!(words(&effects), ["V0InitialJobRequest"]);
         assert_eq!(starting.on(Event::Said(back(false).into())), []);
         assert_eq!(
@@ -917,7 +950,7 @@ mod tests {
         assert_eq!(words(&running.on(Event::Said(finished()))), ["end", "thank"]);
 
         let mut over = adopt(JobState::Finished, Some(order()), true);
-        assert_eq!(over.on(Event::Connected { resumes: true }), []);
+        assert_eq!(over.on(connected(true, false)), []);
         assert_eq!(words(&over.on(Event::Said(finished()))), ["thank"]);
         assert_eq!(words(&over.on(Event::Expired(Duration::ZERO))), ["doom", "kill"]);
     }
@@ -931,14 +964,15 @@ mod tests {
             Event::Stopping { may_leave: true },
         ] {
             let mut job = job();
-            job.on(Event::Connected { resumes: false });
+            job.on(connected(false, false));
             let piece = JobOutput {
                 job_uuid: JobId::new(ID),
                 stream: OutputStream::Stdout,
                 offset: 7,
                 data: "c3RlcCAzIG9mIDkK".to_owned(),
             };
-            assert_eq!(job.on(Event::Said(piece.into())), []);
+            let passed_on = Effect::PassOutput(piece.clone());
+            assert_eq!(job.on(Event::Said(piece.into())), [passed_on]);
             let effects = job.on(event);
             let Some(Effect::End(Outcome { message, .. })) = effects.first() else {
                 panic!("{effects:?}")

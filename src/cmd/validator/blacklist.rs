@@ -1,0 +1,53 @@
+//! `horde validator blacklist`: which miners get no jobs.
+
+use clap::Args;
+use serde_json::{Value, json};
+
+use super::super::context::Context;
+use super::super::error::{CmdError, ExitCode, OrFail};
+use super::super::table::{Table, stamp, to_the_second};
+use super::open_beside;
+
+/// `horde validator blacklist …`
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:\n  horde validator blacklist\n  horde --json validator blacklist")]
+pub struct BlacklistArgs {}
+
+impl BlacklistArgs {
+    pub(super) async fn run(self, context: &Context) -> Result<(), CmdError> {
+        let store = open_beside(context).await?;
+        let listed = store
+            .blacklist(context.clock.now())
+            .await
+            .or_fail(ExitCode::Failed, "could not read the blacklist")?;
+        if context.json {
+            let all: Vec<Value> = listed
+                .iter()
+                .map(|entry| {
+                    json!({
+                        "miner": entry.miner,
+                        "reason": entry.reason,
+                        "job_uuid": entry.job,
+                        "since": stamp(entry.since),
+                        "until": stamp(entry.until),
+                    })
+                })
+                .collect();
+            return context.print_json(&all);
+        }
+        if listed.is_empty() {
+            context.say("no miner is on the blacklist");
+            return Ok(());
+        }
+        let mut table = Table::new(["miner", "until", "reason", "job"]);
+        for entry in &listed {
+            table.add([
+                entry.miner.to_string(),
+                to_the_second(entry.until),
+                entry.reason.clone(),
+                entry.job.to_string(),
+            ]);
+        }
+        table.print(context)
+    }
+}
