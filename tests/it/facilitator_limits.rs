@@ -347,9 +347,11 @@ async fn what_is_served_is_described_and_seen() {
     for path in [
         "/health".to_owned(),
         "/api/v1/validators/".to_owned(),
+        "/api/v1/account/".to_owned(),
         "/api/v1/jobs/".to_owned(),
         format!("/api/v1/jobs/{uuid}/"),
         format!("/api/v1/jobs/{uuid}/feedback/"),
+        format!("/api/v1/jobs/{uuid}/logs/"),
         "/ws/v0/".to_owned(),
     ] {
         get(&world, &token, &path).await;
@@ -361,6 +363,7 @@ async fn what_is_served_is_described_and_seen() {
     ];
     for (path, body) in [
         ("/api/v1/cheated-job/".to_owned(), "{}"),
+        (format!("/api/v1/jobs/{uuid}/cancel/"), "{}"),
         (
             format!("/api/v1/jobs/{uuid}/feedback/"),
             r#"{"result_correctness": 1}"#,

@@ -106,6 +106,9 @@ impl Stage {
         if is_submission && answer.status == 201 {
             self.hear_push(exchange, &answer, is_different).await;
         }
+        if path.starts_with("/api/v1/cheated-job") && answer.status == 201 {
+            self.hear_cheat(&body.unwrap()).await;
+        }
         answer
     }
 
@@ -150,6 +153,17 @@ impl Stage {
                 // Whether the answers are the recorded ones is the matter of another test.
                 heard(link).await;
             }
+        }
+    }
+
+    /// Hears the cheat report that the facilitator hands on, with what its user wrote.
+    async fn hear_cheat(&mut self, body: &str) {
+        let text = heard(self.validator.as_mut().unwrap()).await;
+        let pushed: Value = serde_json::from_str(&text).unwrap();
+        let written: Value = serde_json::from_str(body).unwrap();
+        assert_eq!(pushed["message_type"], "V0JobCheated");
+        for key in ["job_uuid", "trusted_job_uuid", "details"] {
+            assert_eq!(pushed.get(key), written.get(key), "{key} of {text}");
         }
     }
 
