@@ -3,7 +3,12 @@
 //! It logs in when it first needs to, and once more when its token has expired. What may be tried again is tried up to
 //! five times; a refusal is final at once.
 
+pub mod cancel;
+mod cheat;
+pub mod explain;
 pub mod inline;
+pub mod logs;
+pub mod pages;
 
 use std::time::Duration;
 
@@ -184,19 +189,8 @@ impl Client {
 
     /// Returns one of the user's jobs.
     pub async fn job(&self, job: &JobId) -> Result<JobView, ClientError> {
-        // The identity comes from a person: it must not leave its place in the path.
-        let id: String = job
-            .as_str()
-            .chars()
-            .map(|c| {
-                if c.is_ascii_alphanumeric() || c == '-' {
-                    c
-                } else {
-                    '_'
-                }
-            })
-            .collect();
-        self.ask(&Call::get(format!("{}{id}/", path::JOBS))).await
+        let path = format!("{}{}/", path::JOBS, in_path(job));
+        self.ask(&Call::get(path)).await
     }
 
     /// Returns a page of the user's jobs, counted from 1.
@@ -217,6 +211,11 @@ impl Client {
 
     /// Makes a call as the user and reads its answer; an expired token is replaced once.
     async fn ask<T: DeserializeOwned>(&self, call: &Call) -> Result<T, ClientError> {
+        Ok(self.ask_with_status(call).await?.1)
+    }
+
+    /// Does the same and returns the status too, where several mean success.
+    async fn ask_with_status<T: DeserializeOwned>(&self, call: &Call) -> Result<(u16, T), ClientError> {
         let url = self.url(&call.path);
         let token = self.token(None).await?;
         let mut answer = self.exchange(call, Some(&token)).await?;
@@ -225,7 +224,7 @@ impl Client {
             answer = self.exchange(call, Some(&token)).await?;
         }
         match answer.status {
-            _ if answer.is_success() => read(&url, &answer),
+            status if answer.is_success() => Ok((status, read(&url, &answer)?)),
             401 | 403 => Err(self.not_let_in(&answer)),
             404 => Err(ClientError::NotFound {
                 words: words(&answer.body),
@@ -329,6 +328,13 @@ impl Client {
 /// The SDK repeats every 5xx; a plain 500 of the reference is its answer to a bad request, and lasts.
 const fn may_pass(status: u16) -> bool {
     matches!(status, 429 | 502 | 503 | 504)
+}
+
+/// Writes an identity into a path: it comes from a person and must not leave its place.
+fn in_path(job: &JobId) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || c == '-';
+    let chars = job.as_str().chars();
+    chars.map(|c| if plain(c) { c } else { '_' }).collect()
 }
 
 fn holds(body: &[u8], text: &str) -> bool {
