@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use clap::Args;
 use indexmap::IndexMap;
 
-use super::{UserArgs, client_error, follow, usage};
+use super::follow::{InterruptArgs, Plan, follow};
+use super::{UserArgs, client_error, usage};
 use crate::cmd::context::Context;
 use crate::cmd::error::{CmdError, ExitCode};
 use crate::core::client::{Client, ClientError, inline};
@@ -60,6 +61,8 @@ pub struct SubmitArgs {
     /// Print the job's identity and leave it alone
     #[arg(long)]
     detach: bool,
+    #[command(flatten)]
+    interrupt: InterruptArgs,
     /// The image
     image: String,
     /// The command
@@ -102,7 +105,7 @@ impl SubmitArgs {
             .await
             .map_err(|error| client_error("could not submit the job", &error))?;
         if !self.detach {
-            return follow(context, &client, job, None).await;
+            return follow(context, &client, job, Plan::to_the_end(self.interrupt)).await;
         }
         if context.json {
             return context.print_json(&job);
