@@ -22,6 +22,7 @@ mod figures;
 mod flood;
 mod hostile;
 mod job;
+mod job_reading;
 mod key;
 mod ledger;
 mod life;

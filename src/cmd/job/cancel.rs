@@ -113,7 +113,11 @@ impl CancelArgs {
             if !context.json {
                 let status = outcome.status.filter(|status| *status != outcome.result);
                 let status = status.map(|status| format!(" ({status})")).unwrap_or_default();
-                context.line(format_args!("{} {}{status}", printable(&outcome.job), outcome.result))?;
+                context.line(format_args!(
+                    "{} {}{status}",
+                    printable(&outcome.job),
+                    outcome.result
+                ))?;
             }
             outcomes.push(outcome);
         }
@@ -168,7 +172,10 @@ async fn ask(client: &Client, id: &str) -> (Outcome, Option<JobView>) {
 
 /// Returns how the command ends: 8 if only some jobs could be cancelled.
 fn verdict(outcomes: &[Outcome]) -> Result<(), CmdError> {
-    let mut failed = outcomes.iter().filter(|outcome| outcome.code != ExitCode::Done).peekable();
+    let mut failed = outcomes
+        .iter()
+        .filter(|outcome| outcome.code != ExitCode::Done)
+        .peekable();
     let Some(first) = failed.peek().map(|outcome| outcome.code) else {
         return Ok(());
     };
@@ -182,7 +189,9 @@ fn verdict(outcomes: &[Outcome]) -> Result<(), CmdError> {
     let mut error = CmdError::new(code, "could not cancel every job");
     for outcome in failed {
         let detail = outcome.detail.as_deref().unwrap_or_default();
-        error.causes.push(printable(&format!("{}: {detail}", outcome.job)));
+        error
+            .causes
+            .push(printable(&format!("{}: {detail}", outcome.job)));
         error.hints.extend(outcome.hints.iter().cloned());
     }
     Err(error)
@@ -215,7 +224,10 @@ mod tests {
             code(&[ExitCode::NotFound, ExitCode::NotFound]),
             Err(ExitCode::NotFound)
         );
-        assert_eq!(code(&[ExitCode::Done, ExitCode::NotFound]), Err(ExitCode::Partial));
+        assert_eq!(
+            code(&[ExitCode::Done, ExitCode::NotFound]),
+            Err(ExitCode::Partial)
+        );
         assert_eq!(
             code(&[ExitCode::Conflict, ExitCode::NotFound]),
             Err(ExitCode::Failed),

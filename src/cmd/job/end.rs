@@ -94,11 +94,15 @@ fn words(status: JobStatus, details: &StatusMetadata) -> String {
     };
     match details.reason {
         FailureReason::Timeout => {
-            format!("the job ran out of time in {}: {}", details.stage, details.message)
+            format!(
+                "the job ran out of time in {}: {}",
+                details.stage, details.message
+            )
         }
         FailureReason::NonzeroReturnCode => {
             let status = details.docker_process_exit_status;
-            let shown = status.map_or_else(|| "an unknown exit code".to_owned(), |s| format!("exit code {s}"));
+            let shown =
+                status.map_or_else(|| "an unknown exit code".to_owned(), |s| format!("exit code {s}"));
             format!("the job ended with {shown}")
         }
         FailureReason::DownloadFailed | FailureReason::UploadFailed | FailureReason::Unknown => format!(
@@ -180,11 +184,22 @@ mod tests {
             horde("unhandled_exception", "Unhandled exception", context)
         };
         assert_eq!(pull("manifest for x:1 not found: manifest unknown"), 127);
-        assert_eq!(pull(""), 127, "what the reference says of an image that does not exist");
+        assert_eq!(
+            pull(""),
+            127,
+            "what the reference says of an image that does not exist"
+        );
         assert_eq!(pull("toomanyrequests: rate limit"), 125);
         assert_eq!(pull("dial tcp: lookup r.example: no such host"), 125);
-        assert_eq!(start(Value::Null), 127, "what the reference says of a bad command");
-        assert_eq!(start(json!("exec: \"nope\": executable file not found in $PATH")), 127);
+        assert_eq!(
+            start(Value::Null),
+            127,
+            "what the reference says of a bad command"
+        );
+        assert_eq!(
+            start(json!("exec: \"nope\": executable file not found in $PATH")),
+            127
+        );
         assert_eq!(start(json!("could not select device driver")), 125);
     }
 

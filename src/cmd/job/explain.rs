@@ -68,16 +68,26 @@ fn lines(job: &JobView, explanation: &Explanation, code: Option<u8>) -> Vec<Stri
         add("said by", by.as_str().into());
     }
     if let Some(waiting) = &explanation.waiting {
-        let since = waiting.since.map_or_else(String::new, |since| format!(", since {since}"));
-        let took = waiting.seconds.map_or_else(String::new, |took| format!(" ({took:.1} s)"));
+        let since = waiting
+            .since
+            .map_or_else(String::new, |since| format!(", since {since}"));
+        let took = waiting
+            .seconds
+            .map_or_else(String::new, |took| format!(" ({took:.1} s)"));
         let allowed = waiting
             .allowed_seconds
             .map_or_else(String::new, |allowed| format!(", of {allowed:.1} s that it may"));
-        add("waits for", format!("{}{since}{took}{allowed}", waiting.what).into());
+        add(
+            "waits for",
+            format!("{}{since}{took}{allowed}", waiting.what).into(),
+        );
     }
     let mut last = "";
     for item in &explanation.evidence {
-        let value = item.value.as_str().map_or_else(|| item.value.to_string(), str::to_owned);
+        let value = item
+            .value
+            .as_str()
+            .map_or_else(|| item.value.to_string(), str::to_owned);
         let name = if last == item.name { "" } else { item.name.as_str() };
         last = &item.name;
         let heading = if item == explanation.evidence.first().unwrap_or(item) {
@@ -144,7 +154,9 @@ fn cells(stage: &StageTime) -> [String; 7] {
         Progress::NotReached => "not reached".to_owned(),
     };
     let remark = match stage.overdue_seconds() {
-        Some(over) => format!("{progress}, {over:.1} s too long").trim_start_matches(", ").to_owned(),
+        Some(over) => format!("{progress}, {over:.1} s too long")
+            .trim_start_matches(", ")
+            .to_owned(),
         None => progress,
     };
     [
@@ -170,7 +182,11 @@ mod tests {
             .iter()
             .enumerate()
             .map(|(index, (status, at))| {
-                let metadata = if index + 1 == steps.len() { metadata.clone() } else { json!({}) };
+                let metadata = if index + 1 == steps.len() {
+                    metadata.clone()
+                } else {
+                    json!({})
+                };
                 json!({"status": status, "metadata": metadata, "created_at": at})
             })
             .collect();
@@ -248,7 +264,11 @@ mod tests {
         let hostile = format!("\u{1b}]0;x\u{7}{}", "y".repeat(1_000_000));
         let metadata = json!({"horde_failure_details": {"reported_by": "miner", "reason": "generic_error",
             "message": hostile, "context": {"\u{1b}[2J": hostile}}});
-        let text = shown(&metadata, &after(3, ("horde_failed", "2026-11-25T18:00:04Z")), "2026-11-25T19:00:00Z");
+        let text = shown(
+            &metadata,
+            &after(3, ("horde_failed", "2026-11-25T18:00:04Z")),
+            "2026-11-25T19:00:00Z",
+        );
         assert!(!text.contains('\u{1b}') && !text.contains('\u{7}'));
         assert!(text.len() < 10_000, "{}", text.len());
     }

@@ -31,7 +31,10 @@ pub(super) async fn find(client: &Client, id: &str) -> Result<JobView, CmdError>
     }
     let is_beginning = !id.is_empty() && id.chars().all(|c| c.is_ascii_hexdigit() || c == '-');
     if !is_beginning {
-        let words = format!("{:?} is no identity of a job, nor the beginning of one", printable(&id));
+        let words = format!(
+            "{:?} is no identity of a job, nor the beginning of one",
+            printable(&id)
+        );
         return Err(CmdError::new(ExitCode::Usage, words).hint("`horde job list` lists them"));
     }
     search(client, &id).await
@@ -48,7 +51,10 @@ async fn search(client: &Client, beginning: &str) -> Result<JobView, CmdError> {
             break;
         };
         searched = searched.saturating_add(page.len());
-        found.extend(page.into_iter().filter(|job| job.uuid.as_str().starts_with(beginning)));
+        found.extend(
+            page.into_iter()
+                .filter(|job| job.uuid.as_str().starts_with(beginning)),
+        );
     }
     if found.len() > 1 {
         let words = format!("{beginning} is the beginning of several jobs");

@@ -146,11 +146,16 @@ impl<'c> Watch<'c> {
 }
 
 fn lost(job: &JobView, error: &ClientError) -> CmdError {
-    client_error("could not read the job", error).hint(format!("the job goes on: horde job wait {}", job.uuid))
+    client_error("could not read the job", error)
+        .hint(format!("the job goes on: horde job wait {}", job.uuid))
 }
 
 /// Waits for the end of a job without a word.
-pub(super) async fn until_ended(_context: &Context, client: &Client, mut job: JobView) -> Result<JobView, CmdError> {
+pub(super) async fn until_ended(
+    _context: &Context,
+    client: &Client,
+    mut job: JobView,
+) -> Result<JobView, CmdError> {
     let mut watch = Watch::new(client);
     while !job.current().is_terminal() {
         job = watch.next(&job).await.map_err(|error| lost(&job, &error))?;
@@ -183,7 +188,9 @@ pub(super) async fn follow(
             stages.end();
             return finish(context, &job);
         }
-        let left = plan.patience.map(|patience| patience.saturating_sub(started.elapsed()));
+        let left = plan
+            .patience
+            .map(|patience| patience.saturating_sub(started.elapsed()));
         let patience = async {
             match left {
                 Some(left) => sleep(left).await,
@@ -215,7 +222,10 @@ async fn interrupted(
     args: InterruptArgs,
 ) -> CmdError {
     let left = CmdError::quiet(ExitCode::Passed(130));
-    context.say(format_args!("the job goes on; `horde job wait {}` follows it", job.uuid));
+    context.say(format_args!(
+        "the job goes on; `horde job wait {}` follows it",
+        job.uuid
+    ));
     let can_ask = context.interactive && io::stdin().is_terminal();
     if !args.cancel_on_interrupt && !can_ask {
         return left;
@@ -244,11 +254,16 @@ async fn interrupted(
     }
     match client.cancel(&job.uuid).await {
         Ok(Cancelled::UnderWay(_)) => {
-            context.say("the cancel is under way: the job ends when its executor has reported the container dead");
+            context.say(
+                "the cancel is under way: the job ends when its executor has reported the container dead",
+            );
         }
         Ok(Cancelled::Ended(job)) => context.say(format_args!("the job is {}", status_word(&job))),
         Ok(Cancelled::Cannot { words }) => {
-            context.say(format_args!("the job cannot be cancelled and goes on: {}", printable(&words)));
+            context.say(format_args!(
+                "the job cannot be cancelled and goes on: {}",
+                printable(&words)
+            ));
         }
         Ok(Cancelled::NotKnown) => {
             context.say("this facilitator cannot cancel jobs; the job goes on");

@@ -70,7 +70,9 @@ impl Standing {
             "cancelled" => return Ok(Self::Word("cancelled")),
             _ => {}
         }
-        let known = JobStatus::ALL.iter().filter(|status| **status != JobStatus::Unknown);
+        let known = JobStatus::ALL
+            .iter()
+            .filter(|status| **status != JobStatus::Unknown);
         let known: Vec<&'static str> = known.map(|status| status.as_str()).collect();
         let found = known.iter().copied().find(|known| *known == word);
         found
@@ -91,7 +93,8 @@ impl Standing {
 fn moment(context: &Context, text: &str) -> Result<OffsetDateTime, CmdError> {
     if text.contains('-') || text.contains(':') {
         let parsed = Timestamp::parse(text).map_err(|error| {
-            CmdError::new(ExitCode::Usage, error.to_string()).hint("as in 2026-11-25T18:00:00Z, or 2h for 2 hours ago")
+            CmdError::new(ExitCode::Usage, error.to_string())
+                .hint("as in 2026-11-25T18:00:00Z, or 2h for 2 hours ago")
         })?;
         return Ok(parsed.moment());
     }
@@ -113,7 +116,10 @@ impl Filter {
         let at = job.created_at.moment();
         (self.standings.is_empty() || self.standings.iter().any(|standing| standing.holds(job)))
             && self.class.is_none_or(|class| job.executor_class == class)
-            && self.namespace.as_ref().is_none_or(|name| job.job_namespace.as_ref() == Some(name))
+            && self
+                .namespace
+                .as_ref()
+                .is_none_or(|name| job.job_namespace.as_ref() == Some(name))
             && self.tag.as_ref().is_none_or(|tag| job.tag == *tag)
             && self.since.is_none_or(|since| at >= since)
             && self.until.is_none_or(|until| at <= until)
@@ -123,9 +129,15 @@ impl Filter {
     ///
     /// A facilitator of the reference promises no order, so the page must show it.
     fn is_past(&self, page: &[JobView]) -> bool {
-        let is_sorted = page.is_sorted_by(|newer, older| newer.created_at.moment() >= older.created_at.moment());
+        let is_sorted =
+            page.is_sorted_by(|newer, older| newer.created_at.moment() >= older.created_at.moment());
         let oldest = page.last().map(|job| job.created_at.moment());
-        page.len() > 1 && is_sorted && self.since.zip(oldest).is_some_and(|(since, oldest)| oldest < since)
+        page.len() > 1
+            && is_sorted
+            && self
+                .since
+                .zip(oldest)
+                .is_some_and(|(since, oldest)| oldest < since)
     }
 }
 
@@ -168,7 +180,9 @@ impl ListArgs {
             return context.print_json(&jobs);
         }
         if self.quiet {
-            return jobs.iter().try_for_each(|job| context.line(printable(job.uuid.as_str())));
+            return jobs
+                .iter()
+                .try_for_each(|job| context.line(printable(job.uuid.as_str())));
         }
         if jobs.is_empty() {
             return Ok(());
@@ -189,7 +203,10 @@ fn table(jobs: &[JobView]) -> Table<7> {
             code.unwrap_or_else(|| NOTHING.to_owned()),
             job.executor_class.to_string(),
             to_the_second(job.created_at.moment()),
-            took.map_or_else(|| NOTHING.to_owned(), |took| format!("{:.1}s", took.as_seconds_f64())),
+            took.map_or_else(
+                || NOTHING.to_owned(),
+                |took| format!("{:.1}s", took.as_seconds_f64()),
+            ),
             or_nothing(Some(&job.docker_image)),
         ]);
     }
@@ -231,7 +248,10 @@ mod tests {
             since: Some(Timestamp::parse("2026-11-25T12:00:00Z").unwrap().moment()),
             until: None,
         };
-        let (new, old) = (job("sent", "2026-11-25T18:00:00Z"), job("sent", "2026-11-25T06:00:00Z"));
+        let (new, old) = (
+            job("sent", "2026-11-25T18:00:00Z"),
+            job("sent", "2026-11-25T06:00:00Z"),
+        );
         assert!(filter.holds(&new) && !filter.holds(&old));
         assert!(filter.is_past(&[new.clone(), old.clone()]));
         assert!(!filter.is_past(&[old, new]));

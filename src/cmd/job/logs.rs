@@ -118,7 +118,10 @@ impl<'c> Reader<'c> {
 
     /// Looks for more, waiting so long for it.
     pub(super) async fn look(&mut self, wait: Duration) -> Result<Look, ClientError> {
-        let piece = self.client.logs(&self.job, self.stream, self.offset, wait).await?;
+        let piece = self
+            .client
+            .logs(&self.job, self.stream, self.offset, wait)
+            .await?;
         let Some(piece) = piece else {
             return Ok(Look::NotShown);
         };
@@ -127,7 +130,11 @@ impl<'c> Reader<'c> {
         let known = usize::try_from(self.offset.saturating_sub(piece.offset)).unwrap_or(usize::MAX);
         let data = piece.data.get(known..).unwrap_or_default().to_vec();
         if data.is_empty() {
-            return Ok(if piece.is_ended { Look::Ended } else { Look::Nothing });
+            return Ok(if piece.is_ended {
+                Look::Ended
+            } else {
+                Look::Nothing
+            });
         }
         let gap = piece.offset.saturating_sub(self.offset);
         let offset = self.offset + gap;
@@ -207,10 +214,12 @@ impl Printer<'_> {
     fn lost(&self, bytes: u64) -> Result<(), CmdError> {
         let stream = stream_word(self.stream);
         if !self.context.json {
-            self.context.say(format_args!("[{bytes} bytes of {stream} are lost here]"));
+            self.context
+                .say(format_args!("[{bytes} bytes of {stream} are lost here]"));
             return Ok(());
         }
-        self.context.print_json(&json!({"type": "gap", "ts": stamp(self.context.clock.now()),
+        self.context
+            .print_json(&json!({"type": "gap", "ts": stamp(self.context.clock.now()),
             "seq": next(self.sequence), "schema": 1, "job": self.job, "stream": stream, "bytes": bytes}))
     }
 }
@@ -355,7 +364,9 @@ impl LogsArgs {
                     }
                 }
             }
-            let bytes = self.tail.map_or(held.bytes.as_slice(), |lines| tail(&held.bytes, lines));
+            let bytes = self
+                .tail
+                .map_or(held.bytes.as_slice(), |lines| tail(&held.bytes, lines));
             if context.json {
                 let mut record = json!({"stream": stream_word(stream), "bytes": reader.offset,
                     "omitted_bytes": reader.omitted});
@@ -374,8 +385,10 @@ impl LogsArgs {
             ));
         }
         if context.json {
-            context.print_json(&json!({"job": job.uuid, "status": status_word(job), "complete": is_complete,
-                "streams": told}))?;
+            context.print_json(
+                &json!({"job": job.uuid, "status": status_word(job), "complete": is_complete,
+                "streams": told}),
+            )?;
         }
         Ok(())
     }
@@ -395,10 +408,15 @@ impl LogsArgs {
             _ => {}
         }
         if context.json {
-            let job = client.job(&job.uuid).await.map_err(|error| client_error(TRIED, &error))?;
+            let job = client
+                .job(&job.uuid)
+                .await
+                .map_err(|error| client_error(TRIED, &error))?;
             let code = end(&job).map(|end| end.code.number());
-            context.print_json(&json!({"type": "end", "ts": stamp(context.clock.now()), "seq": next(&sequence),
-                "schema": 1, "job": job.uuid, "status": status_word(&job), "exit_code": code}))?;
+            context.print_json(
+                &json!({"type": "end", "ts": stamp(context.clock.now()), "seq": next(&sequence),
+                "schema": 1, "job": job.uuid, "status": status_word(&job), "exit_code": code}),
+            )?;
         }
         Ok(())
     }
@@ -502,7 +520,11 @@ mod tests {
             ("", 3, ""),
             ("\n\n\n", 1, "\n"),
         ] {
-            assert_eq!(tail(text.as_bytes(), lines), expected.as_bytes(), "{text:?} {lines}");
+            assert_eq!(
+                tail(text.as_bytes(), lines),
+                expected.as_bytes(),
+                "{text:?} {lines}"
+            );
         }
     }
 

@@ -37,7 +37,12 @@ pub struct ReportCheatedArgs {
 
 impl ReportCheatedArgs {
     pub(super) async fn run(self, context: &Context) -> Result<(), CmdError> {
-        let details = self.details.as_deref().map(details).transpose()?.unwrap_or_default();
+        let details = self
+            .details
+            .as_deref()
+            .map(details)
+            .transpose()?
+            .unwrap_or_default();
         let client = self.user.client(context).await?;
         let job = find(&client, &self.id).await?;
         let trusted = find(&client, &self.trusted_id).await?;
@@ -53,8 +58,10 @@ impl ReportCheatedArgs {
             .await
             .map_err(|error| client_error("could not report the job", &error))?;
         if context.json {
-            return context.print_json(&json!({"job": job.uuid, "trusted_job": trusted.uuid, "reported": true,
-                "message": words, "differs": differs}));
+            return context.print_json(
+                &json!({"job": job.uuid, "trusted_job": trusted.uuid, "reported": true,
+                "message": words, "differs": differs}),
+            );
         }
         context.line(format_args!(
             "{} reported as cheated, as {} shows",
@@ -92,8 +99,10 @@ fn check(job: &JobView, trusted: &JobView) -> Result<(), CmdError> {
             .hint("the job in doubt comes first, then the one on the trusted miner"));
     }
     if !trusted.on_trusted_miner {
-        return Err(refuse(format!("{} did not run on the trusted miner", trusted.uuid))
-            .hint(format!("horde job retry {} --trusted runs it there", job.uuid)));
+        return Err(
+            refuse(format!("{} did not run on the trusted miner", trusted.uuid))
+                .hint(format!("horde job retry {} --trusted runs it there", job.uuid)),
+        );
     }
     for job in [job, trusted] {
         if job.current() != JobStatus::Completed {
@@ -105,8 +114,11 @@ fn check(job: &JobView, trusted: &JobView) -> Result<(), CmdError> {
         }
     }
     if job.docker_image != trusted.docker_image || job.args != trusted.args || job.env != trusted.env {
-        return Err(refuse("the two jobs do not run the same image with the same arguments".to_owned())
-            .hint(format!("horde job retry {} --trusted runs the same job", job.uuid)));
+        return Err(
+            refuse("the two jobs do not run the same image with the same arguments".to_owned()).hint(
+                format!("horde job retry {} --trusted runs the same job", job.uuid),
+            ),
+        );
     }
     Ok(())
 }

@@ -68,7 +68,11 @@ impl RetryArgs {
         for (what, url) in urls(&submit) {
             match expiry(url) {
                 Some(at) if at <= now => {
-                    expired.push(format!("the URL of {} was valid until {}", printable(&what), stamp(at)));
+                    expired.push(format!(
+                        "the URL of {} was valid until {}",
+                        printable(&what),
+                        stamp(at)
+                    ));
                 }
                 None if is_presigned(url) => {
                     context.say(format_args!(
@@ -148,11 +152,12 @@ fn lost(job: &JobView) -> Vec<&'static str> {
     if !job.streaming_client_cert.is_empty() {
         words.push("only who has the key of the job's certificate can connect to it: this command does not");
     }
-    let is_private = |volume: &SimpleVolume| {
-        matches!(volume, SimpleVolume::Huggingface(repo) if repo.token.is_none())
-    };
+    let is_private =
+        |volume: &SimpleVolume| matches!(volume, SimpleVolume::Huggingface(repo) if repo.token.is_none());
     if job.volumes.iter().any(is_private) {
-        words.push("if the repository of a volume needs a token, it is missing: facilitators do not give it back");
+        words.push(
+            "if the repository of a volume needs a token, it is missing: facilitators do not give it back",
+        );
     }
     words
 }

@@ -93,7 +93,11 @@ fn lines(job: &JobView) -> Vec<(&'static str, String)> {
         lines.push(("streaming", format!("{address}:{}", job.streaming_server_port)));
     }
     lines.push(("submitted", job.created_at.to_string()));
-    lines.extend(job.status_history.iter().map(|entry| ("history", history_line(job, entry))));
+    lines.extend(
+        job.status_history
+            .iter()
+            .map(|entry| ("history", history_line(job, entry))),
+    );
     lines.extend(beyond(job));
     if let Some(end) = end(job) {
         lines.push(("exit code", end.code.number().to_string()));
@@ -174,5 +178,9 @@ fn upload_line(upload: &SingleFileUpload) -> String {
         SingleFileUpload::Post(post) => (&post.relative_path, "POST", &post.url),
         SingleFileUpload::Put(put) => (&put.relative_path, "PUT", &put.url),
     };
-    format!("{} by {method} to {}", below("/output", Some(path)), printable(url))
+    format!(
+        "{} by {method} to {}",
+        below("/output", Some(path)),
+        printable(url)
+    )
 }

@@ -112,13 +112,19 @@ mod tests {
         assert_eq!(tame(&["zażółć".as_bytes()]), "zażółć");
         let hostile = "\x1b]0;title\x07\x1b[2J\u{9b}31m\u{202e}x\x08";
         let shown = tame(&[hostile.as_bytes()]);
-        assert!(shown.chars().all(|c| !c.is_control() && c != '\u{202e}'), "{shown:?}");
+        assert!(
+            shown.chars().all(|c| !c.is_control() && c != '\u{202e}'),
+            "{shown:?}"
+        );
         assert!(shown.contains("title") && shown.ends_with("x\u{fffd}"));
     }
 
     #[test]
     fn a_return_cannot_hide_what_was_written_before_it() {
-        assert_eq!(tame(&[b"10%\r20%\r\nend\r", b"\nx\r", b"y"]), "10%\n20%\nend\nx\ny");
+        assert_eq!(
+            tame(&[b"10%\r20%\r\nend\r", b"\nx\r", b"y"]),
+            "10%\n20%\nend\nx\ny"
+        );
     }
 
     #[test]

@@ -43,7 +43,9 @@ fn goal(word: &str) -> Result<Goal, String> {
     }
     match JobStatus::from_word(&word) {
         JobStatus::Unknown => {
-            let known = JobStatus::ALL.iter().filter(|status| **status != JobStatus::Unknown);
+            let known = JobStatus::ALL
+                .iter()
+                .filter(|status| **status != JobStatus::Unknown);
             let known: Vec<&str> = known.map(|status| status.as_str()).collect();
             Err(format!("there are done, running, {}", known.join(", ")))
         }

@@ -9,7 +9,10 @@ use crate::core::proto::sdk_facilitator::{JobView, StatusEntry, path};
 
 /// What came of asking for a cancel.
 #[derive(Debug, Clone, PartialEq)]
-#[expect(clippy::large_enum_variant, reason = "made once per call and taken apart at once")]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "made once per call and taken apart at once"
+)]
 pub enum Cancelled {
     /// It is under way: the job ends when its executor has reported the container dead.
     UnderWay(JobView),
@@ -40,7 +43,9 @@ impl Client {
             Ok((202, view)) => Ok(Cancelled::UnderWay(view)),
             Ok((_, view)) => Ok(Cancelled::Ended(view)),
             Err(ClientError::Refused { status: 409, words }) => Ok(Cancelled::Cannot { words }),
-            Err(ClientError::NotFound { .. } | ClientError::Refused { status: 405, .. }) => Ok(Cancelled::NotKnown),
+            Err(ClientError::NotFound { .. } | ClientError::Refused { status: 405, .. }) => {
+                Ok(Cancelled::NotKnown)
+            }
             Err(error) => Err(error),
         }
     }

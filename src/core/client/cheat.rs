@@ -3,9 +3,9 @@
 use serde_json::{Value, json};
 
 use super::{Call, Client, ClientError};
+use crate::core::crypto::Keypair;
 use crate::core::crypto::canonical::CanonicalError;
 use crate::core::crypto::signed::{full_request_payload, sign_request};
-use crate::core::crypto::Keypair;
 use crate::core::model::JobId;
 use crate::core::proto::facilitator_validator::SignatureScope;
 use crate::core::proto::sdk_facilitator::{RequestSignature, path};
@@ -76,15 +76,27 @@ mod tests {
         let body: Value = serde_json::from_str(text).unwrap();
         let id = |key: &str| JobId::new(body[key].as_str().unwrap());
         let alice = Keypair::from_uri("//Alice").unwrap();
-        let (written, signature) =
-            signed(&alice, 7, &id("job_uuid"), &id("trusted_job_uuid"), &body["details"]).unwrap();
+        let (written, signature) = signed(
+            &alice,
+            7,
+            &id("job_uuid"),
+            &id("trusted_job_uuid"),
+            &body["details"],
+        )
+        .unwrap();
         assert_eq!(written, text);
         let payload = recorded["signature"]["payload_bytes_utf8"].as_str().unwrap();
         signature.verify(payload.as_bytes()).unwrap();
         let names: Vec<&str> = signature.headers().iter().map(|(name, _)| *name).collect();
         for name in recorded["signature"]["header_names_as_sent"].as_array().unwrap() {
-            assert!(names.contains(&name.as_str().unwrap().to_lowercase().as_str()), "{name}");
+            assert!(
+                names.contains(&name.as_str().unwrap().to_lowercase().as_str()),
+                "{name}"
+            );
         }
-        assert_eq!(signature.headers()[4].1, recorded["headers"]["x-ch-signature-scope"]);
+        assert_eq!(
+            signature.headers()[4].1,
+            recorded["headers"]["x-ch-signature-scope"]
+        );
     }
 }

@@ -58,11 +58,17 @@ impl Pages<'_> {
     pub async fn next(&mut self) -> Result<Option<Vec<JobView>>, ClientError> {
         while !self.is_over {
             let number = self.offset / self.size + 1;
-            let tag = self.tag.as_ref().map(|tag| format!("&tag={tag}")).unwrap_or_default();
+            let tag = self
+                .tag
+                .as_ref()
+                .map(|tag| format!("&tag={tag}"))
+                .unwrap_or_default();
             let path = format!("{}?page={number}&page_size={}{tag}", path::JOBS, self.size);
             let page: JobPage = match self.client.ask(&Call::get(path)).await {
                 // Too large together, says a facilitator of this program: half as many. The offset stays a multiple.
-                Err(ClientError::Refused { status: 413, .. } | ClientError::TooLarge { .. }) if self.size > 1 => {
+                Err(ClientError::Refused { status: 413, .. } | ClientError::TooLarge { .. })
+                    if self.size > 1 =>
+                {
                     self.size /= 2;
                     continue;
                 }
@@ -75,7 +81,10 @@ impl Pages<'_> {
             };
             self.offset = self.offset.saturating_add(self.size);
             self.is_over = page.next.is_none() || page.results.is_empty();
-            let fresh = page.results.into_iter().filter(|job| self.seen.insert(job.uuid.clone()));
+            let fresh = page
+                .results
+                .into_iter()
+                .filter(|job| self.seen.insert(job.uuid.clone()));
             return Ok(Some(fresh.collect()));
         }
         Ok(None)

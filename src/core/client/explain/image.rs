@@ -22,7 +22,10 @@ pub(super) enum Trouble {
 /// Words of engines and registries, lower case; the first that is found counts.
 const WORDS: [(Trouble, &[&str]); 5] = [
     (Trouble::Disk, &["no space left", "bytes free", "disk quota"]),
-    (Trouble::RateLimit, &["toomanyrequests", "rate limit", "too many requests"]),
+    (
+        Trouble::RateLimit,
+        &["toomanyrequests", "rate limit", "too many requests"],
+    ),
     (
         Trouble::Network,
         &[
@@ -96,7 +99,9 @@ pub(super) fn advice(image: &str) -> String {
     }
     let name = image.rsplit('/').next().unwrap_or(image);
     if name.contains(':') {
-        format!("pin it: {image} has no digest, so the registry may have another image by this name, or none any more")
+        format!(
+            "pin it: {image} has no digest, so the registry may have another image by this name, or none any more"
+        )
     } else {
         format!("name a tag or a digest: {image} has none, so {image}:latest is what is looked for")
     }
@@ -111,10 +116,19 @@ mod tests {
         for (told, expected) in [
             ("", Trouble::Unnamed),
             ("manifest for x:1 not found: manifest unknown", Trouble::Missing),
-            ("pull access denied for x, repository does not exist", Trouble::Missing),
+            (
+                "pull access denied for x, repository does not exist",
+                Trouble::Missing,
+            ),
             ("No such image: x:1", Trouble::Missing),
-            ("toomanyrequests: You have reached your pull rate limit", Trouble::RateLimit),
-            ("dial tcp: lookup registry.example: no such host", Trouble::Network),
+            (
+                "toomanyrequests: You have reached your pull rate limit",
+                Trouble::RateLimit,
+            ),
+            (
+                "dial tcp: lookup registry.example: no such host",
+                Trouble::Network,
+            ),
             ("the disk of /d has 5 bytes free; a pull needs 9", Trouble::Disk),
             ("invalid reference format", Trouble::Name),
             ("the engine is on fire", Trouble::Other),

@@ -163,12 +163,7 @@ fn way(job: &JobView) -> Vec<(Stage, &'static str, JobStatus, Limit)> {
             JobStatus::Accepted,
             usual(RESERVATION_SECONDS),
         ),
-        (
-            Stage::Startup,
-            "miner",
-            JobStatus::ExecutorReady,
-            usual(startup),
-        ),
+        (Stage::Startup, "miner", JobStatus::ExecutorReady, usual(startup)),
         (
             Stage::Download,
             "executor",
@@ -226,10 +221,7 @@ pub fn ledger(job: &JobView, now: OffsetDateTime) -> Ledger {
             None => (Progress::NotReached, None),
         };
         let took = end.map(|end| between(began_at.moment(), end));
-        let is_here = matches!(
-            progress,
-            Progress::Done | Progress::Running | Progress::EndedHere
-        );
+        let is_here = matches!(progress, Progress::Done | Progress::Running | Progress::EndedHere);
         let carried = (limit.is_shared && is_here).then_some(rounded(left));
         if limit.is_shared {
             let allowed = left + seconds(limit.seconds.unwrap_or_default().max(0));

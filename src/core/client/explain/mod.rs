@@ -218,7 +218,10 @@ impl Found {
         }
         let more = context.len().saturating_sub(FACTS_MAX);
         if more > 0 {
-            self.add("context", Value::String(format!("{more} more facts are not shown")));
+            self.add(
+                "context",
+                Value::String(format!("{more} more facts are not shown")),
+            );
         }
     }
 }

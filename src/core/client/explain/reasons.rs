@@ -6,7 +6,9 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::image::{self, Trouble};
-use crate::core::model::job::{FailureReason, HordeReason, JobStage, JobStatus, Participant, RejectionReason};
+use crate::core::model::job::{
+    FailureReason, HordeReason, JobStage, JobStatus, Participant, RejectionReason,
+};
 use crate::core::proto::facilitator_validator::{HordeFailure, JobFailure, JobRejection};
 use crate::core::proto::job::Context;
 use crate::core::proto::sdk_facilitator::JobView;
@@ -293,7 +295,9 @@ fn timeout(details: &JobFailure, job: &JobView) -> Meaning {
             let limit = job.execution_time_limit;
             meaning(
                 Blame::Job,
-                format!("The container still ran when its {limit} s, and what earlier stages had left, were over."),
+                format!(
+                    "The container still ran when its {limit} s, and what earlier stages had left, were over."
+                ),
             )
             .raise(job, "--execution-limit", limit)
         }
@@ -334,7 +338,10 @@ fn timeout(details: &JobFailure, job: &JobView) -> Meaning {
         // The reference's executor tells a streaming job that never got healthy without its stage.
         JobStage::Unknown => meaning(
             Blame::Job,
-            format!("A stage of the job outlived its limit{}.", after_colon(&details.message)),
+            format!(
+                "A stage of the job outlived its limit{}.",
+                after_colon(&details.message)
+            ),
         )
         .raise(job, "--execution-limit", job.execution_time_limit),
     }
@@ -369,18 +376,25 @@ fn exit(details: &JobFailure, job: &JobView) -> Meaning {
     let hint = fact(details.context.as_ref(), "explanation");
     let meaning = match code {
         126 => meaning(
-            "The container ended with exit code 126: its command was found, but cannot be executed.".to_owned(),
+            "The container ended with exit code 126: its command was found, but cannot be executed."
+                .to_owned(),
         )
         .help("check the arguments, and that the file is executable and made for the executor's processor"),
-        127 => meaning("The container ended with exit code 127: its command was not found in the image.".to_owned())
-            .help("check the arguments and the image"),
+        127 => meaning(
+            "The container ended with exit code 127: its command was not found in the image.".to_owned(),
+        )
+        .help("check the arguments and the image"),
         137 => meaning("The container was killed (exit code 137); most often for want of memory.".to_owned())
             .help("use less memory, or ask for a class with more"),
-        139 => meaning("The program in the container crashed (exit code 139, invalid memory access).".to_owned())
-            .help("read its standard error: horde job logs"),
+        139 => {
+            meaning("The program in the container crashed (exit code 139, invalid memory access).".to_owned())
+                .help("read its standard error: horde job logs")
+        }
         143 => meaning("The container was asked to end (exit code 143).".to_owned()).retry(job),
-        code => meaning(format!("The program in the container ended with exit code {code}."))
-            .help(format!("read what it said: horde job logs {}", job.uuid)),
+        code => meaning(format!(
+            "The program in the container ended with exit code {code}."
+        ))
+        .help(format!("read what it said: horde job logs {}", job.uuid)),
     };
     match hint {
         Some(hint) => meaning.help(format!("perhaps: {}", quoted(hint))),
@@ -402,21 +416,22 @@ pub fn horde(details: &HordeFailure, job: &JobView) -> Meaning {
         .retry(job)
     };
     match details.reason {
-        HordeReason::GenericError | HordeReason::UnhandledException => {
-            known_trouble(details, job, &code).unwrap_or_else(|| {
-                meaning(blame_of(by), format!("The {by} could not go on with the job{words}.")).retry(job)
-            })
-        }
+        HordeReason::GenericError | HordeReason::UnhandledException => known_trouble(details, job, &code)
+            .unwrap_or_else(|| {
+                meaning(
+                    blame_of(by),
+                    format!("The {by} could not go on with the job{words}."),
+                )
+                .retry(job)
+            }),
         HordeReason::Unknown => meaning(
             blame_of(by),
             format!("The {by} failed the job for a reason that this program does not know{words}."),
         )
         .retry(job),
-        HordeReason::UnhandledTimeout => meaning(
-            blame_of(by),
-            format!("A limit of the {by}'s own ran out{words}."),
-        )
-        .retry(job),
+        HordeReason::UnhandledTimeout => {
+            meaning(blame_of(by), format!("A limit of the {by}'s own ran out{words}.")).retry(job)
+        }
         HordeReason::StreamingFailed => meaning(
             Blame::Miner,
             format!("The executor could not open the way into the streaming job{words}."),
@@ -613,7 +628,10 @@ fn start(job: &JobView, code: &str, image: &str, detail: Option<&str>) -> Option
         );
     };
     if image::is_command_missing(detail) {
-        let what = command.map_or_else(|| "its command".to_owned(), |command| format!("the command {command:?}"));
+        let what = command.map_or_else(
+            || "its command".to_owned(),
+            |command| format!("the command {command:?}"),
+        );
         return Some(
             Meaning::new(
                 code,
@@ -632,7 +650,10 @@ fn start(job: &JobView, code: &str, image: &str, detail: Option<&str>) -> Option
                 code,
                 Blame::Miner,
                 Ending::NotRunnable,
-                format!("The image {image} was gone when the container was to start{}.", after_colon(detail)),
+                format!(
+                    "The image {image} was gone when the container was to start{}.",
+                    after_colon(detail)
+                ),
             )
             .retry(job),
         );

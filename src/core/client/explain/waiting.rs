@@ -27,11 +27,15 @@ pub struct Waiting {
 /// Returns what a job in this state waits for, and who is to blame if that does not come.
 fn awaited(job: &JobView, is_pushed: Option<bool>) -> (&'static str, Blame) {
     match job.current() {
-        JobStatus::Sent if is_pushed == Some(false) => {
-            ("its validator, which is not connected to the facilitator", Blame::Validator)
-        }
+        JobStatus::Sent if is_pushed == Some(false) => (
+            "its validator, which is not connected to the facilitator",
+            Blame::Validator,
+        ),
         JobStatus::Sent => ("its validator to take it", Blame::Validator),
-        JobStatus::Received => ("its validator to find a miner, and that miner to take it", Blame::Validator),
+        JobStatus::Received => (
+            "its validator to find a miner, and that miner to take it",
+            Blame::Validator,
+        ),
         JobStatus::Accepted => ("the miner to start an executor with the image", Blame::Miner),
         JobStatus::ExecutorReady => ("the executor to fetch the input", Blame::Miner),
         JobStatus::VolumesReady if !job.streaming_client_cert.is_empty() => {
@@ -43,15 +47,18 @@ fn awaited(job: &JobView, is_pushed: Option<bool>) -> (&'static str, Blame) {
         | JobStatus::Completed
         | JobStatus::Rejected
         | JobStatus::Failed
-        | JobStatus::HordeFailed => ("its next step: it is in a state that this program does not know", Blame::Nobody),
+        | JobStatus::HordeFailed => (
+            "its next step: it is in a state that this program does not know",
+            Blame::Nobody,
+        ),
     }
 }
 
 /// Explains a job that has not ended; `beyond` is what the facilitator tells beside the reference's wire.
 pub(super) fn waiting(job: &JobView, ledger: &Ledger, beyond: &Value) -> (Meaning, Waiting) {
-    let pushed = beyond.get("delivery").map(|delivery| {
-        delivery.get("pushed_at").is_some_and(|at| !at.is_null())
-    });
+    let pushed = beyond
+        .get("delivery")
+        .map(|delivery| delivery.get("pushed_at").is_some_and(|at| !at.is_null()));
     let (what, culprit) = awaited(job, pushed);
     let stage = ledger.current();
     let overdue = stage.and_then(|stage| stage.overdue_seconds());
@@ -71,7 +78,8 @@ pub(super) fn waiting(job: &JobView, ledger: &Ledger, beyond: &Value) -> (Meanin
     let (code, sentence, blame) = if is_cancelling {
         (
             format!("cancelling.{status}"),
-            "The job is being cancelled: it ends when its executor has reported the container dead.".to_owned(),
+            "The job is being cancelled: it ends when its executor has reported the container dead."
+                .to_owned(),
             Blame::Nobody,
         )
     } else if let Some(over) = overdue {
@@ -90,7 +98,11 @@ pub(super) fn waiting(job: &JobView, ledger: &Ledger, beyond: &Value) -> (Meanin
         } else {
             Blame::Nobody
         };
-        (format!("waiting.{status}"), format!("The job waits for {what}."), blame)
+        (
+            format!("waiting.{status}"),
+            format!("The job waits for {what}."),
+            blame,
+        )
     };
     if status == JobStatus::Sent && pushed == Some(false) && !is_cancelling {
         remedies.push("name a validator that is connected: horde job retry … --validator HOTKEY".to_owned());
