@@ -70,7 +70,9 @@ impl Stage {
             piece: usize::MAX,
             ..Play::default()
         }));
-        let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
+            .await
+            .unwrap();
         let stage = Self {
             play,
             address: listener.local_addr().unwrap(),
@@ -111,7 +113,12 @@ impl Stage {
 
     async fn asked(&self, what: &str) -> bool {
         for _ in 0..600 {
-            if self.play().asked.iter().any(|(asked, ..)| asked.starts_with(what)) {
+            if self
+                .play()
+                .asked
+                .iter()
+                .any(|(asked, ..)| asked.starts_with(what))
+            {
                 return true;
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
@@ -192,6 +199,7 @@ fn log(play: &mut Play, id: String, query: &HashMap<String, String>) -> Response
     };
     let log = &logs[&(id, query["stream"].clone())];
     let asked: u64 = query["offset"].parse().unwrap();
+    // A log that is not kept from where it is asked for begins later.
     let offset = asked.max(log.from);
     let start = usize::try_from(offset - log.from).unwrap().min(log.bytes.len());
     let end = start.saturating_add(piece).min(log.bytes.len());
@@ -204,10 +212,8 @@ fn log(play: &mut Play, id: String, query: &HashMap<String, String>) -> Response
         // Half of an answer, and the connection is gone.
         let text = body.to_string();
         let half = text[..text.len() / 2].to_owned();
-        let broken = futures_util::stream::iter([
-            Ok(half),
-            Err(std::io::Error::other("the connection breaks here")),
-        ]);
+        let broken =
+            futures_util::stream::iter([Ok(half), Err(std::io::Error::other("the connection breaks here"))]);
         return Response::new(Body::from_stream(broken));
     }
     json_answer(200, &body)
@@ -280,10 +286,18 @@ async fn a_job_is_found_by_the_beginning_of_its_identity_that_no_other_has() {
     assert_eq!(shown["uuid"], C);
     let (stdout, stderr) = ended(&stage.run(&home, &["show", "3f2"]).await, 2);
     assert!(stdout.is_empty());
-    assert!(stderr.contains(A) && stderr.contains(B) && !stderr.contains(C), "{stderr}");
+    assert!(
+        stderr.contains(A) && stderr.contains(B) && !stderr.contains(C),
+        "{stderr}"
+    );
     let (_, stderr) = ended(&stage.run(&home, &["explain", "777"]).await, 3);
     assert!(stderr.contains("no job among the newest 3"), "{stderr}");
-    for (id, code) in [("nope", 2), ("", 2), ("../3f", 2), (&A.replace("3f2a", "0000"), 3)] {
+    for (id, code) in [
+        ("nope", 2),
+        ("", 2),
+        ("../3f", 2),
+        (&A.replace("3f2a", "0000"), 3),
+    ] {
         ended(&stage.run(&home, &["logs", id]).await, code);
     }
 }
@@ -311,11 +325,24 @@ async fn jobs_are_listed_as_the_filters_say_over_pages_of_any_size() {
         (&["--class", "spin_up-4min.gpu-24gb"], &[]),
         (&["--since", "2026-11-24T00:00:00Z"], &[A, B]),
         (&["--until", "2026-11-24T00:00:00Z"], &[C]),
-        (&["--since", "2026-11-24T00:00:00Z", "--until", "2026-11-25T00:00:00Z"], &[B]),
+        (
+            &[
+                "--since",
+                "2026-11-24T00:00:00Z",
+                "--until",
+                "2026-11-25T00:00:00Z",
+            ],
+            &[B],
+        ),
     ] {
         let all = [&["list", "--json"], args].concat();
         let listed = parsed(&stage.run(&home, &all).await, 0);
-        let listed: Vec<&str> = listed.as_array().unwrap().iter().map(|job| job["uuid"].as_str().unwrap()).collect();
+        let listed: Vec<&str> = listed
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|job| job["uuid"].as_str().unwrap())
+            .collect();
         assert_eq!(listed, expected, "{args:?}");
     }
     let (stdout, stderr) = ended(&stage.run(&home, &["list", "--status", "failed"]).await, 0);
@@ -331,7 +358,8 @@ async fn jobs_are_listed_as_the_filters_say_over_pages_of_any_size() {
 async fn a_job_is_shown_with_everything_that_is_known() {
     let mut job = cancelled(A);
     job["env"] = json!({"WHO": "you"});
-    job["volumes"] = json!([{"volume_type": "single_file", "url": "https://example.com/in", "relative_path": "in"}]);
+    job["volumes"] =
+        json!([{"volume_type": "single_file", "url": "https://example.com/in", "relative_path": "in"}]);
     job["uploads"] = json!([{"output_upload_type": "single_file_put", "url": "https://example.com/out",
         "relative_path": "out", "signed_headers": null}]);
     let stage = Stage::start(vec![job]).await;
@@ -343,18 +371,28 @@ async fn the_output_of_a_job_that_has_ended_comes_from_its_result_where_there_ar
     let stage = Stage::start(vec![completed(A, "one\ntwo\nthree\n", "warned\n"), running(B)]).await;
     let home = Home::new();
     let (stdout, stderr) = ended(&stage.run(&home, &["logs", A]).await, 0);
-    assert_eq!((stdout.as_str(), stderr.as_str()), ("one\ntwo\nthree\n", "warned\n"));
+    assert_eq!(
+        (stdout.as_str(), stderr.as_str()),
+        ("one\ntwo\nthree\n", "warned\n")
+    );
     let (stdout, stderr) = ended(&stage.run(&home, &["logs", A, "--stream", "stderr"]).await, 0);
     assert_eq!((stdout.as_str(), stderr.as_str()), ("warned\n", ""));
     let (stdout, _) = ended(&stage.run(&home, &["logs", A, "--tail", "2"]).await, 0);
     assert_eq!(stdout, "two\nthree\n");
     let told = parsed(&stage.run(&home, &["logs", A, "--json", "--tail", "1"]).await, 0);
     assert_eq!(told["streams"][0]["text"], "three\n");
-    assert_eq!((&told["streams"][0]["bytes"], &told["complete"]), (&json!(14), &json!(true)));
+    assert_eq!(
+        (&told["streams"][0]["bytes"], &told["complete"]),
+        (&json!(14), &json!(true))
+    );
 
     let (stdout, stderr) = ended(&stage.run(&home, &["logs", B]).await, 5);
-    assert!(stdout.is_empty() && stderr.contains("before it has ended"), "{stderr}");
+    assert!(
+        stdout.is_empty() && stderr.contains("before it has ended"),
+        "{stderr}"
+    );
     // Following it waits for the end.
+    stage.play().asked.clear();
     let play = async {
         assert!(stage.asked(&format!("GET /api/v1/jobs/{B}/logs")).await);
         stage.play().jobs[1] = completed(B, "late\n", "");
@@ -363,14 +401,19 @@ async fn the_output_of_a_job_that_has_ended_comes_from_its_result_where_there_ar
     let (output, ()) = tokio::join!(stage.run(&home, &args), play);
     let (stdout, stderr) = ended(&output, 0);
     assert_eq!(stdout, "late\n");
-    assert!(stderr.contains("does not show what a job writes while it runs"), "{stderr}");
+    assert!(
+        stderr.contains("does not show what a job writes while it runs"),
+        "{stderr}"
+    );
 }
 
 #[tokio::test]
 async fn logs_are_followed_without_gap_or_repetition_over_broken_connections() {
     let stage = Stage::start(vec![running(A)]).await;
     let home = Home::new();
-    let written: Vec<u8> = (0..2000).flat_map(|n| format!("żółw {n}\n").into_bytes()).collect();
+    let written: Vec<u8> = (0..2000)
+        .flat_map(|n| format!("żółw {n}\n").into_bytes())
+        .collect();
     let begun = written[..1000].to_vec();
     let live = |bytes: Vec<u8>| Log {
         bytes,
@@ -397,14 +440,24 @@ async fn logs_are_followed_without_gap_or_repetition_over_broken_connections() {
     let args = ["logs", A, "--follow"];
     let (output, ()) = tokio::join!(stage.run(&home, &args), play);
     let (stdout, stderr) = ended(&output, 0);
-    assert!(stdout.as_bytes() == written, "{} of {}", stdout.len(), written.len());
+    assert!(
+        stdout.as_bytes() == written,
+        "{} of {}",
+        stdout.len(),
+        written.len()
+    );
     assert_eq!(stderr, "warned\n");
     assert_eq!(stage.play().breaks, 0);
 
     // The same as records, which together are the stream.
-    let output = stage.run(&home, &["logs", A, "--follow", "--json", "--stream", "stdout"]).await;
+    let output = stage
+        .run(&home, &["logs", A, "--follow", "--json", "--stream", "stdout"])
+        .await;
     let (stdout, _) = ended(&output, 0);
-    let records: Vec<Value> = stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let records: Vec<Value> = stdout
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
     let mut together = String::new();
     for (index, record) in records.iter().enumerate() {
         assert_eq!(record["seq"], index + 1);
@@ -415,10 +468,64 @@ async fn logs_are_followed_without_gap_or_repetition_over_broken_connections() {
     }
     assert!(together.as_bytes() == written);
     let last = records.last().unwrap();
-    assert_eq!((&last["type"], &last["status"], &last["exit_code"]), (&json!("end"), &json!("completed"), &json!(0)));
+    assert_eq!(
+        (&last["type"], &last["status"], &last["exit_code"]),
+        (&json!("end"), &json!("completed"), &json!(0))
+    );
 
-    let (stdout, _) = ended(&stage.run(&home, &["logs", A, "--follow", "--tail", "1"]).await, 0);
+    let (stdout, _) = ended(
+        &stage.run(&home, &["logs", A, "--follow", "--tail", "1"]).await,
+        0,
+    );
     assert_eq!(stdout, "żółw 1999\n");
+}
+
+#[tokio::test]
+async fn a_job_that_is_followed_is_heard_while_it_runs_and_each_byte_once() {
+    let stage = Stage::start(vec![running(A)]).await;
+    let home = Home::new();
+    for stream in ["stdout", "stderr"] {
+        let log = Log {
+            bytes: b"begun\n".to_vec(),
+            live: true,
+            ..Log::default()
+        };
+        stage.log(A, stream, log);
+    }
+    let mut command = stage.command(&home, &["wait", A]);
+    command
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true);
+    let mut child = command.spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    // It is heard before the job has ended.
+    let line = tokio::time::timeout(Duration::from_secs(60), lines.next_line())
+        .await
+        .unwrap();
+    assert_eq!(line.unwrap().as_deref(), Some("begun"));
+    // Of one stream the facilitator tells the rest, of the other only the result does.
+    stage.change(A, "stdout", |log| {
+        log.bytes = b"begun\nended\n".to_vec();
+        log.ended = true;
+    });
+    stage.change(A, "stderr", |log| log.from = 100);
+    let mut done = completed(A, "not this\n", "begun\nwarned\n");
+    done["artifacts"] = json!({"a.txt": "eA=="});
+    stage.play().jobs[0] = done;
+    assert_eq!(lines.next_line().await.unwrap().as_deref(), Some("ended"));
+    assert_eq!(lines.next_line().await.unwrap(), None);
+    let output = child.wait_with_output().await.unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    let stderr = text(&output.stderr);
+    assert_eq!(
+        (
+            stderr.matches("begun\n").count(),
+            stderr.matches("warned\n").count()
+        ),
+        (1, 1),
+        "{stderr}"
+    );
 }
 
 #[tokio::test]
@@ -434,7 +541,12 @@ async fn what_is_lost_of_a_log_is_told() {
     };
     stage.log(A, "stdout", log(100, b"rest\n", 0));
     stage.log(A, "stderr", log(0, b"\xff", 7));
-    let (stdout, stderr) = ended(&stage.run(&home, &["logs", A, "--follow", "--stream", "stdout"]).await, 0);
+    let (stdout, stderr) = ended(
+        &stage
+            .run(&home, &["logs", A, "--follow", "--stream", "stdout"])
+            .await,
+        0,
+    );
     assert_eq!(stdout, "rest\n");
     assert!(stderr.contains("[100 bytes of stdout are lost here]"), "{stderr}");
     let output = stage.run(&home, &["logs", A, "--stream", "stderr"]).await;
@@ -447,18 +559,35 @@ async fn what_is_lost_of_a_log_is_told() {
 
 #[tokio::test]
 async fn a_job_is_waited_for_until_what_was_named_has_come() {
-    let rejection = json!({"job_rejection_details": {"rejected_by": "miner", "reason": "busy", "message": "no"}});
-    let stage = Stage::start(vec![running(A), job(B, &["sent", "rejected"], &rejection), cancelled(C)]).await;
+    let rejection =
+        json!({"job_rejection_details": {"rejected_by": "miner", "reason": "busy", "message": "no"}});
+    let stage = Stage::start(vec![
+        running(A),
+        job(B, &["sent", "rejected"], &rejection),
+        cancelled(C),
+    ])
+    .await;
     let home = Home::new();
-    let waited = parsed(&stage.run(&home, &["wait", A, "--for", "running", "--json"]).await, 0);
+    let waited = parsed(
+        &stage.run(&home, &["wait", A, "--for", "running", "--json"]).await,
+        0,
+    );
     assert_eq!(waited["uuid"], A);
     ended(&stage.run(&home, &["wait", A, "--for", "accepted"]).await, 0);
-    let (_, stderr) = ended(&stage.run(&home, &["wait", A, "--for", "execution_done", "--timeout", "0"]).await, 7);
+    let (_, stderr) = ended(
+        &stage
+            .run(&home, &["wait", A, "--for", "execution_done", "--timeout", "0"])
+            .await,
+        7,
+    );
     assert!(stderr.contains(&format!("horde job wait {A}")), "{stderr}");
     // What can come no more ends as the job did.
     ended(&stage.run(&home, &["wait", B, "--for", "running"]).await, 126);
     let (_, stderr) = ended(&stage.run(&home, &["wait", C]).await, 130);
-    assert!(stderr.contains("cancelled by its user") && stderr.contains("horde job explain"), "{stderr}");
+    assert!(
+        stderr.contains("cancelled by its user") && stderr.contains("horde job explain"),
+        "{stderr}"
+    );
     ended(&stage.run(&home, &["wait", A, "--for", "soon"]).await, 2);
 }
 
@@ -478,14 +607,25 @@ async fn jobs_are_cancelled_one_by_one_and_each_is_accounted_for() {
     }
     let output = stage.run(&home, &["cancel", A, B, C, "777", "--json"]).await;
     let told = parsed(&output, 8);
-    let results: Vec<&str> = told.as_array().unwrap().iter().map(|one| one["result"].as_str().unwrap()).collect();
+    let results: Vec<&str> = told
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|one| one["result"].as_str().unwrap())
+        .collect();
     assert_eq!(results, ["cancelling", "cannot", "ended", "error"]);
     let stderr = text(&output.stderr);
-    assert!(stderr.contains("its validator cannot cancel") && stderr.contains("begins with 777"), "{stderr}");
+    assert!(
+        stderr.contains("its validator cannot cancel") && stderr.contains("begins with 777"),
+        "{stderr}"
+    );
     let (stdout, _) = ended(&stage.run(&home, &["cancel", A]).await, 0);
     assert_eq!(stdout, format!("{A} cancelling (volumes_ready)\n"));
 
-    let (_, stderr) = ended(&stage.run(&home, &["cancel", A, "--wait", "--timeout", "0"]).await, 7);
+    let (_, stderr) = ended(
+        &stage.run(&home, &["cancel", A, "--wait", "--timeout", "0"]).await,
+        7,
+    );
     assert!(stderr.contains("the cancel goes on"), "{stderr}");
     let play = async {
         tokio::time::sleep(Duration::from_millis(300)).await;
@@ -497,7 +637,11 @@ async fn jobs_are_cancelled_one_by_one_and_each_is_accounted_for() {
 }
 
 /// Sends an interrupt once standard error has said so.
-async fn interrupt_at(lines: &mut tokio::io::Lines<BufReader<tokio::process::ChildStderr>>, id: u32, words: &str) {
+async fn interrupt_at(
+    lines: &mut tokio::io::Lines<BufReader<tokio::process::ChildStderr>>,
+    id: u32,
+    words: &str,
+) {
     let found = async {
         while let Some(line) = lines.next_line().await.unwrap() {
             if line.contains(words) {
@@ -506,7 +650,12 @@ async fn interrupt_at(lines: &mut tokio::io::Lines<BufReader<tokio::process::Chi
         }
         false
     };
-    assert!(tokio::time::timeout(Duration::from_secs(60), found).await.unwrap(), "{words}");
+    assert!(
+        tokio::time::timeout(Duration::from_secs(60), found)
+            .await
+            .unwrap(),
+        "{words}"
+    );
     kill_process(Pid::from_raw(i32::try_from(id).unwrap()).unwrap(), Signal::INT).unwrap();
 }
 
@@ -521,7 +670,10 @@ async fn the_first_interrupt_leaves_a_job_alone_and_the_second_cancels_it_if_ask
     let home = Home::new();
     let start = |args: &[&str]| {
         let mut command = stage.command(&home, args);
-        command.stderr(Stdio::piped()).stdout(Stdio::null()).kill_on_drop(true);
+        command
+            .stderr(Stdio::piped())
+            .stdout(Stdio::null())
+            .kill_on_drop(true);
         let mut child = command.spawn().unwrap();
         let lines = BufReader::new(child.stderr.take().unwrap()).lines();
         (child, lines)
@@ -531,7 +683,8 @@ async fn the_first_interrupt_leaves_a_job_alone_and_the_second_cancels_it_if_ask
     assert_eq!(child.wait().await.unwrap().code(), Some(130));
     let words = lines.next_line().await.unwrap().unwrap();
     assert_eq!(words, format!("the job goes on; `horde job wait {A}` follows it"));
-    let is_cancel = |(asked, ..): &(String, HashMap<String, String>, Value)| asked.starts_with("POST /api/v1/jobs");
+    let is_cancel =
+        |(asked, ..): &(String, HashMap<String, String>, Value)| asked.starts_with("POST /api/v1/jobs");
     assert!(!stage.play().asked.iter().any(is_cancel));
 
     let (mut child, mut lines) = start(&["wait", A, "--cancel-on-interrupt"]);
@@ -548,7 +701,14 @@ async fn the_first_interrupt_leaves_a_job_alone_and_the_second_cancels_it_if_ask
 async fn a_job_is_explained_in_words_and_as_json() {
     let details = json!({"job_failure_details": {"reason": "timeout", "stage": "execution",
         "message": "Execution time exceeded", "docker_process_stderr": "step 7\n"}});
-    let steps = ["sent", "received", "accepted", "executor_ready", "volumes_ready", "failed"];
+    let steps = [
+        "sent",
+        "received",
+        "accepted",
+        "executor_ready",
+        "volumes_ready",
+        "failed",
+    ];
     let stage = Stage::start(vec![job(A, &steps, &details)]).await;
     let home = Home::new();
     insta::assert_snapshot!(text(&stage.run(&home, &["explain", A]).await.stdout));
@@ -557,13 +717,32 @@ async fn a_job_is_explained_in_words_and_as_json() {
     assert_eq!(
         keys,
         [
-            "job", "status", "ended", "code", "reason", "blame", "reported_by", "waiting", "evidence", "stages",
-            "total_seconds", "remedies", "exit_code"
+            "job",
+            "status",
+            "ended",
+            "code",
+            "reason",
+            "blame",
+            "reported_by",
+            "waiting",
+            "evidence",
+            "stages",
+            "total_seconds",
+            "remedies",
+            "exit_code"
         ]
     );
-    assert_eq!((&told["code"], &told["blame"]), (&json!("failed.timeout.execution"), &json!("job")));
+    assert_eq!(
+        (&told["code"], &told["blame"]),
+        (&json!("failed.timeout.execution"), &json!("job"))
+    );
     assert_eq!(told["exit_code"], 124);
-    assert!(told["remedies"][0].as_str().unwrap().contains("--execution-limit 240"));
+    assert!(
+        told["remedies"][0]
+            .as_str()
+            .unwrap()
+            .contains("--execution-limit 240")
+    );
 }
 
 #[tokio::test]
@@ -572,9 +751,19 @@ async fn a_report_of_a_cheater_is_checked_and_signed_over_all_of_it() {
     trusted["on_trusted_miner"] = true.into();
     let stage = Stage::start(vec![completed(A, "42\n", ""), trusted, completed(C, "42\n", "")]).await;
     let home = Home::new();
-    let args = ["report-cheated", A, B, "--details", r#"{"expected":"41","ż":[1]}"#, "--json"];
+    let args = [
+        "report-cheated",
+        A,
+        B,
+        "--details",
+        r#"{"expected":"41","ż":[1]}"#,
+        "--json",
+    ];
     let told = parsed(&stage.run(&home, &args).await, 0);
-    assert_eq!((&told["reported"], &told["differs"]), (&json!(true), &json!(["stdout"])));
+    assert_eq!(
+        (&told["reported"], &told["differs"]),
+        (&json!(true), &json!(["stdout"]))
+    );
     let (_, headers, body) = stage
         .play()
         .asked
@@ -582,13 +771,20 @@ async fn a_report_of_a_cheater_is_checked_and_signed_over_all_of_it() {
         .find(|(asked, ..)| asked == "POST /api/v1/cheated-job/")
         .cloned()
         .unwrap();
-    assert_eq!(body, json!({"job_uuid": A, "trusted_job_uuid": B, "details": {"expected": "41", "ż": [1]}}));
+    assert_eq!(
+        body,
+        json!({"job_uuid": A, "trusted_job_uuid": B, "details": {"expected": "41", "ż": [1]}})
+    );
     let signature = RequestSignature::from_headers(|name| headers.get(name).map(String::as_str)).unwrap();
     assert_eq!(headers["x-ch-signature-scope"], "FullRequest");
     signature.verify(&full_request_payload(&body)).unwrap();
 
     for (args, words, code) in [
-        (&["report-cheated", A, C][..], "did not run on the trusted miner", 5),
+        (
+            &["report-cheated", A, C][..],
+            "did not run on the trusted miner",
+            5,
+        ),
         (&["report-cheated", B, A], "ran on the trusted miner itself", 5),
         (&["report-cheated", A, B, "--details", "x"], "it must be JSON", 2),
         (&["report-cheated", A, "777"], "no job among", 3),
@@ -610,21 +806,51 @@ async fn a_job_is_submitted_again_with_a_signature_of_its_own() {
         Command::from(home.horde(all)).output().await.unwrap()
     };
     home.write("data.txt", "hello");
-    let expired = "/output/sum=https://b.example/k?X-Amz-Date=20200101T000000Z&X-Amz-Expires=60&X-Amz-Signature=0";
-    let mut submit = vec!["submit", "--detach", "--class", "always_on.test", "--env", "Z=1", "--env", "A=2"];
+    let expired =
+        "/output/sum=https://b.example/k?X-Amz-Date=20200101T000000Z&X-Amz-Expires=60&X-Amz-Signature=0";
+    let mut submit = vec![
+        "submit",
+        "--detach",
+        "--class",
+        "always_on.test",
+        "--env",
+        "Z=1",
+        "--env",
+        "A=2",
+    ];
     submit.extend(["--volume", "data.txt:/volume/data.txt", "--output", expired]);
-    submit.extend(["--namespace", "sums", "--execution-limit", "7", "busybox", "--", "echo", " x "]);
+    submit.extend([
+        "--namespace",
+        "sums",
+        "--execution-limit",
+        "7",
+        "busybox",
+        "--",
+        "echo",
+        " x ",
+    ]);
     let (stdout, _) = ended(&run(&submit).await, 0);
     let id = stdout.trim();
     let (_, first) = pushed(&mut validator).await;
     report(&mut validator, id, "received", Value::Null).await;
 
     let (_, stderr) = ended(&run(&["retry", id, "--detach"]).await, 5);
-    assert!(stderr.contains("/output/sum was valid until 2020-01-01T00:01:00Z"), "{stderr}");
+    assert!(
+        stderr.contains("/output/sum was valid until 2020-01-01T00:01:00Z"),
+        "{stderr}"
+    );
     let request = parsed(&run(&["retry", id, "--force", "--dry-run"]).await, 0);
     assert_eq!(request["execution_time_limit"], 7);
     let beginning: String = id.chars().take(8).collect();
-    let args = ["retry", &beginning, "--force", "--detach", "--execution-limit", "600", "--json"];
+    let args = [
+        "retry",
+        &beginning,
+        "--force",
+        "--detach",
+        "--execution-limit",
+        "600",
+        "--json",
+    ];
     let again = parsed(&run(&args).await, 0);
     let (_, second) = pushed(&mut validator).await;
     second.verify().unwrap();
@@ -673,7 +899,10 @@ async fn closed_pipes_are_success_and_silent() {
         let output = stage.command(&home, args).stdout(writer).output().await.unwrap();
         assert_eq!(output.status.code(), Some(0), "{args:?}: {output:?}");
         let stderr = text(&output.stderr);
-        assert!(!stderr.contains("error") && !stderr.contains("panic"), "{args:?}: {stderr}");
+        assert!(
+            !stderr.contains("error") && !stderr.contains("panic"),
+            "{args:?}: {stderr}"
+        );
     }
 }
 
@@ -683,7 +912,14 @@ async fn what_hostile_peers_say_neither_steers_a_terminal_nor_breaks_json() {
     let details = json!({"horde_failure_details": {"reported_by": hostile, "reason": hostile, "message": hostile,
         "context": {hostile.clone(): hostile, "n": [hostile]}}});
     let mut job = job(A, &["sent", "horde_failed"], &details);
-    for key in ["docker_image", "tag", "job_namespace", "target_validator_hotkey", "stdout", "stderr"] {
+    for key in [
+        "docker_image",
+        "tag",
+        "job_namespace",
+        "target_validator_hotkey",
+        "stdout",
+        "stderr",
+    ] {
         job[key] = hostile.clone().into();
     }
     job["args"] = json!([hostile]);
@@ -691,7 +927,10 @@ async fn what_hostile_peers_say_neither_steers_a_terminal_nor_breaks_json() {
     job["artifacts"] = json!({hostile.clone(): "eA=="});
     job["upload_results"] = json!({hostile.clone(): "{}"});
     let stage = Stage::start(vec![job]).await;
-    stage.play().cancels.insert(A.to_owned(), (409, json!({"error": hostile})));
+    stage
+        .play()
+        .cancels
+        .insert(A.to_owned(), (409, json!({"error": hostile})));
     let home = Home::new();
     for (args, code) in [
         (&["show", A][..], 0),

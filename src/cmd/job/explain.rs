@@ -19,6 +19,9 @@ Examples:
   horde job explain 3f2a
   horde job explain 3f2a --json | jq -r .reason";
 
+/// Most characters of a fact's name that the others are lined up with.
+const NAME_CHARACTERS_MAX: usize = 30;
+
 /// `horde job explain …`
 #[derive(Args, Debug)]
 pub struct ExplainArgs {
@@ -83,6 +86,12 @@ fn lines(job: &JobView, explanation: &Explanation, code: Option<u8>) -> Vec<Stri
         );
     }
     let mut last = "";
+    let width = explanation
+        .evidence
+        .iter()
+        .map(|item| item.name.chars().count())
+        .max();
+    let width = width.unwrap_or_default().min(NAME_CHARACTERS_MAX);
     for item in &explanation.evidence {
         let value = item
             .value
@@ -95,7 +104,7 @@ fn lines(job: &JobView, explanation: &Explanation, code: Option<u8>) -> Vec<Stri
         } else {
             ""
         };
-        add(heading, format!("{name:<18} {value}").into());
+        add(heading, format!("{name:<width$}  {value}").into());
     }
     lines.push(String::new());
     lines.extend(times(explanation));

@@ -30,10 +30,10 @@ Examples:
   horde job logs 3f2a --follow --json";
 
 /// How long a call waits for more.
-const WAIT: Duration = Duration::from_secs(20);
+pub(super) const WAIT: Duration = Duration::from_secs(20);
 
 /// Pause after a call that brought nothing, whatever the facilitator waited.
-const PAUSE: Duration = Duration::from_millis(300);
+pub(super) const PAUSE: Duration = Duration::from_millis(300);
 
 /// Pause before a broken connection is tried again, besides the client's own attempts.
 const BROKEN_PAUSE: Duration = Duration::from_secs(1);
@@ -143,7 +143,7 @@ impl<'c> Reader<'c> {
     }
 
     /// Does the same, and tries on while the facilitator is away for a while.
-    async fn look_on(&mut self, context: &Context, wait: Duration) -> Result<Look, ClientError> {
+    pub(super) async fn look_on(&mut self, context: &Context, wait: Duration) -> Result<Look, ClientError> {
         let mut broken: Option<Instant> = None;
         loop {
             let error = match self.look(wait).await {

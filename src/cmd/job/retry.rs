@@ -22,6 +22,7 @@ Examples:
 
 /// `horde job retry …`
 #[derive(Args, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "flags of a command line")]
 pub struct RetryArgs {
     #[command(flatten)]
     user: UserArgs,
@@ -233,7 +234,7 @@ mod tests {
 
     #[test]
     fn the_end_of_a_presigned_url_is_read() {
-        let at = |url: &str| expiry(url).map(|at| at.unix_timestamp());
+        let at = |url: &str| expiry(url).map(OffsetDateTime::unix_timestamp);
         let noon = 1_795_608_000;
         assert_eq!(
             at("https://b.example/k?X-Amz-Date=20261125T120000Z&X-Amz-Expires=60&X-Amz-Signature=0"),

@@ -9,10 +9,6 @@ use crate::core::proto::sdk_facilitator::{JobView, StatusEntry, path};
 
 /// What came of asking for a cancel.
 #[derive(Debug, Clone, PartialEq)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "made once per call and taken apart at once"
-)]
 pub enum Cancelled {
     /// It is under way: the job ends when its executor has reported the container dead.
     UnderWay(JobView),

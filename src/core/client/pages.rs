@@ -28,7 +28,7 @@ impl Client {
     pub fn pages(&self, tag: Option<&str>) -> Pages<'_> {
         Pages {
             client: self,
-            tag: tag.map(|tag| percent_encoded(tag)),
+            tag: tag.map(percent_encoded),
             offset: 0,
             size: PAGE_SIZE,
             is_over: false,
@@ -45,7 +45,11 @@ fn percent_encoded(text: &str) -> String {
         if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
             out.push(char::from(byte));
         } else {
-            out.push_str(&format!("%{byte:02X}"));
+            out.push('%');
+            for half in [byte >> 4, byte & 0xf] {
+                let digit = char::from_digit(half.into(), 16).unwrap_or('0');
+                out.push(digit.to_ascii_uppercase());
+            }
         }
     }
     out

@@ -107,12 +107,11 @@ pub fn verdict(job: &JobView) -> Option<Meaning> {
 pub fn explain(job: &JobView, now: OffsetDateTime) -> Explanation {
     let ledger = ledger(job, now);
     let beyond = serde_json::to_value(&job.horde).unwrap_or_default();
-    let (meaning, waiting) = match verdict(job) {
-        Some(meaning) => (meaning, None),
-        None => {
-            let (meaning, waiting) = waiting::waiting(job, &ledger, &beyond);
-            (meaning, Some(waiting))
-        }
+    let (meaning, waiting) = if let Some(meaning) = verdict(job) {
+        (meaning, None)
+    } else {
+        let (meaning, waiting) = waiting::waiting(job, &ledger, &beyond);
+        (meaning, Some(waiting))
     };
     let details = job.last().map(details).unwrap_or_default();
     let reported_by = match (&details.horde_failure_details, &details.job_rejection_details) {

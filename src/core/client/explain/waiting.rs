@@ -3,7 +3,7 @@
 use serde::Serialize;
 use serde_json::Value;
 
-use super::ledger::Ledger;
+use super::ledger::{Ledger, StageTime};
 use super::reasons::{Blame, Meaning};
 use crate::core::model::Timestamp;
 use crate::core::model::job::JobStatus;
@@ -61,7 +61,7 @@ pub(super) fn waiting(job: &JobView, ledger: &Ledger, beyond: &Value) -> (Meanin
         .map(|delivery| delivery.get("pushed_at").is_some_and(|at| !at.is_null()));
     let (what, culprit) = awaited(job, pushed);
     let stage = ledger.current();
-    let overdue = stage.and_then(|stage| stage.overdue_seconds());
+    let overdue = stage.and_then(StageTime::overdue_seconds);
     let waiting = Waiting {
         what: what.to_owned(),
         since: stage.and_then(|stage| stage.began_at),
