@@ -211,7 +211,7 @@ fn log(play: &mut Play, id: String, query: &HashMap<String, String>) -> Response
         play.breaks -= 1;
         // Half of an answer, and the connection is gone.
         let text = body.to_string();
-        let half = text[..text.len() / 2].to_owned();
+        let half: String = text.chars().take(text.len() / 2).collect();
         let broken =
             futures_util::stream::iter([Ok(half), Err(std::io::Error::other("the connection breaks here"))]);
         return Response::new(Body::from_stream(broken));

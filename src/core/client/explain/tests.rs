@@ -1,3 +1,5 @@
+//! What every explanation must have, for every word of the wire.
+
 use std::collections::HashSet;
 
 use serde_json::json;
