@@ -1,6 +1,5 @@
 //! Following a job to its end: its stages on standard error, its output on standard output.
 
-use std::cell::Cell;
 use std::io::{self, IsTerminal as _};
 use std::pin::pin;
 use std::time::Duration;
@@ -12,7 +11,8 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::client_error;
 use super::end::end;
-use super::logs::{Look, PAUSE, Reader, WAIT, is_passing};
+use super::live::{REST_WITHIN, Told, live};
+use super::reader::is_passing;
 use super::tame::Sink;
 use crate::cmd::context::Context;
 use crate::cmd::error::{CmdError, ExitCode, OrFail as _};
@@ -20,7 +20,6 @@ use crate::cmd::table::printable;
 use crate::core::client::cancel::{Cancelled, is_cancelled};
 use crate::core::client::explain::status_word;
 use crate::core::client::{Client, ClientError};
-use crate::core::model::JobId;
 use crate::core::model::job::{JobStatus, OutputStream};
 use crate::core::proto::sdk_facilitator::{JobView, StatusEntry};
 
@@ -29,9 +28,6 @@ const LOOK: (Duration, Duration, u32) = (Duration::from_millis(200), Duration::f
 
 /// How long a facilitator may be away before following a job is given up, besides the client's own attempts.
 const AWAY_MAX: Duration = Duration::from_secs(120);
-
-/// How long the rest of the output of a job that has ended is waited for before it is taken from the result.
-const REST_WITHIN: Duration = Duration::from_secs(10);
 
 /// Time within which a second interrupt means the job, and not only this command.
 const AGAIN_WITHIN: Duration = Duration::from_secs(3);
@@ -189,7 +185,7 @@ pub(super) async fn follow(
         // What a job writes is worth asking for once it runs.
         let begins =
             plan.goal == Goal::Ended && !job.current().is_terminal() && Goal::Running.is_reached(&job);
-        is_live = !context.json && (is_live || begins) && told.iter().any(|told| told.is_open.get());
+        is_live = !context.json && (is_live || begins) && told.iter().any(Told::is_open);
         if plan.goal != Goal::Ended && plan.goal.is_reached(&job) {
             stages.end();
             return if context.json {
@@ -230,93 +226,6 @@ pub(super) async fn follow(
             next = watch.next(&job) => job = next.map_err(|error| lost(&job, &error))?,
         }
     }
-}
-
-/// What was printed of a stream while its job ran.
-#[derive(Debug)]
-struct Told {
-    bytes: Cell<u64>,
-    /// Whether more may come; the result of the job has the rest.
-    is_open: Cell<bool>,
-    /// Whether all of it was printed.
-    is_whole: Cell<bool>,
-}
-
-impl Default for Told {
-    fn default() -> Self {
-        Self {
-            bytes: Cell::new(0),
-            is_open: Cell::new(true),
-            is_whole: Cell::new(false),
-        }
-    }
-}
-
-impl Told {
-    /// Returns what of a stream is still to be printed.
-    fn rest<'t>(&self, all: &'t str) -> &'t [u8] {
-        let told = usize::try_from(self.bytes.get()).unwrap_or(usize::MAX);
-        let is_whole = self.is_whole.get();
-        all.as_bytes()
-            .get(told..)
-            .filter(|_| !is_whole)
-            .unwrap_or_default()
-    }
-}
-
-/// Prints what a job writes while it runs, where its facilitator shows that.
-async fn live(
-    context: &Context,
-    client: &Client,
-    job: &JobId,
-    bar: Option<ProgressBar>,
-    told: &[Told; 2],
-) -> Result<(), CmdError> {
-    let [stdout, stderr] = told;
-    let bar = bar.as_ref();
-    let stdout = live_stream(
-        context,
-        Reader::new(client, job, OutputStream::Stdout),
-        bar,
-        stdout,
-    );
-    let stderr = live_stream(
-        context,
-        Reader::new(client, job, OutputStream::Stderr),
-        bar,
-        stderr,
-    );
-    tokio::try_join!(stdout, stderr).map(drop)
-}
-
-async fn live_stream(
-    context: &Context,
-    mut reader: Reader<'_>,
-    bar: Option<&ProgressBar>,
-    told: &Told,
-) -> Result<(), CmdError> {
-    let mut sink = Sink::of(reader.stream, false);
-    // An error is none here: the job's result has what was written, and its own calls say what is wrong.
-    while let Ok(look) = reader.look_on(context, WAIT).await {
-        match look {
-            // A gap would be hidden in a stream that goes on: the result is printed from there.
-            Look::More { gap: 1.., .. } | Look::NotShown => break,
-            Look::More { data, .. } => {
-                match bar {
-                    Some(bar) => bar.suspend(|| sink.print(context, &data))?,
-                    None => sink.print(context, &data)?,
-                }
-                told.bytes.set(reader.offset);
-            }
-            Look::Nothing => sleep(PAUSE).await,
-            Look::Ended => {
-                told.is_whole.set(true);
-                break;
-            }
-        }
-    }
-    told.is_open.set(false);
-    Ok(())
 }
 
 /// Leaves a job alone, or cancels it if the person says so by a second interrupt.

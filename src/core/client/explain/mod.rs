@@ -3,6 +3,7 @@
 //! Pure: everything comes from the job as the facilitator shows it. What peers said is cut to bounded lengths, not made
 //! harmless for terminals: that is for whoever prints it.
 
+mod horde;
 mod image;
 pub mod ledger;
 pub mod reasons;
@@ -91,8 +92,8 @@ pub fn verdict(job: &JobView) -> Option<Meaning> {
         return Some(reasons::cancelled(job));
     }
     let details = details(last);
-    if let Some(horde) = &details.horde_failure_details {
-        return Some(reasons::horde(horde, job));
+    if let Some(failure) = &details.horde_failure_details {
+        return Some(horde::horde(failure, job));
     }
     if let Some(rejection) = &details.job_rejection_details {
         return Some(reasons::rejection(rejection, job));
@@ -170,8 +171,13 @@ fn evidence(job: &JobView, details: &StatusMetadata, beyond: &Value) -> Vec<Evid
             found.add(format!("cost.{name}"), value.clone());
         }
     }
-    if let Some(asked) = beyond.pointer("/cancel/asked_at") {
-        found.add("cancel.asked_at", asked.clone());
+    for (name, pointer) in [
+        ("cancel.asked_at", "/cancel/asked_at"),
+        ("cancel.refused", "/cancel/refused"),
+    ] {
+        if let Some(Value::String(text)) = beyond.pointer(pointer) {
+            found.text(name, text);
+        }
     }
     let lines: Vec<&str> = stderr.lines().collect();
     let last = lines.len().saturating_sub(STDERR_LINES);

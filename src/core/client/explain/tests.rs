@@ -162,6 +162,9 @@ fn a_cancelled_job_and_one_that_is_being_cancelled_are_told_apart() {
     let asked = json!({"cancel": {"asked_at": "2026-11-25T18:00:00Z"}});
     let (meaning, _) = waiting::waiting(&job, &ledger, &asked);
     assert_eq!(meaning.code, "cancelling.sent");
+    let refused = json!({"cancel": {"asked_at": "2026-11-25T18:00:00Z", "refused": "it cannot"}});
+    let (meaning, _) = waiting::waiting(&job, &ledger, &refused);
+    assert_eq!(meaning.code, "waiting.sent");
 }
 
 #[test]

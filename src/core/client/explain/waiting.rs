@@ -72,7 +72,9 @@ pub(super) fn waiting(job: &JobView, ledger: &Ledger, beyond: &Value) -> (Meanin
         }),
         overdue_seconds: overdue,
     };
-    let is_cancelling = beyond.pointer("/cancel/asked_at").is_some_and(|at| !at.is_null());
+    let is_told = |pointer: &str| beyond.pointer(pointer).is_some_and(|value| !value.is_null());
+    // A wish that its validator could not fulfil no longer stands.
+    let is_cancelling = is_told("/cancel/asked_at") && !is_told("/cancel/refused");
     let status = job.current();
     let mut remedies = Vec::new();
     let (code, sentence, blame) = if is_cancelling {
