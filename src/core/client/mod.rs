@@ -3,7 +3,10 @@
 //! It logs in when it first needs to, and once more when its token has expired. What may be tried again is tried up to
 //! five times; a refusal is final at once.
 
+pub mod draft;
 pub mod inline;
+pub mod jobfile;
+pub mod source;
 
 use std::time::Duration;
 
