@@ -28,6 +28,8 @@ pub enum ExitCode {
     Configuration,
     /// A check failed.
     CheckFailed,
+    /// A plan was printed, and there is something to do.
+    Pending,
     /// An executor has reported its job, and its machine is not fit for another one.
     Unhealthy,
     /// A bug of ours.
@@ -55,6 +57,8 @@ impl ExitCode {
             Self::TooLong => 7,
             Self::Configuration => 9,
             Self::CheckFailed => 10,
+            // The same number: nobody plans with an executor.
+            Self::Pending => 11,
             Self::Unhealthy => UNHEALTHY,
             Self::Bug => 70,
             Self::JobTimeout => 124,

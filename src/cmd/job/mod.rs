@@ -1,16 +1,27 @@
 //! `horde job`: submit jobs to a facilitator and follow them.
 
+mod ask;
+mod asked;
+mod download;
 mod end;
+mod file;
 mod follow;
 mod list;
+mod output;
+mod plan;
+mod progress;
+mod s3;
 mod show;
+mod stream;
 mod submit;
+mod volume;
 mod wait;
 
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
+use self::download::DownloadArgs;
 pub(super) use self::end::end;
 pub(super) use self::follow::follow;
 use self::list::ListArgs;
@@ -34,6 +45,9 @@ pub enum JobCommand {
     /// 126 it was rejected.
     #[command(after_help = submit::EXAMPLES)]
     Submit(Box<SubmitArgs>),
+    /// Bring a job's artifacts and outputs into a folder
+    #[command(after_help = download::EXAMPLES)]
+    Download(Box<DownloadArgs>),
     /// List your jobs, newest first
     List(ListArgs),
     /// Show a job and its history
@@ -70,6 +84,7 @@ impl JobCommand {
     pub async fn run(self, context: &Context) -> Result<(), CmdError> {
         match self {
             Self::Submit(args) => args.run(context).await,
+            Self::Download(args) => args.run(context).await,
             Self::List(args) => args.run(context).await,
             Self::Show(args) => args.run(context).await,
             Self::Wait(args) => args.run(context).await,
@@ -111,10 +126,6 @@ async fn find(client: &Client, id: &str) -> Result<JobView, CmdError> {
         .job(&JobId::new(id))
         .await
         .map_err(|error| client_error("could not read the job", &error))
-}
-
-fn usage(given: &str, problem: &str) -> CmdError {
-    CmdError::new(ExitCode::Usage, format!("{given:?} {problem}"))
 }
 
 fn client_error(tried: &str, error: &ClientError) -> CmdError {

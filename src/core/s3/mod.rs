@@ -256,10 +256,10 @@ impl S3 {
         Place::of_url(url, self.endpoint.as_deref())
     }
 
-    /// Asks the service whether it knows the credentials and the bucket.
+    /// Asks the service whether it knows the credentials and the bucket; returns whether the object is there.
     ///
-    /// Who may write but not list is let pass: then the service knows them.
-    pub async fn check(&self, place: &Place) -> Result<(), S3Error> {
+    /// Who may write but not list is let pass, since the service knows them; then nobody can tell what is there.
+    pub async fn check(&self, place: &Place) -> Result<Option<bool>, S3Error> {
         let asked = self
             .client
             .list_objects_v2()
@@ -269,10 +269,16 @@ impl S3 {
             .send()
             .await;
         match asked.map_err(|error| S3Error::of("a look at", place, error)) {
+            // The key itself comes before all that begin with it.
+            Ok(list) => Ok(Some(
+                list.contents()
+                    .first()
+                    .is_some_and(|object| object.key() == Some(&place.key)),
+            )),
             Err(error @ (S3Error::Credentials { .. } | S3Error::NoBucket(_) | S3Error::Unreachable(_))) => {
                 Err(error)
             }
-            Ok(_) | Err(_) => Ok(()),
+            Err(_) => Ok(None),
         }
     }
 
