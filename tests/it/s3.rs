@@ -1,6 +1,7 @@
 //! Inputs, outputs and downloads of jobs at a real S3 server that checks every signature.
 
 use std::path::Path;
+use std::process::Stdio;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,6 +14,7 @@ use s3s::auth::SimpleAuth;
 use s3s::service::{S3Service, S3ServiceBuilder};
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tokio::io::AsyncBufReadExt;
 use tokio::process::Command;
 
 use crate::facilitator::{World, pushed, report};
@@ -532,5 +534,68 @@ async fn a_real_job_reads_from_s3_writes_to_s3_and_its_output_is_brought_home() 
     assert_eq!(
         std::fs::read(got.join("output/sorted.txt")).unwrap(),
         b"apple\nquince\n"
+    );
+}
+
+/// Serves `hi` until it is asked for `over`.
+const TALK: &str = "mkdir -p /tmp/w/cgi-bin; cd /tmp/w; echo ok > health; echo hi > hello; \
+    printf '#!/bin/sh\\ntouch /tmp/over; printf \"\\\\r\\\\n\\\\r\\\\nbye\"\\n' > cgi-bin/over; chmod +x cgi-bin/over; \
+    busybox httpd -p 8000 -h /tmp/w; until [ -e /tmp/over ]; do sleep 0.2; done; echo done";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_streaming_job_is_talked_to_with_the_files_that_submit_wrote() {
+    if !docker_is_there() {
+        return;
+    }
+    let home = Home::new();
+    let network = Network::start(&home);
+    let url = network.told["facilitator"]["url"].as_str().unwrap().to_owned();
+    let args = [
+        "submit",
+        "--class",
+        "always_on.test",
+        "--stream",
+        "--stream-dir",
+        "talk",
+        SAMPLE_IMAGE,
+        "--",
+        "sh",
+        "-c",
+        TALK,
+    ];
+    let mut command = job(&home, &url, SECRET, &args);
+    let mut child = command
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut told = tokio::io::BufReader::new(child.stderr.take().unwrap()).lines();
+    let mut address = None;
+    while let Some(line) = told.next_line().await.unwrap() {
+        if let Some(rest) = line.strip_prefix("server ") {
+            address = Some(rest.trim().to_owned());
+        }
+        if line.starts_with("curl ") {
+            break;
+        }
+    }
+    let address = address.unwrap();
+    let file = |name: &str| std::fs::read(home.path().join("talk").join(name)).unwrap();
+    let identity = [file("client.pem"), file("client-key.pem")].concat();
+    let http = reqwest::Client::builder()
+        .tls_certs_only([reqwest::Certificate::from_pem(&file("server.pem")).unwrap()])
+        .identity(reqwest::Identity::from_pem(&identity).unwrap())
+        .build()
+        .unwrap();
+    let hello = http.get(format!("{address}hello")).send().await.unwrap();
+    assert_eq!(hello.text().await.unwrap(), "hi\n");
+    // The job may end before the answer is through.
+    drop(http.get(format!("{address}cgi-bin/over")).send().await);
+    // Somebody must read what it says until it ends.
+    while told.next_line().await.unwrap().is_some() {}
+    let output = child.wait_with_output().await.unwrap();
+    assert_eq!(
+        (output.status.code(), text(&output.stdout).as_str()),
+        (Some(0), "done\n")
     );
 }

@@ -1,6 +1,7 @@
 //! `horde job submit` and `horde job download` as people run them: job files, costs, retries, hostile peers.
 
 use std::collections::HashMap;
+use std::process::Stdio;
 use std::sync::{Arc, Mutex};
 
 use axum::body::Body;
@@ -261,7 +262,6 @@ async fn a_plan_shows_what_would_be_submitted() {
     ];
     let output = job(&home, &fake.url, &args).output().await.unwrap();
     assert_eq!(output.status.code(), Some(11), "{output:?}");
-    // The signature is no longer than it is.
     insta::assert_snapshot!(home.told(&output));
     assert_eq!(fake.submissions().len(), 0);
 }
@@ -459,7 +459,10 @@ async fn a_reader_who_goes_early_is_no_error() {
     ] {
         let (reader, writer) = std::io::pipe().unwrap();
         drop(reader);
-        let output = job(&home, &fake.url, args).stdout(writer).output().await.unwrap();
+        // `output` would take the pipe away.
+        let mut command = job(&home, &fake.url, args);
+        let child = command.stdout(writer).stderr(Stdio::piped()).spawn().unwrap();
+        let output = child.wait_with_output().await.unwrap();
         assert_eq!(home.told(&output), "exit code: 0\n", "{args:?}");
     }
     let (reader, writer) = std::io::pipe().unwrap();

@@ -224,6 +224,7 @@ impl Download<'_> {
     }
 
     async fn output(&mut self, path: &str, url: &str) -> Result<(), CmdError> {
+        let is_s3 = url.contains(PRESIGNED);
         let Some(url) = self.readable(path, url).await? else {
             return Ok(());
         };
@@ -239,7 +240,7 @@ impl Download<'_> {
         let what = format!("downloading {}", printable(path));
         let progress = Progress::new(self.context, what, None, self.args.quiet);
         let fetched = downloads
-            .fetch(&url, part, &|bytes, total| progress.set(bytes, total))
+            .fetch(&url, part, is_s3, &|bytes, total| progress.set(bytes, total))
             .await;
         drop(progress);
         match fetched {

@@ -120,11 +120,12 @@ impl Downloads {
         Ok(Self(http::client(&ClientOptions::default())?))
     }
 
-    /// Brings a file; `progress` hears of bytes that are there, and of the size once it is known.
+    /// Brings a file; `is_s3` tells that the server is one, whose tags are digests; `progress` hears of bytes that are there, and of the size once it is known.
     pub async fn fetch(
         &self,
         url: &str,
         mut part: Part,
+        is_s3: bool,
         progress: &(dyn Fn(u64, Option<u64>) + Sync),
     ) -> Result<Fetched, DownloadError> {
         let mut backoff = Backoff::new(PAUSE.0, PAUSE.1);
@@ -148,6 +149,7 @@ impl Downloads {
         let sums = tokio::task::spawn_blocking(move || sums(file)).await;
         let sums = sums.map_err(io::Error::other).and_then(|sums| sums);
         let sums = sums.map_err(|source| part.failed(source))?;
+        let told = if is_s3 { told } else { Told { md5: None, ..told } };
         match verify(&told, &sums) {
             Ok(verified) => {
                 part.finish()?;
@@ -300,12 +302,11 @@ fn told(headers: &HeaderMap) -> Told {
             ..Told::default()
         };
     }
-    let is_s3 = headers.keys().any(|name| name.as_str().starts_with("x-amz-"));
     // With a key that S3 keeps or the user gave, the tag is no digest; nor is that of an upload in parts.
     let is_sealed = text("x-amz-server-side-encryption").is_some_and(|kind| kind != "AES256")
         || text("x-amz-server-side-encryption-customer-algorithm").is_some();
     let md5 = Some(tag.trim_matches('"'))
-        .filter(|tag| tag.len() == 32 && is_s3 && !is_sealed)
+        .filter(|tag| tag.len() == 32 && !is_sealed)
         .and_then(|tag| hex::decode(tag).ok());
     let structured = ["repr-digest", "content-digest"]
         .into_iter()
@@ -416,22 +417,16 @@ mod tests {
             );
         }
         let tag = ("etag", "\"900150983cd24fb0d6963f7d28e17f72\"");
-        let s3 = ("x-amz-request-id", "1");
-        assert!(told(&headers(&[tag, s3])).md5.is_some());
-        // Not by a server that is no S3, not if it was sealed, not if it came in parts, not if it was packed.
-        assert!(told(&headers(&[tag])).md5.is_none());
+        assert!(told(&headers(&[tag])).md5.is_some());
+        // Not if it was sealed, not if it came in parts, not if it was packed.
         assert!(
-            told(&headers(&[tag, s3, ("x-amz-server-side-encryption", "aws:kms")]))
+            told(&headers(&[tag, ("x-amz-server-side-encryption", "aws:kms")]))
                 .md5
                 .is_none()
         );
         let parts = ("etag", "\"900150983cd24fb0d6963f7d28e17f72-2\"");
-        assert!(told(&headers(&[parts, s3])).md5.is_none());
-        assert!(
-            told(&headers(&[tag, s3, ("content-encoding", "gzip")]))
-                .md5
-                .is_none()
-        );
+        assert!(told(&headers(&[parts])).md5.is_none());
+        assert!(told(&headers(&[tag, ("content-encoding", "gzip")])).md5.is_none());
         assert_eq!(told(&headers(&[("etag", "W/\"x\"")])).tag, "");
     }
 

@@ -401,8 +401,12 @@ impl Reader<'_> {
         let read = number.and_then(|number| i64::from_str_radix(number.as_str(), number.radix()).ok());
         match read.and_then(|number| u32::try_from(number).ok()) {
             Some(number) if number <= max => Some(number),
+            _ if value.get_ref().is_integer() => {
+                self.refuse(value.span(), format!("this is not within 0 to {max} seconds"));
+                None
+            }
             _ => {
-                self.wrong(value, &format!("a whole number of seconds from 0 to {max}"));
+                self.wrong(value, "a whole number of seconds");
                 None
             }
         }
@@ -536,7 +540,7 @@ mod tests {
             "1:1 unknown key `imge`",
             "2:9 unknown executor class",
             "3:14 this is an integer, not a text",
-            "5:12 this is an integer, not a whole number of seconds from 0 to 86400",
+            "5:12 this is not within 0 to 86400 seconds",
             "6:13 this is a string, not a whole number",
             "7:1 `path` is missing",
             "10:10 the path \"/etc\" is not below /volume",

@@ -10,6 +10,7 @@ use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_s3::types::{CompletedMultipartUpload, CompletedPart};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use indexmap::IndexMap;
+use md5::{Digest, Md5};
 use serde::{Deserialize, Serialize};
 
 use super::place::Place;
@@ -218,14 +219,16 @@ impl S3 {
             for part in page.parts() {
                 let number = part.part_number().and_then(|number| u64::try_from(number).ok());
                 let size = part.size().and_then(|size| u64::try_from(size).ok());
-                if let (Some(index), Some(size), Some(tag)) = (
-                    number.and_then(|number| number.checked_sub(1)),
-                    size,
-                    part.e_tag(),
-                ) && index < cargo.bytes.div_ceil(note.part_bytes)
+                if let (Some(index), Some(size)) = (number.and_then(|number| number.checked_sub(1)), size)
+                    && index < cargo.bytes.div_ceil(note.part_bytes)
                     && size == cargo.length(index, note.part_bytes)
                 {
-                    done.insert(index, tag.to_owned());
+                    let tag = match part.e_tag() {
+                        Some(tag) => tag.to_owned(),
+                        // Some servers leave it out of the list; it is the digest of what was sent.
+                        None => cargo.tag(index, note.part_bytes).await?,
+                    };
+                    done.insert(index, tag);
                 }
             }
             marker = page.next_part_number_marker().map(str::to_owned);
@@ -333,6 +336,13 @@ impl Cargo<'_> {
     fn length(&self, part: u64, part_bytes: u64) -> u64 {
         let start = part.saturating_mul(part_bytes);
         part_bytes.min(self.bytes.saturating_sub(start))
+    }
+
+    /// Returns the tag that a server gives a part.
+    async fn tag(&self, part: u64, part_bytes: u64) -> Result<String, UploadError> {
+        let start = part.saturating_mul(part_bytes);
+        let content = self.part(start, self.length(part, part_bytes)).await?;
+        Ok(format!("\"{}\"", hex::encode(Md5::digest(content))))
     }
 
     async fn part(&self, start: u64, length: u64) -> Result<Vec<u8>, UploadError> {
