@@ -129,8 +129,8 @@ impl DownloadArgs {
         download.artifacts();
         download.outputs().await?;
         if self.streams {
-            download.keep("stdout".to_owned(), "stream", "stdout", end.stdout.as_bytes());
-            download.keep("stderr".to_owned(), "stream", "stderr", end.stderr.as_bytes());
+            download.keep("stdout", "stream", "stdout", end.stdout.as_bytes());
+            download.keep("stderr", "stream", "stderr", end.stderr.as_bytes());
         }
         download.finish(&to)
     }
@@ -179,7 +179,7 @@ impl Download<'_> {
             match STANDARD.decode(content) {
                 Ok(content) => {
                     let to = format!("{ARTIFACTS}/{}", named(path));
-                    self.keep(to, "artifact", path, &content);
+                    self.keep(&to, "artifact", path, &content);
                 }
                 Err(error) => self.miss(path, "artifact", format!("its content is not base64: {error}")),
             }
@@ -278,8 +278,8 @@ impl Download<'_> {
         readable.map(Some).map_err(|error| s3_error(tried, &error))
     }
 
-    fn keep(&mut self, to: String, source: &'static str, path: &str, content: &[u8]) {
-        match self.landing.write(&to, content) {
+    fn keep(&mut self, to: &str, source: &'static str, path: &str, content: &[u8]) {
+        match self.landing.write(to, content) {
             Ok(path) => self.came.push(Came {
                 path: path.to_string(),
                 source,

@@ -11,29 +11,47 @@ use crate::core::s3::{Options, S3, S3Error};
 /// Which S3 service; credentials come from where Amazon's own tools look for them, never from a flag.
 #[derive(Args, Clone, Debug, Default)]
 pub(super) struct S3Args {
+    #[expect(clippy::doc_markdown, reason = "help on a terminal, not Markdown")]
     /// Use the S3 service at this address [default: AWS_ENDPOINT_URL, else Amazon's]
-    #[arg(long, value_name = "URL", help_heading = "S3")]
-    s3_endpoint: Option<String>,
+    #[arg(
+        long = "s3-endpoint",
+        id = "s3_endpoint",
+        value_name = "URL",
+        help_heading = "S3"
+    )]
+    endpoint: Option<String>,
+    #[expect(clippy::doc_markdown, reason = "help on a terminal, not Markdown")]
     /// Use this region [default: AWS_REGION, else that of the profile]
-    #[arg(long, value_name = "REGION", help_heading = "S3")]
-    s3_region: Option<String>,
+    #[arg(
+        long = "s3-region",
+        id = "s3_region",
+        value_name = "REGION",
+        help_heading = "S3"
+    )]
+    region: Option<String>,
+    #[expect(clippy::doc_markdown, reason = "help on a terminal, not Markdown")]
     /// Take the credentials of this profile [default: AWS_ACCESS_KEY_ID and others, AWS_PROFILE, the machine's role]
-    #[arg(long, value_name = "NAME", help_heading = "S3")]
-    s3_profile: Option<String>,
+    #[arg(
+        long = "s3-profile",
+        id = "s3_profile",
+        value_name = "NAME",
+        help_heading = "S3"
+    )]
+    profile: Option<String>,
     /// Let presigned addresses be good for so long [default: 21600]
-    #[arg(long, value_name = "SECONDS", help_heading = "S3",
+    #[arg(long = "s3-expires", id = "s3_expires", value_name = "SECONDS", help_heading = "S3",
           value_parser = clap::value_parser!(u32).range(1..=604_800))]
-    s3_expires: Option<u32>,
+    expires: Option<u32>,
 }
 
 impl S3Args {
     /// Returns what was said.
     pub(super) fn draft(&self) -> S3Draft {
         S3Draft {
-            endpoint: self.s3_endpoint.clone(),
-            region: self.s3_region.clone(),
-            profile: self.s3_profile.clone(),
-            expires: self.s3_expires,
+            endpoint: self.endpoint.clone(),
+            region: self.region.clone(),
+            profile: self.profile.clone(),
+            expires: self.expires,
             upload_to: None,
         }
     }

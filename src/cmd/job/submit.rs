@@ -43,6 +43,7 @@ Examples:
   horde job submit --example > job.toml; horde job submit --file job.toml --dry-run";
 
 /// `horde job submit …`
+#[expect(clippy::struct_excessive_bools, reason = "flags")]
 #[derive(Args, Debug)]
 pub struct SubmitArgs {
     #[command(flatten)]
@@ -267,7 +268,7 @@ fn check(draft: &Draft) -> Result<(), CmdError> {
     let mut problems = Vec::new();
     match &draft.image {
         None => {
-            problems.push("there is no image: name it, or write image = \"…\" into the job file".to_owned())
+            problems.push("there is no image: name it, or write image = \"…\" into the job file".to_owned());
         }
         Some(image) if image.chars().count() > IMAGE_CHARS_MAX => {
             problems.push(format!(

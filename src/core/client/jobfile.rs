@@ -214,7 +214,7 @@ impl Reader<'_> {
             return None;
         };
         let mut args = Vec::new();
-        for item in items.iter() {
+        for item in items {
             match item.get_ref().as_str() {
                 Some(text) => args.push(text.to_owned()),
                 None => self.wrong(item, "a text: put it in quotes"),
@@ -320,7 +320,7 @@ impl Reader<'_> {
             return Vec::new();
         };
         let mut entries = Vec::new();
-        for item in items.iter() {
+        for item in items {
             match item.get_ref().as_table() {
                 Some(entry) => entries.push((entry, item.span())),
                 None => self.wrong(item, "a table"),

@@ -72,6 +72,7 @@ impl Place {
     }
 
     /// Returns the place of `name` below this one.
+    #[must_use]
     pub fn join(&self, name: &str) -> Self {
         let folder = self.key.trim_end_matches('/');
         let key = if folder.is_empty() {
