@@ -8,8 +8,10 @@ use axum::body::Body;
 use axum::extract::Request;
 use axum::response::IntoResponse;
 use axum::{Json, Router};
+use base64::Engine as _;
 use horde::core::tasks::Tasks;
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 use tokio::process::Command;
 
 use crate::facilitator::{World, pushed, report};
@@ -71,7 +73,7 @@ impl Fake {
             .fallback(move |request: Request| answer(kind, request, Arc::clone(&all), Arc::clone(&jobs)));
         let tasks = Tasks::new();
         tasks.spawn("fake facilitator", async move {
-            axum::serve(listener, app).await.unwrap()
+            axum::serve(listener, app).await.unwrap();
         });
         Self { url, asked, tasks }
     }
@@ -410,6 +412,88 @@ async fn the_example_is_a_job_file() {
         .await
         .unwrap();
     assert_eq!(text(&output.stdout), "job-0\n", "{output:?}");
+}
+
+/// Sends the first half of a file and breaks off; sends the rest to those who say what they have.
+fn half(
+    content: Arc<Vec<u8>>,
+    seen: Arc<Mutex<Vec<Option<String>>>>,
+    request: Request,
+) -> axum::response::Response {
+    let header = |name: &str| {
+        request
+            .headers()
+            .get(name)
+            .map(|value| value.to_str().unwrap().to_owned())
+    };
+    let range = header("range");
+    seen.lock().unwrap().push(range.clone());
+    let answer = axum::http::Response::builder().header("etag", "\"v1\"");
+    let Some(range) = range else {
+        let first = content[..content.len() / 2].to_vec();
+        let broken = futures_util::stream::iter([Ok(first), Err(std::io::Error::other("the line broke"))]);
+        return answer
+            .header("content-length", content.len())
+            .body(Body::from_stream(broken))
+            .unwrap();
+    };
+    assert_eq!(header("if-range").as_deref(), Some("\"v1\""));
+    let start: usize = range
+        .strip_prefix("bytes=")
+        .unwrap()
+        .strip_suffix('-')
+        .unwrap()
+        .parse()
+        .unwrap();
+    let place = format!("bytes {start}-{}/{}", content.len() - 1, content.len());
+    let digest = base64::engine::general_purpose::STANDARD.encode(Sha256::digest(content.as_slice()));
+    answer
+        .status(206)
+        .header("content-range", place)
+        .header("repr-digest", format!("sha-256=:{digest}:"))
+        .body(Body::from(content[start..].to_vec()))
+        .unwrap()
+}
+
+#[tokio::test]
+async fn a_download_goes_on_where_it_broke_off_and_is_verified() {
+    let (world, home) = (World::start().await, Home::new());
+    let mut validator = world.validator().await;
+    let url = format!("http://{}", world.address);
+    let content: Arc<Vec<u8>> = Arc::new((0..300_000_u32).flat_map(u32::to_be_bytes).collect());
+    let (seen, served) = (Arc::new(Mutex::new(Vec::new())), Arc::clone(&content));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let output = format!("/output/x=http://{}/x", listener.local_addr().unwrap());
+    let all = Arc::clone(&seen);
+    let app = Router::new().fallback(move |request: Request| {
+        std::future::ready(half(Arc::clone(&served), Arc::clone(&all), request))
+    });
+    let tasks = Tasks::new();
+    tasks.spawn("files", async move { axum::serve(listener, app).await.unwrap() });
+    let submitted = job(
+        &home,
+        &url,
+        &["submit", "--quiet", "--output", &output, "busybox"],
+    )
+    .output()
+    .await
+    .unwrap();
+    let uuid = text(&submitted.stdout).trim().to_owned();
+    drop(pushed(&mut validator).await);
+    let metadata = json!({"miner_response": {"docker_process_stderr": "", "docker_process_stdout": "",
+        "artifacts": {}, "upload_results": {"x": "{}"}}});
+    report(&mut validator, &uuid, "completed", metadata).await;
+    let args = ["download", "--to", "got", "--json", &uuid];
+    let output = job(&home, &url, &args).output().await.unwrap();
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let told: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(told["files"][0]["verified"], "sha256", "{told}");
+    assert!(std::fs::read(home.path().join("got/output/x")).unwrap() == *content);
+    let seen = seen.lock().unwrap().clone();
+    assert_eq!(seen.len(), 2, "{seen:?}");
+    let half = format!("bytes={}-", content.len() / 2);
+    assert_eq!(seen, [None, Some(half)]);
+    tasks.abort();
 }
 
 #[tokio::test]

@@ -25,6 +25,9 @@ const READ_BYTES: usize = 1024 * 1024;
 /// How often a person is told how far packing is.
 const TICK: Duration = Duration::from_millis(200);
 
+/// Files above this size (8 MiB) are uploaded at once if they can be, rather than packed to see whether they get small.
+const PACKED_FILE_BYTES_MAX: u64 = 8 * 1024 * 1024;
+
 /// The name of a folder that was packed to be uploaded.
 const PACKED_NAME: &str = "volume.zip";
 
@@ -144,6 +147,10 @@ impl Inputs<'_> {
         } else {
             request.split()
         };
+        let is_large = std::fs::metadata(source).is_ok_and(|facts| facts.len() > PACKED_FILE_BYTES_MAX);
+        if self.upload_to.is_some() && !is_folder && is_large {
+            return self.upload_file(request, source).await;
+        }
         let (room, from, named) = (self.room, source.to_owned(), name.map(str::to_owned));
         let packed = tokio::task::spawn_blocking(move || inline::pack(&from, named.as_deref(), room))
             .await
