@@ -35,10 +35,13 @@ pub(super) struct AskedArgs {
     /// Set the environment variables of this file, one NAME=VALUE or NAME a line
     #[arg(long, value_name = "FILE")]
     env_file: Vec<PathBuf>,
-    #[expect(clippy::doc_markdown, reason = "help on a terminal, not Markdown")]
-    /// Give a file, a folder, a URL, hf://owner/repo[@revision][/path] or s3://bucket/key as input below /volume; a URL
-    /// with a PATH that ends in / is a zip to unpack there
-    #[arg(long = "volume", short, value_name = "SOURCE:PATH")]
+    #[arg(
+        long = "volume",
+        short,
+        value_name = "SOURCE:PATH",
+        help = "Give a file, a folder, a URL, hf://owner/repo[@revision][/path] or s3://bucket/key as input below \
+                /volume; a URL with a PATH that ends in / is a zip to unpack there"
+    )]
     volumes: Vec<String>,
     #[expect(clippy::doc_markdown, reason = "help on a terminal, not Markdown")]
     /// Upload a file below /output when the job is done: to a URL by PUT, to post+URL as a form, or to s3://bucket/key
