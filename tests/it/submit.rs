@@ -415,11 +415,7 @@ async fn the_example_is_a_job_file() {
 }
 
 /// Sends the first half of a file and breaks off; sends the rest to those who say what they have.
-fn half(
-    content: Arc<Vec<u8>>,
-    seen: Arc<Mutex<Vec<Option<String>>>>,
-    request: Request,
-) -> axum::response::Response {
+fn half(content: &[u8], seen: &Mutex<Vec<Option<String>>>, request: &Request) -> axum::response::Response {
     let header = |name: &str| {
         request
             .headers()
@@ -446,7 +442,7 @@ fn half(
         .parse()
         .unwrap();
     let place = format!("bytes {start}-{}/{}", content.len() - 1, content.len());
-    let digest = base64::engine::general_purpose::STANDARD.encode(Sha256::digest(content.as_slice()));
+    let digest = base64::engine::general_purpose::STANDARD.encode(Sha256::digest(content));
     answer
         .status(206)
         .header("content-range", place)
@@ -465,9 +461,8 @@ async fn a_download_goes_on_where_it_broke_off_and_is_verified() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let output = format!("/output/x=http://{}/x", listener.local_addr().unwrap());
     let all = Arc::clone(&seen);
-    let app = Router::new().fallback(move |request: Request| {
-        std::future::ready(half(Arc::clone(&served), Arc::clone(&all), request))
-    });
+    let app =
+        Router::new().fallback(move |request: Request| std::future::ready(half(&served, &all, &request)));
     let tasks = Tasks::new();
     tasks.spawn("files", async move { axum::serve(listener, app).await.unwrap() });
     let submitted = job(
