@@ -32,6 +32,8 @@ pub enum ExitCode {
     Configuration,
     /// A check failed.
     CheckFailed,
+    /// A plan was printed, and there is something to do.
+    Pending,
     /// An executor has reported its job, and its machine is not fit for another one.
     Unhealthy,
     /// A bug of ours.
@@ -63,6 +65,8 @@ impl ExitCode {
             Self::Partial => 8,
             Self::Configuration => 9,
             Self::CheckFailed => 10,
+            // The same number: nobody plans with an executor.
+            Self::Pending => 11,
             Self::Unhealthy => UNHEALTHY,
             Self::Bug => 70,
             Self::JobTimeout => 124,

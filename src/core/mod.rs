@@ -14,6 +14,7 @@ pub mod chain;
 pub mod docker;
 pub mod host;
 pub mod net;
+pub mod s3;
 pub mod store;
 pub mod transfer;
 

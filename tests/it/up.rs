@@ -21,14 +21,14 @@ fn up(home: &Home, args: &[&str]) -> Command {
 }
 
 /// A network that is killed when the test fails.
-struct Network {
+pub(crate) struct Network {
     process: Child,
-    told: Value,
+    pub(crate) told: Value,
 }
 
 impl Network {
     /// Starts a network and waits until it tells what runs where.
-    fn start(home: &Home) -> Self {
+    pub(crate) fn start(home: &Home) -> Self {
         let mut process = up(home, &["--json"])
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

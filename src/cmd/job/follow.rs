@@ -229,7 +229,7 @@ pub(super) async fn follow(
 }
 
 /// Leaves a job alone, or cancels it if the person says so by a second interrupt.
-async fn interrupted(
+pub(super) async fn interrupted(
     context: &Context,
     client: &Client,
     job: &JobView,

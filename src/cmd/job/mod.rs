@@ -1,19 +1,29 @@
 //! `horde job`: submit jobs to a facilitator and follow them.
 
+mod ask;
+mod asked;
 mod cancel;
+mod download;
 mod end;
 mod explain;
+mod file;
 mod find;
 mod follow;
 mod list;
 mod live;
 mod logs;
+mod output;
+mod plan;
+mod progress;
 mod reader;
 mod report_cheated;
 mod retry;
+mod s3;
 mod show;
+mod stream;
 mod submit;
 mod tame;
+mod volume;
 mod wait;
 
 use std::path::PathBuf;
@@ -21,6 +31,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 
 use self::cancel::CancelArgs;
+use self::download::DownloadArgs;
 pub(super) use self::end::end;
 use self::explain::ExplainArgs;
 use self::find::find;
@@ -47,6 +58,9 @@ pub enum JobCommand {
     /// Ctrl-C leaves the job alone.
     #[command(after_help = submit::EXAMPLES)]
     Submit(Box<SubmitArgs>),
+    /// Bring a job's artifacts and outputs into a folder
+    #[command(after_help = download::EXAMPLES)]
+    Download(Box<DownloadArgs>),
     /// List your jobs, newest first
     #[command(after_help = list::EXAMPLES)]
     List(ListArgs),
@@ -108,6 +122,7 @@ impl JobCommand {
     pub async fn run(self, context: &Context) -> Result<(), CmdError> {
         match self {
             Self::Submit(args) => args.run(context).await,
+            Self::Download(args) => args.run(context).await,
             Self::List(args) => args.run(context).await,
             Self::Show(args) => args.run(context).await,
             Self::Logs(args) => args.run(context).await,
@@ -149,15 +164,11 @@ impl UserArgs {
     }
 }
 
-fn usage(given: &str, problem: &str) -> CmdError {
-    CmdError::new(ExitCode::Usage, format!("{given:?} {problem}"))
-}
-
 fn client_error(tried: &str, error: &ClientError) -> CmdError {
     let code = match error {
         ClientError::BadUrl { .. } => ExitCode::Usage,
         ClientError::Unreachable { .. } => ExitCode::Unreachable,
-        ClientError::NotLetIn { .. } => ExitCode::Refused,
+        ClientError::NotLetIn { .. } | ClientError::Refused { status: 402, .. } => ExitCode::Refused,
         ClientError::NotFound { .. } => ExitCode::NotFound,
         ClientError::SetUp(_)
         | ClientError::Refused { .. }
@@ -174,7 +185,7 @@ fn client_error(tried: &str, error: &ClientError) -> CmdError {
             failed.hint("its operator must list this hotkey in facilitator.users")
         }
         ClientError::Refused { status: 402, .. } => {
-            failed.hint("ask for less time, or ask the facilitator's operator for credit")
+            failed.hint("the facilitator's operator adds credit; shorter limits take less of it")
         }
         ClientError::Refused { words, .. } if words == "Could not select Validator" => {
             failed.hint("the validator is not connected to this facilitator")

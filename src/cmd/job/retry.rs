@@ -4,7 +4,8 @@ use clap::Args;
 use time::{Date, Month, OffsetDateTime, Time};
 
 use super::follow::{InterruptArgs, Plan, follow};
-use super::{UserArgs, client_error, find};
+use super::submit::{key_problem, submit_error};
+use super::{UserArgs, find};
 use crate::cmd::context::Context;
 use crate::cmd::error::{CmdError, ExitCode};
 use crate::cmd::table::{printable, stamp};
@@ -47,6 +48,9 @@ pub struct RetryArgs {
     /// Submit it although one of its presigned URLs has expired
     #[arg(long)]
     force: bool,
+    /// Submit once, however often this is run with the same key within 7 days [default: a new key each time]
+    #[arg(long, value_name = "KEY")]
+    idempotency_key: Option<String>,
     /// Print the request and submit nothing
     #[arg(long)]
     dry_run: bool,
@@ -61,6 +65,9 @@ pub struct RetryArgs {
 
 impl RetryArgs {
     pub(super) async fn run(self, context: &Context) -> Result<(), CmdError> {
+        if let Some(problem) = self.idempotency_key.as_deref().and_then(key_problem) {
+            return Err(CmdError::new(ExitCode::Usage, problem));
+        }
         let client = self.user.client(context).await?;
         let job = find(&client, &self.id).await?;
         let submit = self.request(&job);
@@ -103,10 +110,12 @@ impl RetryArgs {
         if self.dry_run {
             return context.print_json(&submit);
         }
+        let new_key = || uuid::Uuid::new_v4().to_string();
+        let key = self.idempotency_key.clone().unwrap_or_else(new_key);
         let again = client
-            .submit(&submit)
+            .submit_once(&submit, &key)
             .await
-            .map_err(|error| client_error("could not submit the job", &error))?;
+            .map_err(|error| submit_error(&error, &key))?;
         if !self.detach {
             return follow(context, &client, again, Plan::to_the_end(self.interrupt)).await;
         }
@@ -140,6 +149,7 @@ impl RetryArgs {
                 .map(|public_key| StreamingClient { public_key }),
             volumes: job.volumes.clone(),
             uploads: job.uploads.clone(),
+            tag: Some(job.tag.clone()).filter(|tag| !tag.is_empty()),
         }
     }
 }
@@ -147,9 +157,6 @@ impl RetryArgs {
 /// Says what of a job is not in its view, or not in the hands of whoever repeats it.
 fn lost(job: &JobView) -> Vec<&'static str> {
     let mut words = Vec::new();
-    if !job.tag.is_empty() {
-        words.push("the tag of the job is not submitted again");
-    }
     if !job.streaming_client_cert.is_empty() {
         words.push("only who has the key of the job's certificate can connect to it: this command does not");
     }
