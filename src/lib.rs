@@ -31,7 +31,8 @@
 //! | [`core::transfer`] | bytes into and out of a job | model, net, clock |
 //! | [`core::dynamic`] | what the subnet's owners set for all | model, clock, store, net |
 //! | [`core::receipts`] | proofs of work done | model, crypto, proto, store, net |
-//! | [`core::client`] | a user of the facilitator | model, proto, crypto, net, clock |
+//! | [`core::s3`] | objects of an S3 service | net |
+//! | [`core::client`] | a user of the facilitator | model, proto, crypto, net, clock, transfer, s3 |
 //! | [`core::devnet`] | a whole network as child processes | model, clock, tasks, config, crypto, proto, net, chain, client |
 //! | [`core::facilitator`], [`core::validator`], [`core::miner`], [`core::executor`] | the roles | what they need, never each other |
 //!

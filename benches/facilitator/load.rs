@@ -167,6 +167,7 @@ fn job(validator: &Hotkey) -> Submit {
         streaming_details: None,
         volumes: Vec::new(),
         uploads: Vec::new(),
+        tag: None,
     }
 }
 

@@ -20,14 +20,20 @@ pub enum ExitCode {
     NotFound,
     /// Refused: a key, a permission.
     Refused,
+    /// What is asked for does not fit how things stand: it cannot be done with this job, or on that side.
+    Conflict,
     /// The other side cannot be reached.
     Unreachable,
     /// Waited too long.
     TooLong,
+    /// Some of what was asked for was done, some was not.
+    Partial,
     /// The configuration is wrong.
     Configuration,
     /// A check failed.
     CheckFailed,
+    /// A plan was printed, and there is something to do.
+    Pending,
     /// An executor has reported its job, and its machine is not fit for another one.
     Unhealthy,
     /// A bug of ours.
@@ -38,6 +44,8 @@ pub enum ExitCode {
     JobFailedByHorde,
     /// Nobody took a job.
     JobRejected,
+    /// A job's image or command is not there, or cannot be run.
+    JobNotRunnable,
     /// Passed through: a job's own exit code, or 130 and 143 for an end by signal.
     Passed(u8),
 }
@@ -51,15 +59,20 @@ impl ExitCode {
             Self::Usage => 2,
             Self::NotFound => 3,
             Self::Refused => 4,
+            Self::Conflict => 5,
             Self::Unreachable => 6,
             Self::TooLong => 7,
+            Self::Partial => 8,
             Self::Configuration => 9,
             Self::CheckFailed => 10,
+            // The same number: nobody plans with an executor.
+            Self::Pending => 11,
             Self::Unhealthy => UNHEALTHY,
             Self::Bug => 70,
             Self::JobTimeout => 124,
             Self::JobFailedByHorde => 125,
             Self::JobRejected => 126,
+            Self::JobNotRunnable => 127,
             Self::Passed(code) => code,
         }
     }

@@ -38,12 +38,18 @@ impl<const N: usize> Table<N> {
         };
         let widths: Vec<usize> = (0..N).map(width).collect();
         let line = |row: &[String; N]| {
-            let cells: Vec<String> = row
-                .iter()
-                .zip(&widths)
-                .map(|(cell, width)| format!("{cell:<width$}"))
-                .collect();
-            cells.join("  ").trim_end().to_owned()
+            let mut line = String::new();
+            for (index, (cell, width)) in row.iter().zip(&widths).enumerate() {
+                if index > 0 {
+                    line.push_str("  ");
+                }
+                line.push_str(cell);
+                // Not by a format string, whose widths end at 65,535.
+                let missing = width.saturating_sub(cell.chars().count());
+                line.extend(std::iter::repeat_n(' ', missing));
+            }
+            line.truncate(line.trim_end().len());
+            line
         };
         self.rows.iter().map(line).collect()
     }
@@ -120,6 +126,9 @@ mod tests {
         assert_eq!(lines[1], format!("{long}  b"));
         assert_eq!(lines[0].find('B'), Some(302));
         assert_eq!(lines[2], "é");
+        let mut table = Table::new(["A", "B"]);
+        table.add(["x".repeat(100_000), "b".to_owned()]);
+        assert_eq!(table.lines()[1].len(), 100_003);
     }
 
     #[test]

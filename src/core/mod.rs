@@ -15,6 +15,7 @@ pub mod chain;
 pub mod docker;
 pub mod host;
 pub mod net;
+pub mod s3;
 pub mod store;
 pub mod transfer;
 

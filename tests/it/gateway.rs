@@ -251,6 +251,7 @@ pub(crate) fn job(limits: [i64; 3]) -> Submit {
         executor_class: ExecutorClass::AlwaysOnTest,
         docker_image: "busybox".to_owned(),
         job_namespace: None,
+        tag: None,
         args: vec!["true".to_owned()],
         env: indexmap::IndexMap::new(),
         use_gpu: true,

@@ -21,14 +21,14 @@ fn up(home: &Home, args: &[&str]) -> Command {
 }
 
 /// A network that is killed when the test fails.
-struct Network {
+pub(crate) struct Network {
     process: Child,
-    told: Value,
+    pub(crate) told: Value,
 }
 
 impl Network {
     /// Starts a network and waits until it tells what runs where.
-    fn start(home: &Home) -> Self {
+    pub(crate) fn start(home: &Home) -> Self {
         let mut process = up(home, &["--json"])
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -194,6 +194,28 @@ fn a_job_over_its_time_is_told_by_its_executor_before_the_validator_gives_up() {
         assert!(told.contains("Execution time exceeded"), "{told}");
         assert!(output.stdout.starts_with(b"begun\n"), "{script}");
     }
+    let job = |args: &[&str]| {
+        let mut all = vec!["job", args[0], "--facilitator", &url, "--key-uri", &key];
+        all.extend(&args[1..]);
+        home.horde(all).output().unwrap()
+    };
+    // What a real executor says of a command that is not in its image is told from its own failures.
+    let output = job(&["submit", "--class", "always_on.test", SAMPLE_IMAGE, "--", "nope"]);
+    assert_eq!(output.status.code(), Some(127), "{}", home.told(&output));
+    let output = job(&["list", "--json", "--limit", "1"]);
+    let jobs: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let beginning: String = jobs[0]["uuid"].as_str().unwrap().chars().take(8).collect();
+    let output = job(&["explain", &beginning, "--json"]);
+    let explained: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(
+        (&explained["blame"], &explained["exit_code"]),
+        (&Value::from("job"), &Value::from(127))
+    );
+    let reason = explained["reason"].as_str().unwrap();
+    assert!(
+        reason.contains("the command \"nope\" is not in the image"),
+        "{reason}"
+    );
 }
 
 #[test]

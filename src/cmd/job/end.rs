@@ -1,12 +1,11 @@
 //! How a job ended, in words and as an exit code.
 
-use serde_json::Value;
-
 use crate::cmd::error::ExitCode;
+use crate::core::client::explain::{Ending, details, verdict};
 use crate::core::model::job::{FailureReason, JobStatus};
 use crate::core::proto::facilitator_validator::StatusMetadata;
 use crate::core::proto::job::Context as FailureContext;
-use crate::core::proto::sdk_facilitator::JobView;
+use crate::core::proto::sdk_facilitator::{JobView, is_cancelled};
 
 /// The most that is shown of one fact of a failure, in characters.
 const FACT_CHARACTERS_MAX: usize = 300;
@@ -21,89 +20,98 @@ pub(in crate::cmd) struct End {
     pub(in crate::cmd) stderr: String,
 }
 
+/// The exit code of commands about a job that its user has cancelled, as for any other end by interrupt.
+const CANCELLED: u8 = 130;
+
+/// Returns the exit code for an ending.
+pub(super) fn exit_code(ending: Ending) -> ExitCode {
+    match ending {
+        Ending::Completed => ExitCode::Done,
+        Ending::Cancelled => ExitCode::Passed(CANCELLED),
+        // A job that failed must not look like one that did not.
+        Ending::Exit(status) => {
+            let code = status.and_then(|status| u8::try_from(status).ok());
+            ExitCode::Passed(code.filter(|code| *code != 0).unwrap_or(1))
+        }
+        Ending::Timeout => ExitCode::JobTimeout,
+        Ending::NotRunnable => ExitCode::JobNotRunnable,
+        Ending::Horde => ExitCode::JobFailedByHorde,
+        Ending::Rejected => ExitCode::JobRejected,
+        Ending::Failed => ExitCode::Failed,
+    }
+}
+
 /// Returns how a job ended; none if it has not.
 pub(in crate::cmd) fn end(job: &JobView) -> Option<End> {
-    let last = job.last().filter(|entry| entry.status.is_terminal())?;
-    let metadata: StatusMetadata =
-        serde_json::from_value(Value::Object(last.metadata.clone())).unwrap_or_default();
-    let ended = |code, words: String| End {
-        code,
-        words: Some(words),
-        stdout: job.stdout.clone(),
-        stderr: job.stderr.clone(),
+    let code = exit_code(verdict(job)?.ending?);
+    let last = job.last()?;
+    let details = details(last);
+    let words = if code == ExitCode::Done {
+        None
+    } else if is_cancelled(last) {
+        Some("the job was cancelled by its user".to_owned())
+    } else {
+        Some(words(last.status, &details))
     };
-    if last.status == JobStatus::Completed {
-        return Some(End {
-            words: None,
-            ..ended(ExitCode::Done, String::new())
-        });
-    }
-    if let Some(details) = metadata.horde_failure_details {
-        let words = format!(
+    let (stdout, stderr) = match details.job_failure_details {
+        Some(failure) => (
+            failure.docker_process_stdout.unwrap_or_default(),
+            failure.docker_process_stderr.unwrap_or_default(),
+        ),
+        None => (job.stdout.clone(), job.stderr.clone()),
+    };
+    Some(End {
+        code,
+        words,
+        stdout,
+        stderr,
+    })
+}
+
+/// Returns what the reporter said, for people.
+fn words(status: JobStatus, details: &StatusMetadata) -> String {
+    if let Some(details) = &details.horde_failure_details {
+        return format!(
             "the horde failed the job: {} (reported by the {}: {}){}",
             details.message,
             details.reported_by,
             details.reason,
             facts(details.context.as_ref())
         );
-        return Some(ended(ExitCode::JobFailedByHorde, words));
     }
-    if let Some(details) = metadata.job_rejection_details {
-        let words = format!(
+    if let Some(details) = &details.job_rejection_details {
+        return format!(
             "the job was rejected: {} (by the {}: {}){}",
             details.message,
             details.rejected_by,
             details.reason,
             facts(details.context.as_ref())
         );
-        return Some(ended(ExitCode::JobRejected, words));
     }
-    if let Some(details) = metadata.job_failure_details {
-        let (code, words) = match details.reason {
-            FailureReason::Timeout => (
-                ExitCode::JobTimeout,
-                format!(
-                    "the job ran out of time in {}: {}",
-                    details.stage, details.message
-                ),
-            ),
-            FailureReason::NonzeroReturnCode => {
-                let status = details.docker_process_exit_status;
-                let code = status.and_then(|status| u8::try_from(status).ok());
-                let shown =
-                    status.map_or_else(|| "an unknown exit code".to_owned(), |s| format!("exit code {s}"));
-                (
-                    // A job that failed must not look like one that did not.
-                    ExitCode::Passed(code.filter(|code| *code != 0).unwrap_or(1)),
-                    format!("the job ended with {shown}"),
-                )
-            }
-            FailureReason::DownloadFailed | FailureReason::UploadFailed | FailureReason::Unknown => (
-                ExitCode::Failed,
-                format!(
-                    "the job failed in {}: {} ({}){}",
-                    details.stage,
-                    details.message,
-                    details.reason,
-                    facts(details.context.as_ref())
-                ),
-            ),
-        };
-        return Some(End {
-            stdout: details.docker_process_stdout.unwrap_or_default(),
-            stderr: details.docker_process_stderr.unwrap_or_default(),
-            ..ended(code, words)
-        });
-    }
-    let code = match last.status {
-        JobStatus::Rejected => ExitCode::JobRejected,
-        JobStatus::HordeFailed => ExitCode::JobFailedByHorde,
-        _ => ExitCode::Failed,
+    let Some(details) = &details.job_failure_details else {
+        return format!("the job ended as {status} without a reason");
     };
-    Some(ended(
-        code,
-        format!("the job ended as {} without a reason", last.status),
-    ))
+    match details.reason {
+        FailureReason::Timeout => {
+            format!(
+                "the job ran out of time in {}: {}",
+                details.stage, details.message
+            )
+        }
+        FailureReason::NonzeroReturnCode => {
+            let status = details.docker_process_exit_status;
+            let shown =
+                status.map_or_else(|| "an unknown exit code".to_owned(), |s| format!("exit code {s}"));
+            format!("the job ended with {shown}")
+        }
+        FailureReason::DownloadFailed | FailureReason::UploadFailed | FailureReason::Unknown => format!(
+            "the job failed in {}: {} ({}){}",
+            details.stage,
+            details.message,
+            details.reason,
+            facts(details.context.as_ref())
+        ),
+    }
 }
 
 /// Returns what a peer added to its reason, for the end of a sentence: texts only, each cut to a line's length.
@@ -118,7 +126,7 @@ fn facts(details: Option<&FailureContext>) -> String {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
 
@@ -157,6 +165,50 @@ mod tests {
         assert_eq!(code("horde_failed", &json!({})), 125);
         assert_eq!(code("rejected", &json!({})), 126);
         assert_eq!(end(&job("accepted", &json!({}))), None);
+    }
+
+    #[test]
+    fn an_image_or_command_that_is_not_there_is_told_from_a_failure_of_the_horde() {
+        let horde = |reason: &str, message: &str, context: Value| {
+            let details = json!({"horde_failure_details": {"reported_by": "executor", "reason": reason,
+                "message": message, "context": context}});
+            code("horde_failed", &details)
+        };
+        let pull = |stderr: &str| {
+            let context = json!({"stdout": "", "stderr": stderr, "stage": "executor_startup"});
+            horde("generic_error", "Failed to pull docker image", context)
+        };
+        let start = |detail: Value| {
+            let context = json!({"exception_type": "DockerError", "stage": "execution", "detail": detail});
+            horde("unhandled_exception", "Unhandled exception", context)
+        };
+        assert_eq!(pull("manifest for x:1 not found: manifest unknown"), 127);
+        assert_eq!(
+            pull(""),
+            127,
+            "what the reference says of an image that does not exist"
+        );
+        assert_eq!(pull("toomanyrequests: rate limit"), 125);
+        assert_eq!(pull("dial tcp: lookup r.example: no such host"), 125);
+        assert_eq!(
+            start(Value::Null),
+            127,
+            "what the reference says of a bad command"
+        );
+        assert_eq!(
+            start(json!("exec: \"nope\": executable file not found in $PATH")),
+            127
+        );
+        assert_eq!(start(json!("could not select device driver")), 125);
+    }
+
+    #[test]
+    fn a_cancelled_job_is_told_so() {
+        let details = json!({"job_failure_details": {"reason": "unknown", "stage": "execution",
+            "message": "cancelled by the user", "context": {"cancelled": true}, "docker_process_stdout": "o"}});
+        let end = end(&job("failed", &details)).unwrap();
+        assert_eq!((end.code.number(), end.stdout.as_str()), (130, "o"));
+        assert_eq!(end.words.as_deref(), Some("the job was cancelled by its user"));
     }
 
     #[test]

@@ -1,19 +1,44 @@
 //! `horde job`: submit jobs to a facilitator and follow them.
 
+mod ask;
+mod asked;
+mod cancel;
+mod download;
 mod end;
+mod explain;
+mod file;
+mod find;
 mod follow;
 mod list;
+mod live;
+mod logs;
+mod output;
+mod plan;
+mod progress;
+mod reader;
+mod report_cheated;
+mod retry;
+mod s3;
 mod show;
+mod stream;
 mod submit;
+mod tame;
+mod volume;
 mod wait;
 
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
+use self::cancel::CancelArgs;
+use self::download::DownloadArgs;
 pub(super) use self::end::end;
-pub(super) use self::follow::follow;
+use self::explain::ExplainArgs;
+use self::find::find;
 use self::list::ListArgs;
+use self::logs::LogsArgs;
+use self::report_cheated::ReportCheatedArgs;
+use self::retry::RetryArgs;
 use self::show::ShowArgs;
 use self::submit::SubmitArgs;
 use self::wait::WaitArgs;
@@ -22,8 +47,6 @@ use super::error::{CmdError, ExitCode};
 use super::key;
 use crate::core::client::{Client, ClientError};
 use crate::core::config::{Flag, Scope, WalletConfig};
-use crate::core::model::JobId;
-use crate::core::proto::sdk_facilitator::JobView;
 
 /// `horde job …`
 #[derive(Debug, Subcommand)]
@@ -31,15 +54,44 @@ pub enum JobCommand {
     /// Submit a job, follow it, and exit with its exit code
     ///
     /// Standard output and error are the job's own. Other ends: 124 the job ran out of time, 125 the horde failed it,
-    /// 126 it was rejected.
+    /// 126 it was rejected, 127 its image or command was not found or cannot be run, 130 it was cancelled. The first
+    /// Ctrl-C leaves the job alone.
     #[command(after_help = submit::EXAMPLES)]
     Submit(Box<SubmitArgs>),
+    /// Bring a job's artifacts and outputs into a folder
+    #[command(after_help = download::EXAMPLES)]
+    Download(Box<DownloadArgs>),
     /// List your jobs, newest first
+    #[command(after_help = list::EXAMPLES)]
     List(ListArgs),
     /// Show a job and its history
+    #[command(after_help = show::EXAMPLES)]
     Show(ShowArgs),
+    /// Print what a job wrote, or writes
+    ///
+    /// On a terminal, control characters of the job are made harmless; a pipe or file gets them as they are.
+    #[command(after_help = logs::EXAMPLES)]
+    Logs(LogsArgs),
     /// Wait for a job and exit with its exit code
+    ///
+    /// Other ends are those of `horde job submit`; 7 when the time to wait is over.
+    #[command(after_help = wait::EXAMPLES)]
     Wait(WaitArgs),
+    /// Cancel jobs: they end when their executors have reported the containers dead
+    ///
+    /// A validator or facilitator of the reference cannot; then nothing changes, and the exit code is 5. It is 8 when
+    /// only some of several jobs could be cancelled.
+    #[command(after_help = cancel::EXAMPLES)]
+    Cancel(CancelArgs),
+    /// Explain why a job stands as it stands: the reason, who is to blame, the evidence, where the time went, what helps
+    #[command(after_help = explain::EXAMPLES)]
+    Explain(ExplainArgs),
+    /// Submit the same job again, with a new signature, and follow it
+    #[command(after_help = retry::EXAMPLES)]
+    Retry(Box<RetryArgs>),
+    /// Report that a job's miner cheated, as the same job on the trusted miner shows
+    #[command(after_help = report_cheated::EXAMPLES)]
+    ReportCheated(ReportCheatedArgs),
 }
 
 /// Which facilitator, as whom.
@@ -70,9 +122,15 @@ impl JobCommand {
     pub async fn run(self, context: &Context) -> Result<(), CmdError> {
         match self {
             Self::Submit(args) => args.run(context).await,
+            Self::Download(args) => args.run(context).await,
             Self::List(args) => args.run(context).await,
             Self::Show(args) => args.run(context).await,
+            Self::Logs(args) => args.run(context).await,
             Self::Wait(args) => args.run(context).await,
+            Self::Cancel(args) => args.run(context).await,
+            Self::Explain(args) => args.run(context).await,
+            Self::Retry(args) => args.run(context).await,
+            Self::ReportCheated(args) => args.run(context).await,
         }
     }
 }
@@ -106,22 +164,11 @@ impl UserArgs {
     }
 }
 
-async fn find(client: &Client, id: &str) -> Result<JobView, CmdError> {
-    client
-        .job(&JobId::new(id))
-        .await
-        .map_err(|error| client_error("could not read the job", &error))
-}
-
-fn usage(given: &str, problem: &str) -> CmdError {
-    CmdError::new(ExitCode::Usage, format!("{given:?} {problem}"))
-}
-
 fn client_error(tried: &str, error: &ClientError) -> CmdError {
     let code = match error {
         ClientError::BadUrl { .. } => ExitCode::Usage,
         ClientError::Unreachable { .. } => ExitCode::Unreachable,
-        ClientError::NotLetIn { .. } => ExitCode::Refused,
+        ClientError::NotLetIn { .. } | ClientError::Refused { status: 402, .. } => ExitCode::Refused,
         ClientError::NotFound { .. } => ExitCode::NotFound,
         ClientError::SetUp(_)
         | ClientError::Refused { .. }
@@ -136,6 +183,9 @@ fn client_error(tried: &str, error: &ClientError) -> CmdError {
         }
         ClientError::NotLetIn { .. } => {
             failed.hint("its operator must list this hotkey in facilitator.users")
+        }
+        ClientError::Refused { status: 402, .. } => {
+            failed.hint("the facilitator's operator adds credit; shorter limits take less of it")
         }
         ClientError::Refused { words, .. } if words == "Could not select Validator" => {
             failed.hint("the validator is not connected to this facilitator")

@@ -1,273 +1,411 @@
-//! `horde job submit`.
+//! `horde job submit`: from flags and a job file to a request, and what becomes of it.
 
 use std::path::PathBuf;
 
 use clap::Args;
-use indexmap::IndexMap;
 
-use super::{UserArgs, client_error, follow, usage};
+use super::asked::AskedArgs;
+use super::follow::{self, InterruptArgs, follow};
+use super::plan::{Plan, check_cost, estimate};
+use super::stream::{self, Files};
+use super::volume::Inputs;
+use super::{UserArgs, ask, client_error, output, s3};
 use crate::cmd::context::Context;
 use crate::cmd::error::{CmdError, ExitCode};
+use crate::core::client::draft::{Draft, KEY_CHARS_MAX};
+use crate::core::client::jobfile::EXAMPLE;
+use crate::core::client::source::{Source, Target};
 use crate::core::client::{Client, ClientError, inline};
-use crate::core::model::upload::{SingleFilePut, SingleFileUpload};
-use crate::core::model::volume::{InlineVolume, SimpleVolume, SingleFileVolume, ZipUrlVolume};
+use crate::core::docker::reference::ImageReference;
 use crate::core::model::{ExecutorClass, Hotkey};
-use crate::core::proto::sdk_facilitator::Submit;
+use crate::core::proto::sdk_facilitator::{JobView, Submit};
+use crate::core::s3::S3;
 
-/// Seconds for a streaming job to become reachable, as the SDK sends them for jobs that do not stream.
-const STREAMING_START_SECONDS: i64 = 5;
+/// Seconds for each stage unless the user says otherwise.
+const DOWNLOAD_SECONDS: u32 = 60;
+const EXECUTION_SECONDS: u32 = 120;
+const UPLOAD_SECONDS: u32 = 60;
+
+/// Seconds for a job to become reachable: as the SDK sends them for jobs that do not stream, and for those that do.
+const STREAMING_START_SECONDS: (u32, u32) = (5, 30);
+
+/// The largest request, in bytes: as a message it must fit the validator's frame of 1 MiB beside the identity and the
+/// signature.
+const REQUEST_BYTES_MAX: usize = 1024 * 1024 - 4096;
+
+/// Most characters of an image's name, as in the reference's database.
+const IMAGE_CHARS_MAX: usize = 255;
 
 pub(super) const EXAMPLES: &str = "\
 Examples:
   horde job submit alpine:3.19 -- echo hello
-  horde job submit --volume data/:/volume/ --output '/output/sum.txt=https://…' IMAGE -- sh -c '…'";
+  horde job submit --volume data/:/volume/in --output /output/sum.txt=s3://bucket/sum.txt IMAGE -- sh -c '…'
+  horde job submit --volume hf://org/model@main:/volume/model --limits execution=3600 --max-cost 2.5 IMAGE
+  horde job submit --example > job.toml; horde job submit --file job.toml --dry-run";
 
 /// `horde job submit …`
+#[expect(clippy::struct_excessive_bools, reason = "flags")]
 #[derive(Args, Debug)]
 pub struct SubmitArgs {
     #[command(flatten)]
     user: UserArgs,
-    /// Send the job to this validator (SS58) [default: the only one that is connected]
-    #[arg(long, value_name = "HOTKEY")]
-    validator: Option<String>,
-    /// Run on an executor of this class
-    #[arg(long, value_name = "CLASS", default_value = ExecutorClass::DEFAULT.as_str())]
-    class: ExecutorClass,
-    /// Set an environment variable; NAME alone takes the value from here
-    #[arg(long = "env", value_name = "NAME=VALUE")]
-    env: Vec<String>,
-    /// Give a file, a folder or a URL as input below /volume; a URL with a PATH that ends in / is a zip to unpack there
-    #[arg(long = "volume", value_name = "SOURCE:PATH")]
-    volumes: Vec<String>,
-    /// Upload a file below /output by PUT when the job is done
-    #[arg(long = "output", value_name = "PATH=URL")]
-    outputs: Vec<String>,
-    /// Return the files of this folder of the container with the result
-    #[arg(long, value_name = "DIRECTORY")]
-    artifact: Option<String>,
-    /// Seconds for the input
-    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u32).range(..=86_400))]
-    download_limit: u32,
-    /// Seconds for the container
-    #[arg(long, value_name = "SECONDS", default_value_t = 120, value_parser = clap::value_parser!(u32).range(..=86_400))]
-    execution_limit: u32,
-    /// Seconds for the output
-    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u32).range(..=86_400))]
-    upload_limit: u32,
-    /// Name the family of jobs that this one belongs to
-    #[arg(long, value_name = "NAME")]
-    namespace: Option<String>,
+    #[command(flatten)]
+    asked: AskedArgs,
+    /// Print a job file with every field, and submit nothing
+    #[arg(long, exclusive = true)]
+    example: bool,
+    /// Write certificate and key of a streaming job into this folder [default: horde-stream-…]
+    #[arg(long, value_name = "DIRECTORY", requires = "stream")]
+    stream_dir: Option<PathBuf>,
+    /// Check everything and print what would be submitted; ends with 11
+    #[arg(long)]
+    dry_run: bool,
     /// Print the job's identity and leave it alone
     #[arg(long)]
     detach: bool,
-    /// The image
-    image: String,
-    /// The command
-    #[arg(last = true)]
-    args: Vec<String>,
+    /// Print the job's identity and nothing else, and leave it alone
+    #[arg(long, short)]
+    quiet: bool,
+    #[command(flatten)]
+    interrupt: InterruptArgs,
+    /// Never ask at the terminal
+    #[arg(long)]
+    no_input: bool,
+}
+
+/// What submitting takes besides the request.
+struct Ready {
+    job: Submit,
+    plan: Plan,
+    stream: Option<Files>,
 }
 
 impl SubmitArgs {
     pub(super) async fn run(self, context: &Context) -> Result<(), CmdError> {
-        let env = env(context, &self.env)?;
-        let volumes = self.volumes.iter().map(|given| volume(given));
-        let volumes = volumes.collect::<Result<_, _>>()?;
-        let uploads = self.outputs.iter().map(|given| upload(given));
-        let uploads = uploads.collect::<Result<_, _>>()?;
+        if self.example {
+            return context.bytes(EXAMPLE.as_bytes());
+        }
+        let mut draft = self.asked.draft(context)?;
+        if draft.image.is_none() && ask::may_ask(context, self.no_input) {
+            draft.image = Some(ask::image().await?);
+        }
+        check(&draft)?;
+        if !self.quiet {
+            warn(context, &draft);
+        }
         let client = self.user.client(context).await?;
-        let validator = match &self.validator {
-            Some(hotkey) => Hotkey::new(hotkey.as_str()),
-            None => only_validator(&client).await?,
-        };
-        let submit = Submit {
-            target_validator_hotkey: validator,
-            executor_class: self.class,
-            docker_image: self.image,
-            job_namespace: self.namespace,
-            args: self.args,
-            env,
-            use_gpu: self.class.has_gpu(),
-            artifacts_dir: self.artifact,
-            on_trusted_miner: false,
-            download_time_limit: self.download_limit.into(),
-            execution_time_limit: self.execution_limit.into(),
-            streaming_start_time_limit: STREAMING_START_SECONDS,
-            upload_time_limit: self.upload_limit.into(),
-            streaming_details: None,
-            volumes,
-            uploads,
-        };
+        let Ready { job, plan, stream } = self.ready(context, &client, &draft).await?;
+        if self.dry_run {
+            plan.print(context, &job)?;
+            return Err(CmdError::quiet(ExitCode::Pending));
+        }
+        let key = plan.idempotency_key;
         let job = client
-            .submit(&submit)
+            .submit_once(&job, &key)
             .await
-            .map_err(|error| client_error("could not submit the job", &error))?;
-        if !self.detach {
-            return follow(context, &client, job, None).await;
-        }
-        if context.json {
-            return context.print_json(&job);
-        }
-        context.line(&job.uuid)
+            .map_err(|error| submit_error(&error, &key))?;
+        self.after(context, &client, job, stream).await
     }
-}
 
-/// Returns the validator of a facilitator that has one connected.
-async fn only_validator(client: &Client) -> Result<Hotkey, CmdError> {
-    let tried = "could not choose a validator";
-    let validators = match client.validators().await {
-        Ok(validators) => validators,
-        Err(error @ ClientError::NotFound { .. }) => {
-            return Err(CmdError::new(ExitCode::Usage, tried)
-                .caused_by(&error)
-                .hint("this facilitator does not tell its validators: pass --validator HOTKEY"));
-        }
-        Err(error) => return Err(client_error(tried, &error)),
-    };
-    match validators.as_slice() {
-        [only] => Ok(only.clone()),
-        [] => Err(CmdError::new(ExitCode::Unreachable, tried)
-            .hint("no validator is connected to the facilitator; try again when one is")),
-        many => {
-            let names: Vec<&str> = many.iter().map(Hotkey::as_str).collect();
-            let hint = format!("pass --validator with one of {}", names.join(", "));
-            Err(CmdError::new(ExitCode::Usage, tried).hint(hint))
-        }
-    }
-}
-
-fn env(context: &Context, given: &[String]) -> Result<IndexMap<String, String>, CmdError> {
-    let mut env = IndexMap::new();
-    for pair in given {
-        let (name, value) = if let Some(both) = pair.split_once('=') {
-            both
-        } else {
-            let value = context.environment.get(pair);
-            let value = value.ok_or_else(|| usage(pair, "is not set in this environment"))?;
-            (pair.as_str(), value)
+    /// Makes the request; nothing of it is done yet but uploads of inputs.
+    async fn ready(&self, context: &Context, client: &Client, draft: &Draft) -> Result<Ready, CmdError> {
+        let validator = match &draft.validator {
+            Some(hotkey) => Hotkey::new(hotkey.as_str()),
+            None => self.choose_validator(context, client).await?,
         };
-        if name.is_empty() {
-            return Err(usage(pair, "has no name before the ="));
+        let mut job = request(draft, validator);
+        let key = draft.idempotency_key.clone();
+        let key = key.unwrap_or_else(|| uuid::Uuid::new_v4().to_string());
+        let stream = self.stream(draft, &mut job, &key).await?;
+        // Asked for before anything is uploaded.
+        let cost = if draft.max_cost.is_some() || self.dry_run {
+            estimate(client, &job).await?
+        } else {
+            None
+        };
+        check_cost(cost.as_ref(), draft.max_cost)?;
+        let s3 = if needs_s3(draft) {
+            Some(s3::open(&draft.s3).await?)
+        } else {
+            None
+        };
+        let (volumes, outputs) = self.fill(context, s3.as_ref(), draft, &mut job).await?;
+        let mut plan = Plan::new(client, &job, key)?;
+        if plan.request_bytes > REQUEST_BYTES_MAX {
+            let words = format!(
+                "the request has {} bytes, more than the {REQUEST_BYTES_MAX} that a validator takes",
+                plan.request_bytes
+            );
+            return Err(CmdError::new(ExitCode::Usage, words)
+                .hint("give large inputs by URL, or let them be uploaded: --upload-to s3://bucket/prefix"));
         }
-        env.insert(name.to_owned(), value.to_owned());
+        (plan.cost, plan.volumes, plan.outputs) = (cost, volumes, outputs);
+        Ok(Ready { job, plan, stream })
     }
-    Ok(env)
+
+    async fn stream(&self, draft: &Draft, job: &mut Submit, key: &str) -> Result<Option<Files>, CmdError> {
+        if draft.stream != Some(true) {
+            return Ok(None);
+        }
+        let short: String = key.chars().filter(char::is_ascii_alphanumeric).take(8).collect();
+        let folder = self.stream_dir.clone();
+        let folder = folder.unwrap_or_else(|| PathBuf::from(format!("horde-stream-{short}")));
+        let (client, files) = stream::prepare(&folder, !self.dry_run).await?;
+        job.streaming_details = Some(client);
+        Ok(Some(files))
+    }
+
+    /// Makes inputs and outputs ready.
+    async fn fill(
+        &self,
+        context: &Context,
+        s3: Option<&S3>,
+        draft: &Draft,
+        job: &mut Submit,
+    ) -> Result<(Vec<super::volume::VolumePlan>, Vec<output::OutputPlan>), CmdError> {
+        let hub_token = match &draft.hub_token_from {
+            Some(name) => Some(context.environment.get(name).map(str::to_owned).ok_or_else(|| {
+                let words =
+                    format!("the variable {name:?}, which should hold the token for the hub, is not set");
+                CmdError::new(ExitCode::Usage, words)
+            })?),
+            None => None,
+        };
+        // Outputs first: they cost nothing, and may be refused.
+        let mut outputs = Vec::new();
+        for wanted in &draft.outputs {
+            let (upload, plan) = output::prepare(context, s3, wanted, self.quiet).await?;
+            job.uploads.push(upload);
+            outputs.push(plan);
+        }
+        let mut inputs = Inputs {
+            context,
+            s3,
+            upload_to: draft.s3.upload_to.as_ref(),
+            hub_token,
+            is_dry: self.dry_run,
+            quiet: self.quiet,
+            room: inline::PACKED_BYTES_MAX,
+        };
+        let mut volumes = Vec::new();
+        for wanted in &draft.volumes {
+            let (volume, plan) = inputs.prepare(wanted).await?;
+            job.volumes.push(volume);
+            volumes.push(plan);
+        }
+        Ok((volumes, outputs))
+    }
+
+    async fn after(
+        &self,
+        context: &Context,
+        client: &Client,
+        job: JobView,
+        stream: Option<Files>,
+    ) -> Result<(), CmdError> {
+        if self.quiet {
+            return context.line(&job.uuid);
+        }
+        if self.detach {
+            if let Some(files) = &stream {
+                stream::say_files(context, &job, files);
+            }
+            return if context.json {
+                context.print_json(&job)
+            } else {
+                context.line(&job.uuid)
+            };
+        }
+        let job = match &stream {
+            Some(files) => stream::connect(context, client, job, files, self.interrupt).await?,
+            None => job,
+        };
+        follow(context, client, job, follow::Plan::to_the_end(self.interrupt)).await
+    }
+
+    /// Returns the validator of a facilitator that has one connected, or the one that a person chooses.
+    async fn choose_validator(&self, context: &Context, client: &Client) -> Result<Hotkey, CmdError> {
+        let tried = "could not choose a validator";
+        let validators = match client.validators().await {
+            Ok(validators) => validators,
+            Err(error @ ClientError::NotFound { .. }) => {
+                return Err(CmdError::new(ExitCode::Usage, tried)
+                    .caused_by(&error)
+                    .hint("this facilitator does not tell its validators: pass --validator HOTKEY"));
+            }
+            Err(error) => return Err(client_error(tried, &error)),
+        };
+        match validators.as_slice() {
+            [only] => return Ok(only.clone()),
+            [] => {
+                return Err(CmdError::new(ExitCode::Unreachable, tried)
+                    .hint("no validator is connected to the facilitator; try again when one is"));
+            }
+            many if ask::may_ask(context, self.no_input) => {
+                if let Some(chosen) = ask::validator(many).await? {
+                    return Ok(chosen);
+                }
+            }
+            _ => {}
+        }
+        let names: Vec<&str> = validators.iter().map(Hotkey::as_str).collect();
+        let hint = format!("pass --validator with one of {}", names.join(", "));
+        Err(CmdError::new(ExitCode::Usage, tried).hint(hint))
+    }
 }
 
-/// Returns what of an absolute path lies below `root`, without leading slash; empty for the root itself.
-fn below<'a>(path: &'a str, root: &str) -> Option<&'a str> {
-    let rest = path.strip_prefix(root)?;
-    match rest.strip_prefix('/') {
-        Some(inner) => Some(inner),
-        None => rest.is_empty().then_some(rest),
+fn needs_s3(draft: &Draft) -> bool {
+    draft.s3.upload_to.is_some()
+        || draft
+            .volumes
+            .iter()
+            .any(|volume| matches!(volume.source, Source::S3(_)))
+        || draft
+            .outputs
+            .iter()
+            .any(|output| matches!(output.target, Target::S3(_)))
+}
+
+/// Checks what can be checked here; tells all that is wrong.
+fn check(draft: &Draft) -> Result<(), CmdError> {
+    let mut problems = Vec::new();
+    match &draft.image {
+        None => {
+            problems.push("there is no image: name it, or write image = \"…\" into the job file".to_owned());
+        }
+        Some(image) if image.chars().count() > IMAGE_CHARS_MAX => {
+            problems.push(format!(
+                "the image's name has more than {IMAGE_CHARS_MAX} characters"
+            ));
+        }
+        Some(image) => {
+            if let Err(error) = ImageReference::parse(image) {
+                problems.push(error.to_string());
+            }
+        }
+    }
+    for (index, arg) in draft.args.iter().flatten().enumerate() {
+        if arg.is_empty() {
+            problems.push(format!(
+                "argument {} is empty, which facilitators refuse",
+                index + 1
+            ));
+        }
+    }
+    if let Some(folder) = draft
+        .artifact
+        .as_deref()
+        .filter(|folder| !folder.starts_with('/'))
+    {
+        problems.push(format!("the folder {folder:?} of --artifact is not absolute"));
+    }
+    problems.extend(draft.idempotency_key.as_deref().and_then(key_problem));
+    for volume in &draft.volumes {
+        if let Source::Local(path) = &volume.source
+            && let Err(error) = std::fs::metadata(path)
+        {
+            problems.push(format!("cannot read {}: {error}", path.display()));
+        }
+    }
+    for (list, name) in [
+        (
+            draft
+                .volumes
+                .iter()
+                .map(|volume| &volume.path)
+                .collect::<Vec<_>>(),
+            "/volume",
+        ),
+        (
+            draft.outputs.iter().map(|output| &output.path).collect(),
+            "/output",
+        ),
+    ] {
+        for (index, path) in list.iter().enumerate() {
+            if name == "/output" && list.iter().take(index).any(|other| other == path) {
+                problems.push(format!("{name}/{path} is named twice"));
+            }
+        }
+    }
+    if problems.is_empty() {
+        return Ok(());
+    }
+    Err(CmdError {
+        causes: problems,
+        ..CmdError::new(ExitCode::Usage, "the job cannot be submitted like this")
+    })
+}
+
+/// Says what is wrong with a key that is to make a submission happen once.
+pub(super) fn key_problem(key: &str) -> Option<String> {
+    let is_good = (1..=KEY_CHARS_MAX).contains(&key.len()) && key.bytes().all(|byte| byte.is_ascii_graphic());
+    let words = || format!("the idempotency key is not 1 to {KEY_CHARS_MAX} printable ASCII characters");
+    (!is_good).then(words)
+}
+
+/// Says what may surprise later.
+fn warn(context: &Context, draft: &Draft) {
+    let image = draft.image.as_deref().unwrap_or_default();
+    if !image.contains('@') {
+        context.say(format_args!(
+            "warning: {image} has no digest, so what runs may be another image than today's; {image}@sha256:… pins it"
+        ));
+    }
+    let is_trimmed = |text: &String| text.trim() != text.as_str();
+    if draft.args.iter().flatten().any(is_trimmed) {
+        context.say(
+            "warning: an argument begins or ends with space; a facilitator of the reference takes that away, and the \
+             validator then refuses the signature",
+        );
     }
 }
 
-/// Reads `SOURCE:PATH`; a local source is packed into the request.
-fn volume(given: &str) -> Result<SimpleVolume, CmdError> {
-    let (source, path) = given
-        .rsplit_once(":/")
-        .ok_or_else(|| usage(given, "is not SOURCE:PATH, as in data.txt:/volume/data.txt"))?;
-    let path = below(path, "volume").ok_or_else(|| usage(given, "has a path outside of /volume"))?;
-    if source.starts_with("http://") || source.starts_with("https://") {
-        if path.is_empty() || path.ends_with('/') {
-            return Ok(SimpleVolume::ZipUrl(ZipUrlVolume {
-                contents: source.to_owned(),
-                relative_path: Some(path.trim_end_matches('/').to_owned()),
-            }));
-        }
-        return Ok(SimpleVolume::SingleFile(SingleFileVolume {
-            url: source.to_owned(),
-            relative_path: path.to_owned(),
-        }));
-    }
-    let source = PathBuf::from(source);
-    // A folder's content goes to PATH; so does a file, unless PATH names a folder.
-    let (folder, name) = if source.is_dir() || path.is_empty() || path.ends_with('/') {
-        (path.trim_end_matches('/'), None)
+fn request(draft: &Draft, validator: Hotkey) -> Submit {
+    let class = draft.class.unwrap_or(ExecutorClass::DEFAULT);
+    let streams = draft.stream == Some(true);
+    let start = if streams {
+        STREAMING_START_SECONDS.1
     } else {
-        match path.rsplit_once('/') {
-            Some((folder, name)) => (folder, Some(name)),
-            None => ("", Some(path)),
-        }
+        STREAMING_START_SECONDS.0
     };
-    let packed = inline::pack(&source, name).map_err(|error| {
-        let failed = CmdError::new(ExitCode::Usage, "could not pack a volume").caused_by(&error);
-        match error {
-            inline::PackError::TooLarge { .. } => failed
-                .hint("a request holds little: serve large inputs by URL, as in https://…:/volume/data.bin"),
-            _ => failed,
-        }
-    })?;
-    Ok(SimpleVolume::Inline(InlineVolume {
-        contents: packed,
-        relative_path: Some(folder.to_owned()),
-    }))
+    let limits = draft.limits;
+    let seconds = |limit: Option<u32>, default: u32| i64::from(limit.unwrap_or(default));
+    Submit {
+        target_validator_hotkey: validator,
+        executor_class: class,
+        docker_image: draft.image.clone().unwrap_or_default(),
+        job_namespace: draft.namespace.clone(),
+        args: draft.args.clone().unwrap_or_default(),
+        env: draft.env.clone(),
+        use_gpu: class.has_gpu(),
+        // Signed as an empty text in any case; the reference refuses null.
+        artifacts_dir: Some(draft.artifact.clone().unwrap_or_default()),
+        on_trusted_miner: draft.trusted == Some(true),
+        download_time_limit: seconds(limits.download, DOWNLOAD_SECONDS),
+        execution_time_limit: seconds(limits.execution, EXECUTION_SECONDS),
+        streaming_start_time_limit: seconds(limits.streaming_start, start),
+        upload_time_limit: seconds(limits.upload, UPLOAD_SECONDS),
+        streaming_details: None,
+        volumes: Vec::new(),
+        uploads: Vec::new(),
+        tag: draft.tag.clone(),
+    }
 }
 
-/// Reads `PATH=URL`.
-fn upload(given: &str) -> Result<SingleFileUpload, CmdError> {
-    let (path, url) = given
-        .split_once('=')
-        .ok_or_else(|| usage(given, "is not PATH=URL, as in /output/sum.txt=https://…"))?;
-    let path = below(path, "/output")
-        .filter(|path| !path.is_empty() && !path.ends_with('/'))
-        .ok_or_else(|| usage(given, "does not name a file below /output"))?;
-    if !url.starts_with("http://") && !url.starts_with("https://") {
-        return Err(usage(given, "has no URL of http:// or https:// behind the ="));
-    }
-    Ok(SingleFileUpload::Put(SingleFilePut {
-        url: url.to_owned(),
-        relative_path: path.to_owned(),
-        signed_headers: None,
-    }))
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    #[test]
-    fn volumes_are_read_as_they_are_meant() {
-        let url = |given: &str| serde_json::to_value(volume(given).unwrap()).unwrap();
-        assert_eq!(
-            url("http://h:80/f.bin:/volume/d/f.bin"),
-            json!({"volume_type": "single_file", "url": "http://h:80/f.bin", "relative_path": "d/f.bin"})
-        );
-        assert_eq!(
-            url("https://h/a.zip:/volume/d/"),
-            json!({"volume_type": "zip_url", "contents": "https://h/a.zip", "relative_path": "d"})
-        );
-        assert_eq!(url("https://h/a.zip:/volume")["relative_path"], "");
-        let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("x.txt");
-        std::fs::write(&file, "x").unwrap();
-        let inline = |path: &str| url(&format!("{}:{path}", file.display()))["relative_path"].clone();
-        assert_eq!(inline("/volume/d/y.txt"), "d");
-        assert_eq!(inline("/volume/y.txt"), "");
-        assert_eq!(inline("/volume/d/"), "d");
-        for bad in ["x", "x:y", "x:/elsewhere", "x:/volumes/y", "/nowhere:/volume/x"] {
-            assert_eq!(volume(bad).unwrap_err().code, ExitCode::Usage, "{bad}");
+/// Says what to do about a submission that failed.
+pub(super) fn submit_error(error: &ClientError, key: &str) -> CmdError {
+    let failed = client_error("could not submit the job", error);
+    match error {
+        ClientError::Refused { status: 409, .. } => failed.hint(format!(
+            "another job was submitted with the key {key:?}; choose another --idempotency-key"
+        )),
+        ClientError::Refused { status: 413, .. } => {
+            failed.hint("give large inputs by URL, or let them be uploaded: --upload-to s3://bucket/prefix")
         }
-    }
-
-    #[test]
-    fn outputs_are_files_below_the_output_folder() {
-        let put = upload("/output/d/f=https://h/f?a=b").unwrap();
-        assert_eq!(
-            serde_json::to_value(put).unwrap(),
-            json!({"output_upload_type": "single_file_put", "url": "https://h/f?a=b", "relative_path": "d/f",
-                "signed_headers": null})
-        );
-        for bad in [
-            "/output/f",
-            "/output/=https://h",
-            "/tmp/f=https://h",
-            "/output/f=ftp://h",
-            "/outputs/f=http://h",
-        ] {
-            assert_eq!(upload(bad).unwrap_err().code, ExitCode::Usage, "{bad}");
-        }
+        ClientError::Unreachable { source, .. } if !source.is_connect() => failed.hint(format!(
+            "nobody knows whether the job has arrived: `horde job list` tells, and --idempotency-key {key} makes \
+             sure that a second attempt is no second job"
+        )),
+        _ => failed,
     }
 }

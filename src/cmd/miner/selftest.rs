@@ -201,7 +201,8 @@ fn question(text: &str) -> Result<Volume, CmdError> {
     let tried = "could not pack the input of the self-test";
     let file = tempfile::NamedTempFile::new().or_fail(ExitCode::Failed, tried)?;
     std::fs::write(file.path(), text).or_fail(ExitCode::Failed, tried)?;
-    let contents = inline::pack(file.path(), Some(QUESTION)).or_fail(ExitCode::Failed, tried)?;
+    let contents = inline::pack(file.path(), Some(QUESTION), inline::PACKED_BYTES_MAX)
+        .or_fail(ExitCode::Failed, tried)?;
     Ok(Volume::Inline(InlineVolume {
         contents,
         relative_path: None,

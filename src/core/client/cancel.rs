@@ -1,11 +1,9 @@
 //! Cancelling a job: asked for over HTTP, real between peers of this program (issue 5, seam 4).
 
-use serde_json::Value;
 
 use super::{Call, Client, ClientError};
 use crate::core::model::JobId;
-use crate::core::model::job::JobStatus;
-use crate::core::proto::sdk_facilitator::{JobView, StatusEntry, path};
+use crate::core::proto::sdk_facilitator::{JobView, path};
 
 /// What came of asking for a cancel.
 #[derive(Debug, Clone, PartialEq)]
@@ -45,14 +43,4 @@ impl Client {
             Err(error) => Err(error),
         }
     }
-}
-
-/// Tells whether a step is the end of a job that its user has cancelled; on the wire that is a failure with a mark.
-pub fn is_cancelled(entry: &StatusEntry) -> bool {
-    let mark = entry
-        .metadata
-        .get("job_failure_details")
-        .and_then(|details| details.get("context"))
-        .and_then(|context| context.get("cancelled"));
-    entry.status == JobStatus::Failed && mark == Some(&Value::Bool(true))
 }

@@ -3,9 +3,21 @@
 //! It logs in when it first needs to, and once more when its token has expired. What may be tried again is tried up to
 //! five times; a refusal is final at once.
 
+mod account;
 pub mod cancel;
+pub mod certificate;
+mod cheat;
+pub mod download;
+pub mod draft;
+pub mod explain;
 pub mod inline;
+pub mod jobfile;
+pub mod landing;
 pub mod logs;
+pub mod pages;
+pub mod source;
+
+pub use self::account::Estimate;
 
 use std::time::Duration;
 

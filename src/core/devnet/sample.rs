@@ -71,6 +71,7 @@ pub fn job(image: &str, validator: &Hotkey, sink: &Sink) -> Result<Submit, ZipEr
             relative_path: OUTPUT_NAME.to_owned(),
             signed_headers: None,
         })],
+        tag: None,
     })
 }
 

@@ -165,6 +165,9 @@ pub struct Submit {
     /// Where results go; absent if nowhere.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub uploads: Vec<SingleFileUpload>,
+    /// The user's mark, which is not signed; the SDK does not know it, facilitators store it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tag: Option<String>,
 }
 
 impl Submit {
