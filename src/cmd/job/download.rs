@@ -24,9 +24,9 @@ use crate::core::s3::S3;
 
 pub(super) const EXAMPLES: &str = "\
 Examples:
-  horde job download 6f1c…
-  horde job download 6f1c… --to results --artifact /artifacts/model.bin
-  horde job download 6f1c… --output /output/sum.txt --s3-endpoint https://s3.example.com";
+  horde job download 3f2a
+  horde job download 3f2a --to results --artifact /artifacts/model.bin
+  horde job download 3f2a --output /output/sum.txt --s3-endpoint https://s3.example.com";
 
 /// Where the two kinds of files go below the folder.
 const ARTIFACTS: &str = "artifacts";
@@ -60,7 +60,7 @@ pub struct DownloadArgs {
     quiet: bool,
     #[command(flatten)]
     s3: S3Args,
-    /// The job
+    /// The job; the beginning of its identity is enough
     id: String,
 }
 

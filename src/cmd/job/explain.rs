@@ -58,12 +58,18 @@ fn lines(job: &JobView, explanation: &Explanation, code: Option<u8>) -> Vec<Stri
     let mut add = |name: &str, text: Cow<'_, str>| {
         lines.push(printable(&format!("{name:<12}{text}")).trim_end().to_owned());
     };
+    // Some endings have no more to tell than their status.
+    let standing = if explanation.code == explanation.status {
+        explanation.status.clone()
+    } else {
+        format!("{} ({})", explanation.status, explanation.code)
+    };
     add("job", job.uuid.as_str().into());
     add(
         "status",
         match code {
-            Some(code) => format!("{} ({}), exit code {code}", explanation.status, explanation.code).into(),
-            None => format!("{} ({})", explanation.status, explanation.code).into(),
+            Some(code) => format!("{standing}, exit code {code}").into(),
+            None => standing.into(),
         },
     );
     add("to blame", explanation.blame.as_str().into());

@@ -1,6 +1,5 @@
 //! Cancelling a job: asked for over HTTP, real between peers of this program (issue 5, seam 4).
 
-
 use super::{Call, Client, ClientError};
 use crate::core::model::JobId;
 use crate::core::proto::sdk_facilitator::{JobView, path};
