@@ -1,4 +1,4 @@
-//! Cancelling a job: asked for over HTTP, real between peers of this program (issue 5, seam 4).
+//! Cancelling a job: asked for over HTTP, real between peers of this program.
 
 use super::{Call, Client, ClientError};
 use crate::core::model::JobId;

@@ -1,4 +1,4 @@
-//! What a job writes, by offset: live between peers of this program, else from the stored result (issue 5, seam 4).
+//! What a job writes, by offset: live between peers of this program, else from the stored result.
 
 use std::time::Duration;
 

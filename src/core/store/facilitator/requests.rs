@@ -9,7 +9,7 @@ use super::{FacilitatorStore, micros};
 use crate::core::model::{Hotkey, JobId};
 use crate::core::store::StoreError;
 
-/// How long a key stands for the job of its first request (seam 3 of the job commands): 7 days.
+/// How long a key stands for the job of its first request: 7 days.
 pub const KEY_LIVES: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// A user's key of a submission, by which a repetition is recognised.
