@@ -62,8 +62,7 @@ impl FacilitatorCommand {
     pub(super) fn is_server(&self) -> bool {
         match self {
             Self::Run(_) => true,
-            Self::User(_) | Self::Credit(_) | Self::Prices(_) => false,
-            Self::Specs(_) => false,
+            Self::User(_) | Self::Credit(_) | Self::Prices(_) | Self::Specs(_) => false,
         }
     }
 }

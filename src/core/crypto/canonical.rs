@@ -12,23 +12,26 @@ use std::fmt::Write as _;
 use serde::Serialize;
 use serde_json::{Number, Value};
 
+/// Room that a text gets at first, in bytes: receipts and most requests fit.
+const TEXT_BYTES: usize = 1024;
+
 /// Returns `value` with sorted keys and the separators `", "` and `": "`.
 pub fn spaced_sorted(value: &Value) -> String {
-    let mut out = String::new();
+    let mut out = String::with_capacity(TEXT_BYTES);
     write_value(&mut out, value, &SPACED);
     out
 }
 
 /// Returns `value` with its keys in their own order and the separators `", "` and `": "`: what `json.dumps(value)` gives.
 pub fn spaced(value: &Value) -> String {
-    let mut out = String::new();
+    let mut out = String::with_capacity(TEXT_BYTES);
     write_value(&mut out, value, &SPACED_AS_IS);
     out
 }
 
 /// Returns `value` with sorted keys and the separators `","` and `":"`.
 pub fn compact_sorted(value: &Value) -> String {
-    let mut out = String::new();
+    let mut out = String::with_capacity(TEXT_BYTES);
     write_value(&mut out, value, &COMPACT);
     out
 }
