@@ -1,6 +1,7 @@
 //! The load generator: plays users and validators.
 
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -23,7 +24,7 @@ use crate::process::{self, Process};
 use crate::work::in_background;
 use crate::{Extent, Failure};
 
-/// Users that are logged in, each with a connection of their own.
+/// Users that log in.
 const USERS: usize = 1000;
 
 /// Submissions, or logins, at a time.
@@ -50,6 +51,7 @@ pub(crate) struct Measured {
     pub(crate) page_ms: Sample,
     pub(crate) last_page_ms: Sample,
     pub(crate) megabytes: Sample,
+    pub(crate) held_megabytes: Sample,
     pub(crate) busy_megabytes: Sample,
 }
 
@@ -82,10 +84,20 @@ pub(crate) async fn bare(extent: Extent) -> Result<Measured, Failure> {
 
 async fn rounds(process: &Process, validators: Vec<Hotkey>, extent: Extent) -> Result<Measured, Failure> {
     let mut measured = Measured::default();
-    let users = Arc::new(log_in(process.address).await?);
-    let reader = client(process.address, READER)?;
+    // First as users come and go, then as all of them stay at once.
+    for first in (0..USERS).step_by(AT_ONCE) {
+        drop(log_in(process.address, first..USERS.min(first + AT_ONCE)).await?);
+    }
     sleep(SETTLE).await;
     measured.megabytes.add(process.resident_kb()? / 1000.0);
+    let mut users = Vec::new();
+    for first in (0..USERS).step_by(AT_ONCE) {
+        users.extend(log_in(process.address, first..USERS.min(first + AT_ONCE)).await?);
+    }
+    let users = Arc::new(users);
+    let reader = client(process.address, READER)?;
+    sleep(SETTLE).await;
+    measured.held_megabytes.add(process.resident_kb()? / 1000.0);
     for _ in 0..extent.rounds {
         let cpu = process.cpu_ms()?;
         let started = Instant::now();
@@ -111,18 +123,14 @@ fn client(address: SocketAddr, uri: &str) -> Result<Client, Failure> {
     Ok(Client::new(&url, Keypair::from_uri(uri)?, Clock::system())?)
 }
 
-/// Logs all users in.
-async fn log_in(address: SocketAddr) -> Result<Vec<Client>, Failure> {
-    let mut users = Vec::new();
-    for first in (0..USERS).step_by(AT_ONCE) {
-        let some = (first..USERS.min(first + AT_ONCE)).map(|number| async move {
-            let user = client(address, &format!("//User/{number}"))?;
-            user.page(1, 1).await?;
-            Ok::<_, Failure>(user)
-        });
-        users.extend(try_join_all(some).await?);
-    }
-    Ok(users)
+/// Logs users in, all of them at once.
+async fn log_in(address: SocketAddr, users: Range<usize>) -> Result<Vec<Client>, Failure> {
+    try_join_all(users.map(|number| async move {
+        let user = client(address, &format!("//User/{number}"))?;
+        user.page(1, 1).await?;
+        Ok::<_, Failure>(user)
+    }))
+    .await
 }
 
 /// Submits `jobs` jobs; returns the milliseconds that each took.

@@ -139,9 +139,16 @@ async fn measure(extent: Extent) -> Result<Vec<Figure>, Failure> {
         ),
         of(
             "rss_mb",
-            "memory with 1,000 users, 10 validators",
+            "memory after 1,000 users, 10 validators connected",
             "MB",
             &here.megabytes,
+            30.0,
+        ),
+        of(
+            "held_rss_mb",
+            "  with a connection of each user held open",
+            "MB",
+            &here.held_megabytes,
             30.0,
         ),
         of(
