@@ -839,8 +839,10 @@ async fn a_job_is_submitted_again_with_a_signature_of_its_own() {
         stderr.contains("/output/sum was valid until 2020-01-01T00:01:00Z"),
         "{stderr}"
     );
-    let request = parsed(&run(&["retry", id, "--force", "--dry-run"]).await, 0);
-    assert_eq!(request["execution_time_limit"], 7);
+    let plan = parsed(&run(&["retry", id, "--force", "--dry-run", "--json"]).await, 11);
+    assert_eq!(plan["plan"]["request"]["execution_time_limit"], 7);
+    assert_eq!(plan["plan"]["cost"]["charges"], false);
+    assert!(!plan.to_string().contains("2020"), "{plan}");
     let beginning: String = id.chars().take(8).collect();
     let args = [
         "retry",
@@ -896,7 +898,12 @@ async fn closed_pipes_are_success_and_silent() {
     ] {
         let (reader, writer) = std::io::pipe().unwrap();
         drop(reader);
-        let output = stage.command(&home, args).stdout(writer).output().await.unwrap();
+        // `output()` would put a pipe of its own in the place of this one.
+        let mut command = stage.command(&home, args);
+        command.stdout(writer).stderr(Stdio::piped());
+        let child = command.spawn().unwrap();
+        drop(command);
+        let output = child.wait_with_output().await.unwrap();
         assert_eq!(output.status.code(), Some(0), "{args:?}: {output:?}");
         let stderr = text(&output.stderr);
         assert!(

@@ -107,7 +107,7 @@ impl DownloadArgs {
         let job = find(&client, &self.id).await?;
         let Some(end) = end(&job) else {
             let words = format!("the job has not ended: it is {}", job.current());
-            return Err(CmdError::new(ExitCode::Failed, words).hint(format!("horde job wait {}", job.uuid)));
+            return Err(CmdError::new(ExitCode::Conflict, words).hint(format!("horde job wait {}", job.uuid)));
         };
         let to = match &self.to {
             Some(to) => to.clone(),

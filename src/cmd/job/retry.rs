@@ -5,7 +5,7 @@ use time::{Date, Month, OffsetDateTime, Time};
 
 use super::follow::{InterruptArgs, Plan, follow};
 use super::submit::{key_problem, submit_error};
-use super::{UserArgs, find};
+use super::{UserArgs, find, plan};
 use crate::cmd::context::Context;
 use crate::cmd::error::{CmdError, ExitCode};
 use crate::cmd::table::{printable, stamp};
@@ -19,7 +19,7 @@ Examples:
   horde job retry 3f2a
   horde job retry 3f2a --execution-limit 600
   horde job retry 3f2a --trusted --detach
-  horde job retry 3f2a --dry-run | jq .";
+  horde job retry 3f2a --dry-run --json | jq .plan";
 
 /// `horde job retry …`
 #[derive(Args, Debug)]
@@ -51,7 +51,7 @@ pub struct RetryArgs {
     /// Submit once, however often this is run with the same key within 7 days [default: a new key each time]
     #[arg(long, value_name = "KEY")]
     idempotency_key: Option<String>,
-    /// Print the request and submit nothing
+    /// Show what would be submitted and what it may cost, submit nothing, and end with 11
     #[arg(long)]
     dry_run: bool,
     /// Print the new job's identity and leave it alone
@@ -107,11 +107,14 @@ impl RetryArgs {
         for words in lost(&job) {
             context.say(format_args!("note: {words}"));
         }
-        if self.dry_run {
-            return context.print_json(&submit);
-        }
         let new_key = || uuid::Uuid::new_v4().to_string();
         let key = self.idempotency_key.clone().unwrap_or_else(new_key);
+        if self.dry_run {
+            let mut plan = plan::Plan::new(&client, &submit, key)?;
+            plan.cost = plan::estimate(&client, &submit).await?;
+            plan.print(context, &submit)?;
+            return Err(CmdError::quiet(ExitCode::Pending));
+        }
         let again = client
             .submit_once(&submit, &key)
             .await
