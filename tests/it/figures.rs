@@ -20,11 +20,6 @@ use crate::receipts::{bring_job, connect, new_job, register};
 /// How long anything may take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-fn free_port() -> u16 {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap().port()
-}
-
 async fn status(url: &str) -> Option<u16> {
     Some(reqwest::get(url).await.ok()?.status().as_u16())
 }
@@ -60,7 +55,7 @@ async fn figure(url: &str, line: &str) {
 
 #[tokio::test]
 async fn figures_are_served_on_a_listener_of_their_own_and_count_what_happens() {
-    let port = free_port();
+    let port = crate::support::free_port();
     let mut miner = Miner::new(vec![
         ("HORDE_MINER_EXECUTORS", "always_on.test=1".to_owned()),
         ("HORDE_MINER_METRICS_LISTEN", format!("127.0.0.1:{port}")),

@@ -115,7 +115,7 @@ impl Miner {
             home,
             ip,
             arguments,
-            port: free_port(),
+            port: crate::support::free_port(),
             process: None,
             keypair: Keypair::from_uri("//Bob").unwrap(),
             executor_image: None,
@@ -255,11 +255,6 @@ impl Drop for Miner {
             drop(process.wait());
         }
     }
-}
-
-fn free_port() -> u16 {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap().port()
 }
 
 /// A validator's connection.

@@ -92,11 +92,6 @@ async fn get(ready: &Value, client: Option<&Client>, path: &str) -> io::Result<(
 }
 
 /// A port that is free at the moment.
-fn free_port() -> u16 {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap().port()
-}
-
 /// Lets an executor run a streaming job until its volumes are ready.
 async fn begin(
     miner: &mut Miner,
@@ -105,7 +100,7 @@ async fn begin(
     script: &str,
     extra: &[(&str, &str)],
 ) -> Session {
-    let port = free_port().to_string();
+    let port = crate::support::free_port().to_string();
     let mut variables = vec![("NGINX_PORT", port.as_str())];
     variables.extend(extra);
     let mut session = Session::start(miner, &variables).await;

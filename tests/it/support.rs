@@ -114,3 +114,17 @@ pub(crate) fn docker_is_there() -> bool {
 fn environment(name: &str) -> bool {
     std::env::var_os(name).is_some_and(|value| !value.is_empty())
 }
+
+/// Returns a port of this machine that is free and that no connection takes by chance: it lies below those that the
+/// kernel gives out, and no other test of this run gets it.
+pub(crate) fn free_port() -> u16 {
+    static NEXT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+    loop {
+        let number = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let place = std::process::id().wrapping_mul(97).wrapping_add(number) % 12_000;
+        let port = 20_000 + u16::try_from(place).unwrap();
+        if std::net::TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+}
