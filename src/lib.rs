@@ -13,7 +13,7 @@
 //! # The map
 //!
 //! [`cmd`] is the command line: it parses words, builds a role from its parts, prints. It decides nothing about
-//! jobs. [`core`] is everything else, room by room; a test keeps the imports between rooms as they are here:
+//! jobs. [`tui`] is the dashboard: it reads the databases and draws. [`core`] is everything else, room by room; a test keeps the imports between rooms as they are here:
 //!
 //! | room | noun | sees |
 //! |---|---|---|
@@ -44,7 +44,8 @@
 //! * Nothing is spawned outside [`core::tasks::Tasks`], so that stopping means stopped.
 //! * Every queue, frame, file, retry and wait has a named maximum.
 //! * The environment is read by [`core::config`] only, wall time by [`core::clock`] only, SQL is known to
-//!   [`core::store`] only, and only [`cmd`] prints.
+//!   [`core::store`] only, and only [`cmd`] prints. [`tui`] sees model, store, config and clock, and writes nothing.
 
 pub mod cmd;
 pub mod core;
+pub mod tui;

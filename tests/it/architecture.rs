@@ -57,11 +57,21 @@ const ROOMS: &[(&str, &[&str])] = &[
     ),
 ];
 
+/// The rooms of core that the dashboard may see.
+const SEEN_BY_TUI: &[&str] = &["model", "money", "store", "config", "clock"];
+
 const ROLES: &[&str] = &["facilitator", "validator", "miner", "executor"];
 
 /// Crates that only these places may name: a room, or `cmd`.
 const HEAVY: &[(&str, &[&str])] = &[
     ("clap", &["cmd"]),
+    ("clap_complete", &["cmd"]),
+    ("clap_mangen", &["cmd"]),
+    ("csv", &["cmd"]),
+    ("schemars", &["cmd"]),
+    ("sd_notify", &["cmd"]),
+    ("ratatui", &["tui"]),
+    ("crossterm", &["tui"]),
     ("dialoguer", &["cmd"]),
     ("indicatif", &["cmd"]),
     ("bollard", &["docker"]),
@@ -128,6 +138,7 @@ fn source(root: &Path, path: &Path) -> Source {
     let (room, depth) = match module.as_slice() {
         ["core", room, rest @ ..] => ((*room).to_owned(), rest.len() + 1),
         ["cmd", ..] => ("cmd".to_owned(), 0),
+        ["tui", ..] => ("tui".to_owned(), 0),
         _ => (String::new(), 0),
     };
     let code = if is_test { "" } else { before_tests(&text) };
@@ -241,6 +252,22 @@ fn core_knows_nothing_of_the_command_line() {
             source.path.display()
         );
     }
+}
+
+#[test]
+fn the_dashboard_sees_only_what_it_reads_and_nothing_of_the_command_line() {
+    let mut wrong = Vec::new();
+    for source in sources().iter().filter(|source| source.room == "tui") {
+        for room in names_after(&source.code, "crate::core::") {
+            if !SEEN_BY_TUI.contains(&room.as_str()) {
+                wrong.push(format!("{}: may not see {room}", source.path.display()));
+            }
+        }
+        if source.code.contains("crate::cmd") {
+            wrong.push(format!("{}: names cmd", source.path.display()));
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
 #[test]

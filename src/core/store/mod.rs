@@ -17,6 +17,7 @@ pub mod dynamic;
 pub mod facilitator;
 pub mod local_chain;
 pub mod miner;
+pub mod places;
 pub mod receipts;
 pub mod trap;
 pub mod validator;
