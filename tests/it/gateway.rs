@@ -87,6 +87,15 @@ impl Gateway {
         command
     }
 
+    /// Returns `horde job …` as a user of this facilitator, ready to run.
+    pub(crate) fn job(&self, user: &str, words: &[&str]) -> std::process::Command {
+        let mut command = self
+            .home
+            .horde(["job", words[0], "--facilitator", &self.door.url()]);
+        command.args(["--key-uri", user]).args(&words[1..]);
+        command
+    }
+
     /// Starts the process.
     pub(crate) fn spawn(&mut self) {
         let listen = format!("127.0.0.1:{}", self.door.port);
