@@ -12,6 +12,7 @@ mod follow;
 mod list;
 mod live;
 mod logs;
+mod moving;
 mod output;
 mod plan;
 mod progress;
