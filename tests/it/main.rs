@@ -31,6 +31,7 @@ mod flood;
 mod gateway;
 mod hostile;
 mod job;
+mod job_commands;
 mod job_money;
 mod job_reading;
 mod job_terminal;
