@@ -292,6 +292,7 @@ impl UpArgs {
             docker_host: settings.text("executor.docker_host")?.to_owned(),
             miner_ip,
             facilitator_port,
+            prices: settings.number_per_class("facilitator.prices")?.to_vec(),
             miner_ports: [first, second],
             trusted_miner_port,
             validator: validator.hotkey().clone(),

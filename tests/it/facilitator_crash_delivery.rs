@@ -253,7 +253,7 @@ async fn validate(door: &Door, play: Play, got: &Cell<u32>) {
 /// Returns what is told of a job: all of it, or until it runs.
 fn reports(play: Play, uuid: &Value) -> Vec<Value> {
     let all = if play.moment == Moment::Cancelled {
-        play.end.reports(..RUNNING + 1)
+        play.end.reports(..=RUNNING)
     } else {
         Scene::Completed.reports(..)
     };

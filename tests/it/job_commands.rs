@@ -64,7 +64,7 @@ struct Scene {
     world: World,
     home: Home,
     jobs: [(&'static str, String); 3],
-    _alice: Link,
+    alice: Link,
 }
 
 impl Scene {
@@ -82,7 +82,7 @@ impl Scene {
             world,
             home,
             jobs: ["JOB", "TRUSTED", "RUNS"].map(|name| (name, String::new())),
-            _alice: alice,
+            alice,
         };
         for (index, trusted) in [false, true, false].into_iter().enumerate() {
             let mut args = vec!["submit", "--detach", "--artifact", "/artifacts", IMAGE];
@@ -91,15 +91,15 @@ impl Scene {
             }
             let output = run(scene.command(&args, false)).await;
             assert_eq!(output.status.code(), Some(0), "{output:?}");
-            let (_, request) = pushed(&mut scene._alice).await;
+            let (_, request) = pushed(&mut scene.alice).await;
             let uuid = request.uuid.as_str().to_owned();
             for status in ["received", "accepted", "executor_ready", "volumes_ready"] {
-                report(&mut scene._alice, &uuid, status, Value::Null).await;
+                report(&mut scene.alice, &uuid, status, Value::Null).await;
             }
             if index < 2 {
                 let result = json!({"miner_response": {"docker_process_stdout": "line\n".repeat(LINES),
                     "docker_process_stderr": "", "artifacts": {"/artifacts/a": "YQ=="}, "upload_results": {}}});
-                report(&mut scene._alice, &uuid, "completed", result).await;
+                report(&mut scene.alice, &uuid, "completed", result).await;
             }
             scene.jobs[index].1 = uuid;
         }

@@ -69,6 +69,8 @@ pub struct Choices {
     pub miner_ip: IpAddr,
     /// The facilitator's port.
     pub facilitator_port: u16,
+    /// Micro-units that a second of a class costs; jobs are free if there are none.
+    pub prices: Vec<(String, i64)>,
     /// The miners' ports.
     pub miner_ports: [u16; MINERS.len()],
     /// The port of the validator's trusted miner.
@@ -142,6 +144,10 @@ impl Plan {
                     [
                         ("facilitator.listen", text(facilitator)),
                         ("facilitator.allow_any_user", Value::Bool(true)),
+                        (
+                            "facilitator.prices",
+                            Value::NumberPerClass(choices.prices.clone()),
+                        ),
                         ("facilitator.metrics_listen", text("off")),
                     ],
                 ),
@@ -304,6 +310,7 @@ mod tests {
             docker_host: "unix:///run/docker.sock".to_owned(),
             miner_ip: Ipv4Addr::LOCALHOST.into(),
             facilitator_port: 9000,
+            prices: vec![("always_on.test".to_owned(), 1000)],
             miner_ports: [8001, 8002],
             trusted_miner_port: 8003,
             validator: Hotkey::new("validator"),
@@ -356,6 +363,10 @@ mod tests {
         let facilitator = loaded(&plan, "facilitator", Scope::Facilitator);
         assert_eq!(facilitator.text("facilitator.listen").unwrap(), "127.0.0.1:9000");
         assert!(facilitator.bool("facilitator.allow_any_user").unwrap());
+        assert_eq!(
+            facilitator.number_per_class("facilitator.prices").unwrap(),
+            [("always_on.test".to_owned(), 1000)]
+        );
     }
 
     #[test]
