@@ -114,6 +114,12 @@ async fn a_job_that_may_cost_too_much_is_not_sent_and_one_that_may_not_goes() {
     let shown: Value = serde_json::from_str(&ended(&shown, 0).0).unwrap();
     assert_eq!(shown["horde"]["cost"]["reserved_micro"], REQUIRED);
 
+    let shown = ended(&run(&gateway, &["show", request.uuid.as_str()]).await, 0).0;
+    assert!(
+        shown.contains("cost        reserved 0.06, charged 0, seconds 0\n"),
+        "{shown}"
+    );
+
     // A class without a price has no cost that could be compared.
     let args = [
         "submit",

@@ -9,6 +9,7 @@ use crate::cmd::context::Context;
 use crate::cmd::error::CmdError;
 use crate::cmd::table::printable;
 use crate::core::client::explain::status_word;
+use crate::core::client::source::show_amount;
 use crate::core::model::upload::SingleFileUpload;
 use crate::core::model::volume::SimpleVolume;
 use crate::core::proto::sdk_facilitator::JobView;
@@ -129,15 +130,19 @@ fn beyond(job: &JobView) -> Vec<(&'static str, String)> {
             continue;
         };
         let known = facts.iter().filter(|(_, value)| !value.is_null());
-        let words: Vec<String> = known
-            .map(|(key, value)| {
-                let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-                format!("{} {text}", key.replace('_', " "))
-            })
-            .collect();
+        let words: Vec<String> = known.map(|(key, value)| fact(key, value)).collect();
         lines.push((name, printable(&words.join(", "))));
     }
     lines
+}
+
+/// Returns a fact in words; money as people count it, in units.
+fn fact(key: &str, value: &Value) -> String {
+    if let (Some(key), Some(micro)) = (key.strip_suffix("_micro"), value.as_u64()) {
+        return format!("{} {}", key.replace('_', " "), show_amount(micro));
+    }
+    let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    format!("{} {text}", key.replace('_', " "))
 }
 
 /// Returns a path of the container.
