@@ -4,6 +4,7 @@ pub mod attack;
 pub mod check;
 pub mod config;
 pub mod context;
+pub mod dashboard;
 pub mod error;
 pub mod executor;
 pub mod facilitator;
@@ -55,6 +56,8 @@ enum Command {
     /// Submit jobs to a facilitator and follow them
     #[command(subcommand)]
     Job(job::JobCommand),
+    /// Watch the roles of this machine on one screen
+    Dashboard(dashboard::DashboardArgs),
     /// Make keys, show them, sign and verify with them
     #[command(subcommand)]
     Key(key::KeyCommand),
@@ -73,6 +76,7 @@ impl Command {
             Self::Executor(command) => command.run(context).await,
             Self::Python(args) => args.run(context).await,
             Self::Job(command) => command.run(context).await,
+            Self::Dashboard(args) => args.run(context).await,
             Self::Key(command) => command.run(context).await,
             Self::Config(command) => command.run(context).await,
         }

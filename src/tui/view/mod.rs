@@ -4,6 +4,8 @@
 //! where a table with facts above it is not enough, a function that draws it. Sorting, filtering, searching, marking and
 //! copying are the frame's and work on every page alike, since a page is data.
 
+pub mod overview;
+
 use std::sync::Arc;
 
 use ratatui::buffer::Buffer;
@@ -30,6 +32,8 @@ pub struct View {
     pub about: &'static str,
     /// The view that Enter opens for the selected row, by its [`Row::key`].
     pub opens: Option<&'static str>,
+    /// Whether it can show the past: whether it minds [`Ask::at`]. The others stay in the present, and the frame says so.
+    pub keeps_past: bool,
     /// Reads one page; runs on the loader's thread, may block, and keeps its transactions short.
     pub load: fn(&Source, &Ask) -> Result<Page, LoadError>,
     /// Draws the page where the frame's own way (facts, charts, table, text from above) does not do.
@@ -37,7 +41,7 @@ pub struct View {
 }
 
 /// All views, in the order of the tabs.
-pub const VIEWS: &[View] = &[];
+pub const VIEWS: &[View] = &[overview::VIEW];
 
 /// What a page is asked for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -119,6 +123,42 @@ pub struct Cell {
     pub value: Value,
     /// How it is coloured; the text says the same in words.
     pub tone: Tone,
+}
+
+impl Cell {
+    /// Makes a cell of words.
+    pub fn text(text: impl Into<String>) -> Self {
+        Self {
+            text: text.into(),
+            value: Value::Text,
+            tone: Tone::Plain,
+        }
+    }
+
+    /// Makes a cell of a count.
+    pub fn integer(value: i64) -> Self {
+        Self {
+            text: value.to_string(),
+            value: Value::Integer(value),
+            tone: Tone::Plain,
+        }
+    }
+
+    /// Makes a cell for a value that there is not.
+    pub fn nothing() -> Self {
+        Self {
+            text: "-".to_owned(),
+            value: Value::Nothing,
+            tone: Tone::Faint,
+        }
+    }
+
+    /// Returns the same with a tone.
+    #[must_use]
+    pub fn tone(mut self, tone: Tone) -> Self {
+        self.tone = tone;
+        self
+    }
 }
 
 /// A value to sort by.
