@@ -3,6 +3,8 @@
 use std::io::{self, IsTerminal};
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
 
 use clap::Args;
 use schemars::JsonSchema;
@@ -30,6 +32,9 @@ const SIZE: Size = Size(120, 40);
 /// Columns and rows that a frame has at most.
 const SIZE_MAX: u16 = 1000;
 
+/// Pause between two looks at what has changed.
+const PLAIN_PAUSE: Duration = Duration::from_secs(1);
+
 const EXAMPLES: &str = "Examples:
   horde dashboard                        Watch the roles of the data directory
   horde dashboard --view jobs --theme light
@@ -42,6 +47,7 @@ They can be changed in horde/keys.toml in the configuration directory, as in: qu
 
 /// `horde dashboard …`
 #[derive(Args, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "flags are what they are")]
 #[command(after_help = EXAMPLES)]
 pub struct DashboardArgs {
     /// Show this view first
@@ -261,20 +267,45 @@ impl DashboardArgs {
         Ok(())
     }
 
-    /// Prints what the view shows as lines, and then what changes.
+    /// Prints what the view shows as lines, and then what changes, until it is stopped.
     async fn plain(&self, context: &Context, start: Start, feed: Feed) -> Result<(), CmdError> {
         let clock = context.clock.clone();
-        let still = tokio::task::spawn_blocking(move || {
-            let mut reader = Reader::new(feed);
-            Still::take(start, &mut reader, &clock)
-        })
-        .await
-        .or_fail(ExitCode::Bug, "could not draw the dashboard")?;
-        let page = still.page().map_err(|error| load_error(&error))?;
-        for line in plain::lines(still.app().screen(), &page) {
-            context.line(line)?;
+        let mut reader = Reader::new(feed);
+        let mut before: Option<Arc<Page>> = None;
+        let mut problem: Option<LoadError> = None;
+        loop {
+            let (start, clock) = (start.clone(), clock.clone());
+            let (still, kept) = tokio::task::spawn_blocking(move || {
+                let still = Still::take(start, &mut reader, &clock);
+                (still, reader)
+            })
+            .await
+            .or_fail(ExitCode::Bug, "could not read the view")?;
+            reader = kept;
+            match (still.page(), &before) {
+                (Ok(page), None) => {
+                    for line in plain::lines(still.app().screen(), &page) {
+                        context.line(line)?;
+                    }
+                    before = Some(page);
+                    problem = None;
+                }
+                (Ok(page), Some(last)) => {
+                    for line in plain::changes(last, &page) {
+                        context.line(line)?;
+                    }
+                    before = Some(page);
+                    problem = None;
+                }
+                (Err(error), None) => return Err(load_error(&error)),
+                (Err(error), Some(_)) if problem.as_ref() != Some(&error) => {
+                    context.say(format_args!("reading failed, trying again: {error}"));
+                    problem = Some(error);
+                }
+                (Err(_), Some(_)) => {}
+            }
+            tokio::time::sleep(PLAIN_PAUSE).await;
         }
-        Ok(())
     }
 }
 

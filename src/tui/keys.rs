@@ -395,13 +395,14 @@ impl Key {
         let mut characters = rest.chars();
         let code = match (characters.next(), characters.next()) {
             (Some(c), None) if !c.is_control() => KeyCode::Char(c),
-            _ => match NAMED.iter().find(|(name, _)| *name == rest) {
-                Some((_, code)) => *code,
-                None => {
+            _ => {
+                let named = NAMED.iter().find(|(name, _)| *name == rest);
+                let numbered = || {
                     let number: u8 = rest.strip_prefix('f')?.parse().ok()?;
-                    (1..=24).contains(&number).then_some(KeyCode::F(number))?
-                }
-            },
+                    (1..=24).contains(&number).then_some(KeyCode::F(number))
+                };
+                named.map(|(_, code)| *code).or_else(numbered)?
+            }
         };
         Some(Self { code, ctrl, alt })
     }

@@ -1,5 +1,7 @@
 //! A page as lines of plain text: for screen readers, files and bug reports.
 
+use std::collections::{HashMap, HashSet};
+
 use super::app::screen::{LINE_COLUMNS_MAX, Screen};
 use super::tame::{columns, tame};
 use super::view::{Cell, Column, Line, Page, Row, Tone};
@@ -56,6 +58,47 @@ pub fn line(line: &Line) -> String {
     }
 }
 
+/// Returns what is different from the page before, in lines: facts, rows that are new, changed or gone, new lines of text.
+pub fn changes(before: &Page, now: &Page) -> Vec<String> {
+    let mut lines: Vec<String> = now
+        .facts
+        .iter()
+        .filter(|fact| !before.facts.contains(fact))
+        .map(|(name, cell)| format!("{}: {}", tame(name, LINE_COLUMNS_MAX), said(cell)))
+        .collect();
+    let known: HashMap<_, _> = before.rows.iter().map(|row| (&row.key, row)).collect();
+    for new in &now.rows {
+        match known.get(&new.key) {
+            None => lines.push(format!("new: {}", row(&now.columns, new))),
+            Some(old) if *old != new => lines.push(format!("changed: {}", changed(&now.columns, old, new))),
+            Some(_) => {}
+        }
+    }
+    let left: HashSet<_> = now.rows.iter().map(|row| &row.key).collect();
+    let gone = before.rows.iter().filter(|row| !left.contains(&row.key));
+    lines.extend(gone.map(|row| format!("gone: {}", tame(&row.key, LINE_COLUMNS_MAX))));
+    lines.extend(added(&before.text, &now.text).iter().map(line));
+    lines
+}
+
+/// Returns a row as its key and those of its cells that have changed.
+fn changed(columns: &[Column], old: &Row, new: &Row) -> String {
+    let cells = columns.iter().zip(old.cells.iter().zip(&new.cells));
+    let differ = cells.filter(|(_, (old, new))| old != new);
+    let words: Vec<_> = differ
+        .map(|(column, (_, new))| format!("{} {}", column.name, tame(&new.text, LINE_COLUMNS_MAX)))
+        .collect();
+    format!("{}: {}", tame(&new.key, LINE_COLUMNS_MAX), words.join(", "))
+}
+
+/// Returns the lines that a text has gained at its end, while it may have lost some at its beginning.
+fn added<'l>(before: &[Line], now: &'l [Line]) -> &'l [Line] {
+    (0..=before.len())
+        .filter_map(|lost| before.get(lost..))
+        .find_map(|kept| now.strip_prefix(kept))
+        .unwrap_or(now)
+}
+
 /// Returns one row as `column value, column value`.
 pub fn row(columns: &[Column], row: &Row) -> String {
     let cells = columns.iter().zip(&row.cells);
@@ -103,4 +146,56 @@ fn table(heads: &[Column], rows: &[&Row]) -> Vec<String> {
         .iter()
         .map(|row| join((0..heads.len()).map(|at| cell(row, at)).collect()));
     std::iter::once(heading).chain(body).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn page(status: &str, text: &[&str]) -> Page {
+        Page {
+            facts: vec![("jobs", Cell::integer(2))],
+            columns: ["id", "status"]
+                .map(|name| Column {
+                    name,
+                    right: false,
+                    rank: 0,
+                })
+                .to_vec(),
+            rows: vec![Row {
+                key: "a".into(),
+                cells: vec![Cell::text("a"), Cell::text(status)],
+            }],
+            text: text
+                .iter()
+                .map(|text| Line {
+                    at: None,
+                    text: (*text).to_owned(),
+                    tone: Tone::Plain,
+                })
+                .collect(),
+            ..Page::default()
+        }
+    }
+
+    #[test]
+    fn only_what_has_changed_is_said_again() {
+        let before = page("running", &["one", "two", "two"]);
+        assert_eq!(changes(&before, &before), [""; 0]);
+        let now = page("completed", &["two", "two", "three"]);
+        assert_eq!(changes(&before, &now), ["changed: a: status completed", "three"]);
+        assert_eq!(
+            changes(&Page::default(), &now),
+            ["jobs: 2", "new: id a, status completed", "two", "two", "three"]
+        );
+        assert_eq!(changes(&now, &Page::default()), ["gone: a"]);
+    }
+
+    #[test]
+    fn nothing_of_strangers_steers_a_screen_reader_or_its_terminal() {
+        let hostile = page("\x1b]0;x\x07bad", &["\x1b[2Jbad"]);
+        for line in changes(&Page::default(), &hostile) {
+            assert!(line.chars().all(|c| !c.is_control()), "{line:?}");
+        }
+    }
 }

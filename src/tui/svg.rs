@@ -116,9 +116,9 @@ fn draw(stretch: &Stretch, top: f32, paper: u32, out: &mut String) {
         dim,
     } = stretch.look;
     if back != paper {
-        out.push_str(&format!(
+        out.extend([format!(
             "<rect x=\"{left:.1}\" y=\"{top:.1}\" width=\"{width:.1}\" height=\"{ROW}\" fill=\"#{back:06x}\"/>\n"
-        ));
+        )]);
     }
     if stretch.text.trim().is_empty() {
         return;
@@ -134,11 +134,11 @@ fn draw(stretch: &Stretch, top: f32, paper: u32, out: &mut String) {
         }
     }
     let baseline = top + BASELINE;
-    out.push_str(&format!(
+    out.extend([format!(
         "<text x=\"{left:.1}\" y=\"{baseline:.1}\" fill=\"#{ink:06x}\"{style} textLength=\"{width:.1}\" \
          lengthAdjust=\"spacingAndGlyphs\" xml:space=\"preserve\">{}</text>\n",
         escaped(&stretch.text)
-    ));
+    )]);
 }
 
 fn escaped(text: &str) -> String {

@@ -51,6 +51,17 @@ pub enum Part {
     Key,
 }
 
+/// Parts of `TERM` that tell of 256 colours or more.
+const MANY: &[&str] = &[
+    "256",
+    "direct",
+    "kitty",
+    "alacritty",
+    "foot",
+    "wezterm",
+    "ghostty",
+];
+
 /// What a terminal can show, as the environment tells it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Depth {
@@ -68,12 +79,7 @@ impl Depth {
         let term = variable("TERM").unwrap_or_default();
         if variable("NO_COLOR").is_some() || term == "dumb" {
             Self::None
-        } else if term.contains("256") || term.contains("direct") || variable("COLORTERM").is_some() {
-            Self::Many
-        } else if ["kitty", "alacritty", "foot", "wezterm", "ghostty"]
-            .iter()
-            .any(|name| term.contains(name))
-        {
+        } else if variable("COLORTERM").is_some() || MANY.iter().any(|name| term.contains(name)) {
             Self::Many
         } else {
             Self::Sixteen
@@ -138,13 +144,12 @@ impl Theme {
     pub fn tone(self, tone: Tone) -> Style {
         let base = self.base();
         let colour = match (self, tone) {
-            (_, Tone::Plain) => return base,
+            (_, Tone::Plain) | (Self::None, Tone::Good | Tone::Busy) => return base,
             (Self::None, Tone::Faint) => return base.add_modifier(Modifier::DIM),
-            (Self::None, Tone::Good | Tone::Busy) => return base,
             (Self::None, Tone::Warning | Tone::Bad) => return base.add_modifier(Modifier::BOLD),
-            (Self::Dark, Tone::Faint) => Color::Indexed(245),
+            (Self::Dark | Self::ColourBlind, Tone::Faint) => Color::Indexed(245),
             (Self::Dark, Tone::Good) => Color::Indexed(114),
-            (Self::Dark, Tone::Busy) => Color::Indexed(75),
+            (Self::Dark, Tone::Busy) | (Self::ColourBlind, Tone::Good) => Color::Indexed(75),
             (Self::Dark, Tone::Warning) => Color::Indexed(215),
             (Self::Dark, Tone::Bad) => Color::Indexed(203),
             (Self::Light, Tone::Faint) => Color::Indexed(242),
@@ -152,8 +157,6 @@ impl Theme {
             (Self::Light, Tone::Busy) => Color::Indexed(25),
             (Self::Light, Tone::Warning) => Color::Indexed(130),
             (Self::Light, Tone::Bad) => Color::Indexed(160),
-            (Self::ColourBlind, Tone::Faint) => Color::Indexed(245),
-            (Self::ColourBlind, Tone::Good) => Color::Indexed(75),
             (Self::ColourBlind, Tone::Busy) => Color::Indexed(183),
             (Self::ColourBlind, Tone::Warning) => Color::Indexed(228),
             (Self::ColourBlind, Tone::Bad) => Color::Indexed(208),
@@ -179,12 +182,11 @@ impl Theme {
     pub fn part(self, part: Part) -> Style {
         let base = self.base();
         match part {
-            Part::Header => base.add_modifier(Modifier::BOLD),
+            Part::Header | Part::Title => base.add_modifier(Modifier::BOLD),
             Part::TabOn => base.add_modifier(Modifier::REVERSED | Modifier::BOLD),
             Part::Border => self.tone(Tone::Faint),
             Part::TabOff | Part::Heading => self.tone(Tone::Faint).add_modifier(Modifier::BOLD),
             Part::BorderOn | Part::Bar => self.tone(Tone::Busy),
-            Part::Title => base.add_modifier(Modifier::BOLD),
             Part::Selected => match self {
                 Self::Dark | Self::ColourBlind => base.bg(Color::Indexed(238)).add_modifier(Modifier::BOLD),
                 Self::Light => base.bg(Color::Indexed(253)).add_modifier(Modifier::BOLD),

@@ -6,6 +6,8 @@ pub mod mouse;
 pub mod prompt;
 pub mod screen;
 pub mod take;
+#[cfg(test)]
+mod tests;
 mod typing;
 
 use std::collections::VecDeque;
@@ -113,6 +115,10 @@ pub struct Alert {
 
 /// The dashboard.
 #[derive(Debug)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is switched by a key of its own"
+)]
 pub struct App {
     /// All views.
     pub views: &'static [View],

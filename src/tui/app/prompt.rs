@@ -244,7 +244,7 @@ impl Prompt {
     fn remember(&mut self, history: &VecDeque<String>, older: bool) -> Typed {
         let back = match (self.back, older) {
             (None, true) => Some(0),
-            (None, false) | (Some(0), false) => None,
+            (None | Some(0), false) => None,
             (Some(at), true) => Some((at + 1).min(history.len().saturating_sub(1))),
             (Some(at), false) => Some(at - 1),
         };

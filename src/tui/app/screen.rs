@@ -247,7 +247,7 @@ impl Screen {
         let has = |panel: &Panel| match panel {
             Panel::Facts => !page.facts.is_empty(),
             Panel::Charts => !page.charts.is_empty(),
-            Panel::Table => !page.columns.is_empty() && !(page.rows.is_empty() && !page.text.is_empty()),
+            Panel::Table => !page.columns.is_empty() && (page.text.is_empty() || !page.rows.is_empty()),
             Panel::Text => !page.text.is_empty(),
         };
         Panel::ALL.into_iter().filter(has).collect()

@@ -74,7 +74,11 @@ impl App {
                     .join("\n"),
                 Action::CopyJson => match rows.as_slice() {
                     [row] => row_json(page, row).to_string(),
-                    rows => Json::from_iter(rows.iter().map(|row| row_json(page, row))).to_string(),
+                    rows => rows
+                        .iter()
+                        .map(|row| row_json(page, row))
+                        .collect::<Json>()
+                        .to_string(),
                 },
                 _ => rows
                     .iter()

@@ -15,7 +15,7 @@ use crate::tui::view::{Tone, View};
 const STALE: Duration = Duration::from_secs(3);
 
 /// Parts of a second that reading may take before the person is told that it goes on.
-const SLOW: Duration = Duration::from_millis(300);
+pub(super) const SLOW: Duration = Duration::from_millis(300);
 
 fn columns(text: &str) -> u16 {
     u16::try_from(width(text, usize::from(u16::MAX))).unwrap_or(u16::MAX)

@@ -4,7 +4,7 @@ use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
 use ratatui::style::Style;
 
-use super::bars::span;
+use super::bars::{SLOW, span};
 use super::layout::{CHART_ROWS, GUTTER, Layout, Placed, TIME_COLUMNS};
 use super::{border, clear};
 use crate::tui::app::App;
@@ -52,13 +52,13 @@ fn title(app: &App) -> String {
         && let Some(column) = page.columns.get(at)
     {
         let arrow = if descends { "▼" } else { "▲" };
-        title.push_str(&format!("  {}{arrow}", column.name));
+        title = format!("{title}  {}{arrow}", column.name);
     }
     if let Some(filter) = &screen.filter {
-        title.push_str(&format!("  /{}", filter.text()));
+        title = format!("{title}  /{}", filter.text());
     }
     if let Some(search) = &screen.search {
-        title.push_str(&format!("  search {}", search.text()));
+        title = format!("{title}  search {}", search.text());
     }
     if app.at.is_some() && !screen.view.keeps_past {
         title.push_str("  (the present: this view keeps no past)");
@@ -100,30 +100,25 @@ fn place(screen: &Screen) -> String {
 /// Says why there is no page yet.
 fn nothing(app: &App, area: Rect, buffer: &mut Buffer) {
     let screen = app.screen();
-    match &screen.failure {
-        Some(failure) => {
-            let words = format!("cannot show this: {failure}");
-            say(&words, area, app.theme.tone(Tone::Bad), buffer);
-            let again = Rect {
-                y: area.y.saturating_add(4).min(area.bottom()),
-                height: area.height.saturating_sub(4),
-                ..area
-            };
-            let times = screen.failures;
-            let words = format!("tried {times} times, trying again by itself");
-            say(&words, again, app.theme.tone(Tone::Faint), buffer);
-        }
-        None => {
-            let waits = app
-                .reading_since()
-                .map(|since| app.now.steady.saturating_sub(since));
-            let words = match waits.filter(|waits| waits.as_millis() > 300) {
-                Some(waits) => format!("reading … {}", span(waits)),
-                None => "reading …".to_owned(),
-            };
-            say(&words, area, app.theme.tone(Tone::Faint), buffer);
-        }
+    if let Some(failure) = &screen.failure {
+        let words = format!("cannot show this: {failure}");
+        say(&words, area, app.theme.tone(Tone::Bad), buffer);
+        let again = Rect {
+            y: area.y.saturating_add(4).min(area.bottom()),
+            height: area.height.saturating_sub(4),
+            ..area
+        };
+        let words = format!("tried {} times, trying again by itself", screen.failures);
+        say(&words, again, app.theme.tone(Tone::Faint), buffer);
+        return;
     }
+    let waits = app.reading_since();
+    let waits = waits.map(|since| app.now.steady.saturating_sub(since));
+    let words = match waits.filter(|waits| *waits > SLOW) {
+        Some(waits) => format!("reading … {}", span(waits)),
+        None => "reading …".to_owned(),
+    };
+    say(&words, area, app.theme.tone(Tone::Faint), buffer);
 }
 
 /// Writes words into a rectangle, wrapped between words where that is possible.
@@ -148,8 +143,7 @@ pub(super) fn wrapped(text: &str, width: usize) -> Vec<String> {
     let mut lines = vec![String::new()];
     for word in tame(text, LINE_COLUMNS_MAX).split(' ') {
         let mut word = word.to_owned();
-        loop {
-            let Some(line) = lines.last_mut() else { break };
+        while let Some(line) = lines.last_mut() {
             let gap = usize::from(!line.is_empty());
             if columns(line) + gap + columns(&word) <= width {
                 if gap == 1 {
@@ -583,7 +577,7 @@ fn rule(app: &App, page: &Page, area: Rect, buffer: &mut Buffer) {
     if app.wraps {
         words.push_str(" · wrapped");
     } else if screen.left > 0 {
-        words.push_str(&format!(" · from column {}", screen.left + 1));
+        words = format!("{words} · from column {}", screen.left + 1);
     }
     words.push(' ');
     put(buffer, area, area.x + 1, area.y, &words, style);

@@ -15,6 +15,7 @@ pub const VIEW: View = View {
     draw: None,
 };
 
+#[expect(clippy::unnecessary_wraps, reason = "the shape of a view")]
 fn load(source: &Source, _: &Ask) -> Result<Page, LoadError> {
     let rows = source.places.iter().map(|place| Row {
         key: place.name.as_str().into(),
