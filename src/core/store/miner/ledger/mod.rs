@@ -3,7 +3,7 @@
 //! Steps and counts of what changes a job are written by triggers of the schema, in the transaction of the change.
 //! The rest comes in batches ([`Batch`]), several times a second.
 
-mod query;
+pub(super) mod query;
 mod record;
 
 use std::sync::Arc;
