@@ -165,6 +165,19 @@ impl ChainLook {
         })
     }
 
+    /// Returns the last block in which a neuron that has set weights changed anything; none if nobody has set any.
+    pub fn weighed(&self, netuid: u16) -> Result<Option<Block>, LookError> {
+        self.look.read(|connection| {
+            let block: Option<i64> = connection
+                .prepare_cached(
+                    "SELECT max(last_update) FROM neuron WHERE netuid = ?1
+                         AND EXISTS (SELECT 1 FROM weight WHERE weight.netuid = ?1 AND weight.uid = neuron.uid)",
+                )?
+                .query_row([netuid], |row| row.get(0))?;
+            Ok(block.map(|block| Block(block.unsigned_abs())))
+        })
+    }
+
     /// Returns the neurons of a subnet, as of `block`.
     pub fn metagraph(&self, netuid: u16, block: Block) -> Result<Metagraph, LookError> {
         self.look.read(|connection| metagraph(connection, netuid, block))

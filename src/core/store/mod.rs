@@ -15,6 +15,7 @@
 
 pub mod dynamic;
 pub mod facilitator;
+pub mod glance;
 pub mod local_chain;
 pub mod look;
 pub mod miner;
@@ -39,6 +40,7 @@ use std::{
 use rusqlite::{Connection, OpenFlags};
 use thiserror::Error;
 
+pub use self::lock::{Holder, holder};
 pub use self::migrate::Migration;
 pub use self::writer::StoreLoad;
 use self::{lock::Lock, readers::Readers, writer::Writer};

@@ -4,7 +4,19 @@
 //! where a table with facts above it is not enough, a function that draws it. Sorting, filtering, searching, marking and
 //! copying are the frame's and work on every page alike, since a page is data.
 
+mod cells;
+pub mod checks;
+pub mod credits;
+pub mod events;
+pub mod executors;
+pub mod job;
+pub mod jobs;
+pub mod logs;
 pub mod overview;
+pub mod peers;
+pub mod receipts;
+pub mod scores;
+pub mod users;
 
 use std::sync::Arc;
 
@@ -41,7 +53,20 @@ pub struct View {
 }
 
 /// All views, in the order of the tabs.
-pub const VIEWS: &[View] = &[overview::VIEW];
+pub const VIEWS: &[View] = &[
+    overview::VIEW,
+    jobs::VIEW,
+    job::VIEW,
+    executors::VIEW,
+    peers::VIEW,
+    scores::VIEW,
+    receipts::VIEW,
+    users::VIEW,
+    credits::VIEW,
+    events::VIEW,
+    logs::VIEW,
+    checks::VIEW,
+];
 
 /// What a page is asked for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

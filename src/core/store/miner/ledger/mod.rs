@@ -116,7 +116,7 @@ impl Step {
         self as i64
     }
 
-    fn from_number(number: i64) -> Option<Self> {
+    pub(super) fn from_number(number: i64) -> Option<Self> {
         Self::ALL.into_iter().find(|step| step.number() == number)
     }
 }
