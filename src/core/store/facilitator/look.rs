@@ -134,7 +134,8 @@ const TRANSFERS: &str =
         LEFT JOIN bills b ON b.id = t.bill
     WHERE t.id <= ?1 ORDER BY t.id DESC LIMIT ?2";
 const OPEN_BILLS: &str = "SELECT count(*) FROM (SELECT 1 FROM bills WHERE settled_us IS NULL LIMIT ?1)";
-const OLDEST_BILL: &str = "SELECT (SELECT created_us FROM jobs WHERE seq = b.job) FROM bills b INDEXED BY bills_open
+const OLDEST_BILL: &str =
+    "SELECT (SELECT created_us FROM jobs WHERE seq = b.job) FROM bills b INDEXED BY bills_open
     WHERE b.settled_us IS NULL ORDER BY b.id LIMIT 1";
 const OPEN_OF: &str =
     "SELECT count(*) FROM (SELECT 1 FROM deliveries WHERE validator = ?1 AND ended = 0 LIMIT ?2)";
