@@ -342,7 +342,10 @@ fn glance_of(connection: &Connection, row: &Row<'_>, at_us: i64) -> Result<JobGl
 
 fn steps(connection: &Connection, until: Until) -> Result<Vec<EventGlance>, StoreError> {
     let last = last_until(connection, until.us.saturating_add(OFFER_LEAD_US))?.unwrap_or(0);
-    let many = until.limit.saturating_mul(STEPS_MAX / 2).saturating_add(STEPS_MORE);
+    let many = until
+        .limit
+        .saturating_mul(STEPS_MAX / 2)
+        .saturating_add(STEPS_MORE);
     let mut events = Vec::new();
     let mut add = |row: &Row<'_>| -> Result<(), StoreError> {
         let at: i64 = row.get(1)?;

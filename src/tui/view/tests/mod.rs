@@ -9,8 +9,16 @@ use time::Duration;
 
 use super::*;
 use crate::core::model::Timestamp;
+use crate::core::store::facilitator::FacilitatorStore;
+use crate::core::store::miner::MinerStore;
 use crate::core::store::places::Role;
+use crate::core::store::validator::ValidatorStore;
+use crate::tui::app::{App, Start};
+use crate::tui::event::{Answer, Effect, Event, Header, Now, Purpose};
+use crate::tui::headless::{frame, text};
+use crate::tui::keys::KeyMap;
 use crate::tui::source::Source;
+use crate::tui::theme::{Depth, Theme};
 
 fn view(name: &str) -> &'static View {
     VIEWS.iter().find(|view| view.name == name).unwrap()
@@ -304,5 +312,129 @@ async fn a_database_that_is_damaged_anywhere_never_panics() {
             }
         }
         fs::write(&path, whole).unwrap();
+    }
+}
+
+/// Sizes at which every state of every view is drawn.
+const SIZES: [(u16, u16); 3] = [(60, 16), (100, 30), (160, 50)];
+
+/// Draws a view that has read this, or still reads.
+fn shot(view: &'static View, result: Option<Result<Page, LoadError>>, size: (u16, u16)) -> String {
+    let now = Now {
+        wall: world::NOW,
+        steady: std::time::Duration::from_secs(1),
+    };
+    let start = Start {
+        views: VIEWS,
+        view: Some(view),
+        key: key(view.name),
+        keys: KeyMap::built_in(),
+        theme: Theme::Dark,
+        depth: Depth::Many,
+        ascii: false,
+        mouse: true,
+        at: None,
+        header: Header {
+            roles: ["facilitator", "validator", "miner-1"]
+                .map(str::to_owned)
+                .to_vec(),
+            context: None,
+            dir: "/data".to_owned(),
+        },
+        contexts: Vec::new(),
+        notice: None,
+        size,
+    };
+    let mut app = App::new(start, now);
+    let effects = app.update(Event::Tick, now);
+    let asked = effects.into_iter().find_map(|effect| match effect {
+        Effect::Load(request) if request.view.name == view.name && request.purpose == Purpose::Shown => {
+            Some(request)
+        }
+        _ => None,
+    });
+    let asked = asked.expect("the shown page is asked for");
+    if let Some(result) = result {
+        let answer = Answer {
+            id: asked.id,
+            result: result.map(crate::tui::app::screen::bounded),
+            took: std::time::Duration::from_millis(2),
+            header: None,
+        };
+        app.update(Event::Loaded(Box::new(answer)), now);
+    }
+    text(&frame(&app))
+}
+
+/// Reads a view and takes out what is another on each machine: where the directory is, what it takes, when it was written.
+fn read(source: &Source, view: &View) -> Result<Page, LoadError> {
+    let ask = Ask {
+        key: key(view.name),
+        ..Ask::default()
+    };
+    let mut page = (view.load)(source, &ask)?;
+    let places: Vec<usize> = ["written", "size"]
+        .iter()
+        .filter_map(|name| page.columns.iter().position(|column| column.name == *name))
+        .collect();
+    for row in &mut page.rows {
+        for place in &places {
+            row.cells[*place] = Cell::text("…");
+        }
+    }
+    let dir = source.dir.display().to_string();
+    let cells = page.rows.iter_mut().flat_map(|row| &mut row.cells);
+    for cell in cells.chain(page.facts.iter_mut().map(|(_, cell)| cell)) {
+        cell.text = cell.text.replace(&dir, "/data");
+    }
+    Ok(page)
+}
+
+/// Makes what every view fails at: databases and files that are none.
+fn ruin(dir: &Path) {
+    for role in Role::ALL {
+        let place = dir.join(role.word());
+        fs::create_dir_all(place.join("log/horde.log.jsonl")).unwrap();
+        fs::write(place.join(role.database()), "no database at all ".repeat(500)).unwrap();
+        fs::write(place.join("checks.json"), "no results").unwrap();
+    }
+}
+
+/// Makes databases in which nothing has happened.
+fn make_empty(dir: &Path) {
+    drop(FacilitatorStore::open(&dir.join("facilitator/facilitator.sqlite")).unwrap());
+    drop(ValidatorStore::open(&dir.join("validator/validator.sqlite")).unwrap());
+    drop(MinerStore::open(&dir.join("miner-1/miner.sqlite")).unwrap());
+}
+
+/// Every view, reading, full, empty and failing, at three sizes, as it is on the screen.
+#[tokio::test]
+async fn every_view_in_every_state_and_size_is_drawn_as_it_was() {
+    let [full, empty, ruined] = std::array::from_fn(|_| tempfile::tempdir().unwrap());
+    world::fill(full.path()).await;
+    make_empty(empty.path());
+    ruin(ruined.path());
+    let [full, empty, ruined] = [&full, &empty, &ruined].map(|dir| world::source(dir.path()));
+    for view in VIEWS {
+        let mut all = String::new();
+        for (state, source) in [
+            ("loading", None),
+            ("full", Some(&full)),
+            ("empty", Some(&empty)),
+            ("error", Some(&ruined)),
+        ] {
+            for size in SIZES {
+                let result = source.map(|source| read(source, view));
+                // Without a job there is none to be found.
+                let result = match result {
+                    Some(Err(LoadError::NotFound(_))) => Some((view.load)(source.unwrap(), &Ask::default())),
+                    other => other,
+                };
+                let (columns, rows) = size;
+                all.push_str(&format!("──── {state} at {columns}×{rows}\n"));
+                all.push_str(&shot(view, result, size));
+            }
+        }
+        insta::assert_snapshot!(view.name, all);
     }
 }
