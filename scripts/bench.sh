@@ -1,12 +1,13 @@
 #!/bin/sh
 # The figures of the road beside plain `docker run`; with the word `miner` or `facilitator` first, those of that role
-# without Docker, beside a bare server on the same wires. --json prints one line per figure.
+# without Docker, beside a bare server on the same wires; with the word `cli`, those of the command line and the
+# dashboard. --json prints one line per figure.
 set -eu
 cd "$(dirname "$0")/.."
 . scripts/lib.sh
 
 case ${1:-} in
-miner | facilitator)
+miner | facilitator | cli)
     role=$1
     shift
     ensure_compiler

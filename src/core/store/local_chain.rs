@@ -5,6 +5,7 @@ use std::path::Path;
 
 use rusqlite::{Connection, OptionalExtension, Row, named_params};
 
+use super::look::{Look, LookError};
 use super::{Migration, OpenError, Store, StoreError};
 use crate::core::model::subnet::{Axon, Block, Hotkey, Metagraph, Neuron};
 
@@ -75,14 +76,7 @@ impl LocalChainStore {
                  ON CONFLICT DO NOTHING",
                 (proposal.unix_millis, proposal.block_millis),
             )?;
-            let genesis =
-                connection.query_row("SELECT unix_millis, block_millis FROM genesis", (), |row| {
-                    Ok(Genesis {
-                        unix_millis: row.get(0)?,
-                        block_millis: row.get(1)?,
-                    })
-                })?;
-            Ok(genesis)
+            Ok(genesis(connection)?)
         };
         self.store.write(change).await
     }
@@ -141,6 +135,62 @@ impl LocalChainStore {
         };
         self.store.read(query).await
     }
+}
+
+/// The shared file, opened to be read only.
+#[derive(Debug)]
+pub struct ChainLook {
+    look: Look,
+}
+
+impl ChainLook {
+    /// Opens the file at `path`; blocks.
+    pub fn open(path: &Path) -> Result<Self, LookError> {
+        let look = Look::open(path, MIGRATIONS)?;
+        Ok(Self { look })
+    }
+
+    /// Returns the genesis; none if no process has begun the chain.
+    pub fn genesis(&self) -> Result<Option<Genesis>, LookError> {
+        self.look.read(|connection| Ok(genesis(connection).optional()?))
+    }
+
+    /// Returns the subnets that have neurons.
+    pub fn netuids(&self) -> Result<Vec<u16>, LookError> {
+        self.look.read(|connection| {
+            let mut statement =
+                connection.prepare_cached("SELECT DISTINCT netuid FROM neuron ORDER BY netuid")?;
+            let netuids = statement.query_map((), |row| row.get(0))?;
+            Ok(netuids.collect::<Result<_, _>>()?)
+        })
+    }
+
+    /// Returns the last block in which a neuron that has set weights changed anything; none if nobody has set any.
+    pub fn weighed(&self, netuid: u16) -> Result<Option<Block>, LookError> {
+        self.look.read(|connection| {
+            let block: Option<i64> = connection
+                .prepare_cached(
+                    "SELECT max(last_update) FROM neuron WHERE netuid = ?1
+                         AND EXISTS (SELECT 1 FROM weight WHERE weight.netuid = ?1 AND weight.uid = neuron.uid)",
+                )?
+                .query_row([netuid], |row| row.get(0))?;
+            Ok(block.map(|block| Block(block.unsigned_abs())))
+        })
+    }
+
+    /// Returns the neurons of a subnet, as of `block`.
+    pub fn metagraph(&self, netuid: u16, block: Block) -> Result<Metagraph, LookError> {
+        self.look.read(|connection| metagraph(connection, netuid, block))
+    }
+}
+
+fn genesis(connection: &Connection) -> rusqlite::Result<Genesis> {
+    connection.query_row("SELECT unix_millis, block_millis FROM genesis", (), |row| {
+        Ok(Genesis {
+            unix_millis: row.get(0)?,
+            block_millis: row.get(1)?,
+        })
+    })
 }
 
 fn metagraph(connection: &Connection, netuid: u16, block: Block) -> Result<Metagraph, StoreError> {

@@ -43,6 +43,40 @@ impl Lock {
     }
 }
 
+/// Who holds a database.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Holder {
+    /// This process.
+    Process(u32),
+    /// None that can be seen from here.
+    Nobody,
+    /// This system does not tell.
+    Unknown,
+}
+
+/// Tells who holds the database at `path`, without touching its lock: a lock that was tried, if only for a moment, could
+/// keep its role from starting.
+pub fn holder(path: &Path) -> Holder {
+    // Linux lists the locks of all processes that can be seen from here.
+    let Ok(locks) = std::fs::read_to_string("/proc/locks") else {
+        return Holder::Unknown;
+    };
+    let written = File::open(lock_path(path))
+        .ok()
+        .and_then(|mut file| read_pid(&mut file));
+    let holds = |pid: u32| {
+        locks.lines().any(|line| {
+            // As in `1: FLOCK  ADVISORY  WRITE 4711 08:02:1234 0 EOF`.
+            let mut words = line.split_whitespace().skip(1);
+            words.next() == Some("FLOCK") && words.nth(2).and_then(|word| word.parse().ok()) == Some(pid)
+        })
+    };
+    match written {
+        Some(pid) if holds(pid) => Holder::Process(pid),
+        _ => Holder::Nobody,
+    }
+}
+
 fn lock_path(database: &Path) -> PathBuf {
     let mut name = database.as_os_str().to_owned();
     name.push(".lock");

@@ -15,7 +15,9 @@
 
 pub mod dynamic;
 pub mod facilitator;
+pub mod glance;
 pub mod local_chain;
+pub mod look;
 pub mod miner;
 pub mod places;
 pub mod receipts;
@@ -38,6 +40,7 @@ use std::{
 use rusqlite::{Connection, OpenFlags};
 use thiserror::Error;
 
+pub use self::lock::{Holder, holder};
 pub use self::migrate::Migration;
 pub use self::writer::StoreLoad;
 use self::{lock::Lock, readers::Readers, writer::Writer};
@@ -319,6 +322,11 @@ fn prepare_files(path: &Path) -> Result<(), OpenError> {
 /// Opens a connection with what every connection needs.
 fn connect(path: &Path, flags: OpenFlags) -> Result<Connection, rusqlite::Error> {
     let connection = Connection::open_with_flags(path, flags)?;
+    set_up(&connection)?;
+    Ok(connection)
+}
+
+fn set_up(connection: &Connection) -> Result<(), rusqlite::Error> {
     connection.busy_timeout(BUSY_TIMEOUT)?;
     // Negative: in KiB rather than pages.
     connection.pragma_update(None, "cache_size", -CACHE_KIB)?;
@@ -326,7 +334,7 @@ fn connect(path: &Path, flags: OpenFlags) -> Result<Connection, rusqlite::Error>
     connection.pragma_update(None, "trusted_schema", false)?;
     connection.pragma_update(None, "temp_store", "memory")?;
     connection.set_prepared_statement_cache_capacity(64);
-    Ok(connection)
+    Ok(())
 }
 
 /// Puts the database into WAL mode and the connection into full sync.

@@ -6,9 +6,10 @@
 use rusqlite::{Connection, Row, named_params};
 use time::{Duration, OffsetDateTime};
 
+use super::glance::{self, Bisected, ReceiptGlance, Until};
 use super::{Migration, StoreError};
 use crate::core::model::receipt::{Receipt, ReceiptPayload};
-use crate::core::model::{ExecutorClass, JobId};
+use crate::core::model::{ExecutorClass, Hotkey, JobId};
 
 /// Makes the table.
 pub(super) const MIGRATION: Migration = Migration {
@@ -143,6 +144,50 @@ pub(super) fn excuses(
 /// Forgets receipts made before `cutoff`; returns how many.
 pub(super) fn delete_older(connection: &Connection, cutoff: OffsetDateTime) -> Result<usize, StoreError> {
     Ok(connection.execute("DELETE FROM receipt WHERE timestamp < ?1", (micros(cutoff),))?)
+}
+
+/// Finds receipts by the time of their storing.
+const BY_TIME: Bisected = Bisected {
+    below: "SELECT id, stored_at FROM receipt WHERE id <= ?1 ORDER BY id DESC LIMIT 1",
+};
+
+/// The newest receipts up to a row. The payload is the only place of score and duration.
+const NEWEST: &str =
+    "SELECT id, receipt_type, job_uuid, miner_hotkey, validator_hotkey, timestamp, stored_at,
+        executor_class, is_organic, miner_signature IS NOT NULL,
+        json_extract(payload, '$.score_str'), json_extract(payload, '$.time_took_us')
+    FROM receipt WHERE id <= ?1 ORDER BY id DESC LIMIT ?2";
+
+/// Statements that look, for the test that none of them scans.
+#[cfg(test)]
+pub(super) const LOOKS: &[&str] = &[BY_TIME.below, NEWEST];
+
+/// Returns the newest receipts that were stored until then, newest first.
+pub(super) fn newest(connection: &Connection, until: Until) -> Result<Vec<ReceiptGlance>, StoreError> {
+    let last = glance::last_until(connection, BY_TIME, until.us)?;
+    let mut statement = connection.prepare_cached(NEWEST)?;
+    let mut rows = statement.query((last, until.limit))?;
+    let mut receipts = Vec::new();
+    while let Some(row) = rows.next()? {
+        let score: Option<String> = row.get(10)?;
+        receipts.push(ReceiptGlance {
+            id: row.get(0)?,
+            kind: row.get(1)?,
+            job: JobId::new(row.get::<_, String>(2)?),
+            miner: Hotkey::new(row.get::<_, String>(3)?),
+            validator: Hotkey::new(row.get::<_, String>(4)?),
+            made: glance::moment(row.get(5)?)?,
+            stored: glance::moment(row.get(6)?)?,
+            class: row.get(7)?,
+            is_organic: row.get(8)?,
+            is_countersigned: row.get(9)?,
+            score: score
+                .and_then(|score| score.parse().ok())
+                .filter(|score: &f64| score.is_finite()),
+            took_us: row.get(11)?,
+        });
+    }
+    Ok(receipts)
 }
 
 fn kept(row: &Row<'_>) -> Result<KeptReceipt, StoreError> {

@@ -273,7 +273,7 @@ fn balance(connection: &Connection, account: i64) -> Result<Micro, StoreError> {
         .query_row((account,), |row| amount(row, 0))?)
 }
 
-fn read_transfer(row: &Row<'_>) -> Result<Transfer, StoreError> {
+pub(super) fn read_transfer(row: &Row<'_>) -> Result<Transfer, StoreError> {
     let party = |kind, hotkey| Party::read(&row.get::<_, String>(kind)?, row.get(hotkey)?);
     Ok(Transfer {
         id: row.get(0)?,

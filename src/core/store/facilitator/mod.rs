@@ -7,6 +7,7 @@ mod deliveries;
 mod eviction;
 mod jobs;
 mod ledger;
+pub mod look;
 mod requests;
 mod specs;
 mod users;

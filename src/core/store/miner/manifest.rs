@@ -93,25 +93,7 @@ impl MinerStore {
 
     /// Returns what counts; none before the first start.
     pub async fn manifest_state(&self) -> Result<Option<ManifestState>, StoreError> {
-        let query = |connection: &Connection| {
-            let row: Option<(String, Option<i64>, String, i64)> = connection
-                .query_row(
-                    "SELECT counted, changed_at, setting, setting_at FROM manifest_state",
-                    (),
-                    |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)),
-                )
-                .optional()?;
-            row.map(|(counted, changed_at, setting, setting_at)| {
-                Ok(ManifestState {
-                    counted: manifest(&counted)?,
-                    changed_at: changed_at.map(moment).transpose()?,
-                    setting: manifest(&setting)?,
-                    setting_at: moment(setting_at)?,
-                })
-            })
-            .transpose()
-        };
-        self.store.read(query).await
+        self.store.read(state).await
     }
 
     /// Keeps what validators are told from now on.
@@ -142,26 +124,48 @@ impl MinerStore {
 
     /// Returns what validators are told, and since when; the time is none if there is nothing.
     pub async fn offered(&self) -> Result<(Vec<OfferedClass>, Option<OffsetDateTime>), StoreError> {
-        let query = |connection: &Connection| {
-            let mut statement = connection
-                .prepare("SELECT class, count, reason, offered_at FROM manifest_offered ORDER BY position")?;
-            let mut rows = statement.query(())?;
-            let (mut offered, mut since) = (Vec::new(), None);
-            while let Some(row) = rows.next()? {
-                let class: String = row.get(0)?;
-                offered.push(OfferedClass {
-                    class: class
-                        .parse()
-                        .map_err(|error| StoreError::value("executor class", error))?,
-                    count: row.get(1)?,
-                    reason: row.get(2)?,
-                });
-                since = Some(moment(row.get(3)?)?);
-            }
-            Ok((offered, since))
-        };
-        self.store.read(query).await
+        self.store.read(offered).await
     }
+}
+
+pub(super) fn offered(
+    connection: &Connection,
+) -> Result<(Vec<OfferedClass>, Option<OffsetDateTime>), StoreError> {
+    let mut statement = connection
+        .prepare("SELECT class, count, reason, offered_at FROM manifest_offered ORDER BY position")?;
+    let mut rows = statement.query(())?;
+    let (mut offered, mut since) = (Vec::new(), None);
+    while let Some(row) = rows.next()? {
+        let class: String = row.get(0)?;
+        offered.push(OfferedClass {
+            class: class
+                .parse()
+                .map_err(|error| StoreError::value("executor class", error))?,
+            count: row.get(1)?,
+            reason: row.get(2)?,
+        });
+        since = Some(moment(row.get(3)?)?);
+    }
+    Ok((offered, since))
+}
+
+pub(super) fn state(connection: &Connection) -> Result<Option<ManifestState>, StoreError> {
+    let row: Option<(String, Option<i64>, String, i64)> = connection
+        .query_row(
+            "SELECT counted, changed_at, setting, setting_at FROM manifest_state",
+            (),
+            |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)),
+        )
+        .optional()?;
+    row.map(|(counted, changed_at, setting, setting_at)| {
+        Ok(ManifestState {
+            counted: manifest(&counted)?,
+            changed_at: changed_at.map(moment).transpose()?,
+            setting: manifest(&setting)?,
+            setting_at: moment(setting_at)?,
+        })
+    })
+    .transpose()
 }
 
 fn text(manifest: &Manifest) -> Result<String, StoreError> {

@@ -2,6 +2,7 @@
 
 mod journal;
 pub mod ledger;
+pub mod look;
 pub mod manifest;
 pub mod pages;
 pub mod validators;

@@ -225,7 +225,7 @@ fn blocks(connection: &Connection) -> Result<HashMap<Hotkey, Block>, StoreError>
     Ok(rows.collect::<Result<_, _>>()?)
 }
 
-fn known(connection: &Connection) -> Result<Vec<KnownValidator>, StoreError> {
+pub(super) fn known(connection: &Connection) -> Result<Vec<KnownValidator>, StoreError> {
     let (mut debug, mut blocks) = (debug(connection)?, blocks(connection)?);
     let mut statement = connection.prepare_cached(
         "SELECT hotkey, is_active, stake_rao FROM validator ORDER BY is_active DESC, stake_rao DESC, hotkey",

@@ -2,6 +2,7 @@
 //! users' reports that they cheated.
 
 mod cheats;
+pub mod look;
 
 use std::collections::HashMap;
 use std::net::IpAddr;

@@ -3,7 +3,7 @@
 //! Steps and counts of what changes a job are written by triggers of the schema, in the transaction of the change.
 //! The rest comes in batches ([`Batch`]), several times a second.
 
-mod query;
+pub(super) mod query;
 mod record;
 
 use std::sync::Arc;
@@ -116,7 +116,7 @@ impl Step {
         self as i64
     }
 
-    fn from_number(number: i64) -> Option<Self> {
+    pub(super) fn from_number(number: i64) -> Option<Self> {
         Self::ALL.into_iter().find(|step| step.number() == number)
     }
 }

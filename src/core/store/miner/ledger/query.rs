@@ -13,7 +13,7 @@ use crate::core::model::{ExecutorClass, Hotkey, JobId};
 /// Jobs that a prefix is said to name, at most.
 const CANDIDATES_MAX: u32 = 20;
 
-pub(super) fn counters(connection: &Connection) -> Result<Vec<Counter>, StoreError> {
+pub(in super::super) fn counters(connection: &Connection) -> Result<Vec<Counter>, StoreError> {
     let mut statement = connection.prepare_cached(
         "SELECT event, reason, validator, count FROM tally
          UNION ALL
@@ -43,7 +43,7 @@ pub(super) fn counters(connection: &Connection) -> Result<Vec<Counter>, StoreErr
 const ROW: &str = "id, job_uuid, validator, executor_class, status, slot, exit_status, time_took_us, score,
     error_type, error_detail, created_at, updated_at, result_reported_to_validator, outcome IS NOT NULL AS has_outcome";
 
-pub(super) fn jobs(
+pub(in super::super) fn jobs(
     connection: &Connection,
     filter: &JobFilter,
     limit: u32,
@@ -105,7 +105,10 @@ fn moment(micros: i64) -> Result<OffsetDateTime, StoreError> {
         .map_err(|error| StoreError::value("time", error))
 }
 
-pub(super) fn details(connection: &Connection, job: &JobId) -> Result<Option<JobDetails>, StoreError> {
+pub(in super::super) fn details(
+    connection: &Connection,
+    job: &JobId,
+) -> Result<Option<JobDetails>, StoreError> {
     let found = connection
         .prepare_cached(&format!(
             "SELECT {ROW}, executor_process, executor_address, stdout, stderr,

@@ -1,0 +1,172 @@
+//! The ground of the stage: databases of roles of long standing, with as many jobs as are asked for.
+//!
+//! One job is stored the way the role does it; the rest are copies of its rows, made in SQL, since a million jobs on
+//! the way of a role take longer than all that is measured here.
+
+use std::path::Path;
+
+use horde::core::clock::Clock;
+use horde::core::crypto::Keypair;
+use horde::core::model::job::JobStatus;
+use horde::core::model::{ExecutorClass, JobId};
+use horde::core::store::facilitator::{
+    Delivery, FacilitatorStore, Job, JobSignature, JobSpec, Step, Submission,
+};
+use horde::core::store::miner::MinerStore;
+use rusqlite::Connection;
+use serde_json::{Map, json};
+
+use crate::Failure;
+
+/// The identifier of the newest job, by which a screen is known to show it.
+pub(crate) const NEWEST: &str = "fedcba98-7654-4321-8765-0123456789ab";
+
+/// Makes the directory of a machine on which a facilitator and a miner have had `jobs` jobs.
+pub(crate) async fn make(directory: &Path, jobs: u32) -> Result<(), Failure> {
+    facilitator(&directory.join("facilitator"), jobs).await?;
+    miner(&directory.join("miner"), jobs)
+}
+
+async fn facilitator(directory: &Path, jobs: u32) -> Result<(), Failure> {
+    let path = directory.join("facilitator.sqlite");
+    let store = FacilitatorStore::open(&path)?;
+    store.insert(template()?).await?;
+    drop(store);
+    let connection = quick(&path)?;
+    let columns = columns(&connection, "jobs", &["seq", "uuid", "created_us"])?;
+    let made = "WITH RECURSIVE n (i) AS (SELECT 2 UNION ALL SELECT i + 1 FROM n WHERE i < ?1)";
+    connection.execute_batch("BEGIN")?;
+    connection.execute(
+        &format!(
+            "{made} INSERT INTO jobs (seq, uuid, created_us, {columns})
+             SELECT i, iif(i = ?1, '{NEWEST}', {UUID}), created_us + i * 1000, {columns}
+             FROM n, (SELECT * FROM jobs WHERE seq = 1)"
+        ),
+        [jobs],
+    )?;
+    connection.execute(
+        "INSERT INTO steps (job, position, status, metadata, created_us)
+         SELECT jobs.seq, steps.position, steps.status, steps.metadata, jobs.created_us + steps.position * 1000
+         FROM jobs, steps WHERE jobs.seq > 1 AND steps.job = 1",
+        (),
+    )?;
+    connection.execute_batch("COMMIT; ANALYZE; PRAGMA wal_checkpoint(TRUNCATE)")?;
+    Ok(())
+}
+
+fn miner(directory: &Path, jobs: u32) -> Result<(), Failure> {
+    let path = directory.join("miner.sqlite");
+    drop(MinerStore::open(&path)?);
+    let validator = Keypair::from_uri("//Validator")?.hotkey().clone();
+    let connection = quick(&path)?;
+    connection.execute_batch("BEGIN")?;
+    connection.execute(
+        &format!(
+            "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?1)
+             INSERT INTO accepted_job (id, validator, job_uuid, executor_class, executor_token, status, outcome,
+                 time_took_us, score, created_at, updated_at)
+             SELECT i, ?2, iif(i = ?1, '{NEWEST}', {UUID}), 'always_on.test', 'token-' || i, 'FINISHED',
+                 '{{\"docker_process_stdout\": \"hello\", \"docker_process_exit_status\": 0}}',
+                 1500000, 1.0, ?3 + i * 1000, ?3 + i * 1000 + 500
+             FROM n"
+        ),
+        (
+            jobs,
+            validator.as_str(),
+            i64::try_from(Clock::system().now().unix_timestamp_nanos() / 1000)? - i64::from(jobs) * 1000,
+        ),
+    )?;
+    connection.execute_batch("COMMIT; ANALYZE; PRAGMA wal_checkpoint(TRUNCATE)")?;
+    Ok(())
+}
+
+/// A random identifier, in SQL.
+const UUID: &str = "lower(hex(randomblob(4))) || '-' || lower(hex(randomblob(2))) || '-4' \
+     || substr(lower(hex(randomblob(2))), 2) || '-8' || substr(lower(hex(randomblob(2))), 2) \
+     || '-' || lower(hex(randomblob(6)))";
+
+/// Opens a database of which nothing is lost if it is lost.
+fn quick(path: &Path) -> Result<Connection, Failure> {
+    let connection = Connection::open(path)?;
+    connection
+        .execute_batch("PRAGMA synchronous = OFF; PRAGMA cache_size = -200000; PRAGMA temp_store = memory")?;
+    Ok(connection)
+}
+
+/// Returns the names of a table's columns but for some, with commas.
+fn columns(connection: &Connection, table: &str, but: &[&str]) -> Result<String, Failure> {
+    let mut statement = connection.prepare("SELECT name FROM pragma_table_info(?1)")?;
+    let names = statement.query_map([table], |row| row.get::<_, String>(0))?;
+    let mut kept = Vec::new();
+    for name in names {
+        let name = name?;
+        if !but.contains(&name.as_str()) {
+            kept.push(name);
+        }
+    }
+    Ok(kept.join(", "))
+}
+
+fn template() -> Result<Submission, Failure> {
+    let owner = Keypair::from_uri("//Reader")?.hotkey().clone();
+    let validator = Keypair::from_uri("//Validator")?.hotkey().clone();
+    // A moment long enough ago that a millisecond for each later job does not reach beyond now.
+    let now = Clock::system().now() - time::Duration::hours(1);
+    let step = |status, metadata| Step {
+        status,
+        metadata,
+        created_at: now,
+    };
+    let response = json!({"docker_process_stdout": "hello\n", "docker_process_stderr": ""});
+    Ok(Submission {
+        job: Job {
+            uuid: JobId::new(uuid::Uuid::new_v4().to_string()),
+            owner: owner.clone(),
+            created_at: now,
+            spec: JobSpec {
+                target_validator: validator,
+                executor_class: ExecutorClass::AlwaysOnTest,
+                docker_image: "horde-sample:latest".to_owned(),
+                job_namespace: None,
+                tag: String::new(),
+                args: ["echo", "hello"].map(str::to_owned).to_vec(),
+                env: indexmap::IndexMap::new(),
+                use_gpu: false,
+                artifacts_dir: String::new(),
+                on_trusted_miner: false,
+                download_time_limit: 10,
+                execution_time_limit: 10,
+                streaming_start_time_limit: 5,
+                upload_time_limit: 10,
+                streaming_client_cert: None,
+                volumes: Vec::new(),
+                uploads: Vec::new(),
+            },
+            history: vec![
+                step(JobStatus::Sent, Map::new()),
+                step(JobStatus::Accepted, Map::new()),
+                step(
+                    JobStatus::Completed,
+                    Map::from_iter([("miner_response".to_owned(), response)]),
+                ),
+            ],
+            cost: None,
+            cancel: None,
+            wait: None,
+        },
+        signature: JobSignature {
+            signatory: owner,
+            timestamp_ns: 1,
+            signature: "c2ln".to_owned(),
+            scope: "SignedFields".to_owned(),
+        },
+        bill: None,
+        request: None,
+        unfinished_max: u64::MAX,
+        delivery: Delivery {
+            is_pushed: true,
+            deliver_until: now,
+            budget: time::Duration::MINUTE,
+        },
+    })
+}
