@@ -5,6 +5,9 @@
 //! plays the user, who asks again when nobody answered, and the validator, which repeats what was not answered, as the
 //! reference does (wire-facilitator-validator §5).
 
+#[path = "facilitator_crash_delivery.rs"]
+mod delivery;
+
 use std::ops::RangeBounds;
 use std::os::unix::process::ExitStatusExt;
 
@@ -133,6 +136,8 @@ fn scenes(point: CrashPoint) -> &'static [(Scene, u32)] {
             (Scene::Rejected, 1),
             (Scene::LongSpoiled, 1),
         ],
+        // Played in `delivery`, with validators that look at what they get.
+        CrashPoint::Pushed | CrashPoint::Withdrawn | CrashPoint::Cancelled => &[],
     }
 }
 
@@ -196,7 +201,7 @@ async fn play(scene: Scene, trap: Trap) {
         .await;
         uuid
     };
-    let (uuid, ()) = tokio::join!(drama, start_again(&mut gateway));
+    let (uuid, ()) = tokio::join!(drama, start_again(&mut gateway, 0));
     gateway.until_it_serves().await;
     expect_one_end(&gateway, &uuid, scene, &told).await;
 }
@@ -209,8 +214,8 @@ async fn grant(gateway: &Gateway) -> Value {
     told
 }
 
-/// Waits until the facilitator has ended itself, and starts it again without traps.
-async fn start_again(gateway: &mut Gateway) {
+/// Waits until the facilitator has ended itself, and starts it again without traps, so many seconds later.
+async fn start_again(gateway: &mut Gateway, seconds: i64) {
     let started = Instant::now();
     let status = loop {
         if let Some(status) = gateway.process.as_mut().unwrap().try_wait().unwrap() {
@@ -227,15 +232,20 @@ async fn start_again(gateway: &mut Gateway) {
     gateway
         .variables
         .retain(|(name, _)| !name.starts_with("HORDE_TEST_KILL"));
+    make_older(gateway, seconds);
     gateway.spawn();
 }
 
-/// Lets a stopped facilitator's job have begun that much earlier.
+/// Lets a stopped facilitator's job have begun that many seconds earlier.
 fn make_older(gateway: &Gateway, seconds: i64) {
     let database = rusqlite::Connection::open(gateway.database()).unwrap();
-    for table in ["jobs", "steps"] {
-        let change = format!("UPDATE {table} SET created_us = created_us - ?1");
-        database.execute(&change, (seconds * 1_000_000,)).unwrap();
+    for change in [
+        "UPDATE jobs SET created_us = created_us - ?1",
+        "UPDATE steps SET created_us = created_us - ?1",
+        "UPDATE deliveries SET waiting_since_us = waiting_since_us - ?1, deliver_until_us = deliver_until_us - ?1, \
+         pushed_us = pushed_us - ?1",
+    ] {
+        database.execute(change, (seconds * 1_000_000,)).unwrap();
     }
 }
 

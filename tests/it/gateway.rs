@@ -8,6 +8,7 @@ use horde::core::chain::local::{LocalChain, Registration};
 use horde::core::client::Client;
 use horde::core::clock::Clock;
 use horde::core::model::{ExecutorClass, Hotkey, JobId};
+use horde::core::net::extensions::Extensions;
 use horde::core::net::ws::{ConnectOptions, connect};
 use horde::core::net::{Event, Link};
 use horde::core::proto::sdk_facilitator::{JobView, Submit};
@@ -84,6 +85,15 @@ impl Gateway {
             .env("HORDE_CHAIN_PATH", self.home.path().join("chain.sqlite"))
             .env("HORDE_LOG_LEVEL", "error")
             .envs(self.variables.iter().cloned());
+        command
+    }
+
+    /// Returns `horde job …` as a user of this facilitator, ready to run.
+    pub(crate) fn job(&self, user: &str, words: &[&str]) -> std::process::Command {
+        let mut command = self
+            .home
+            .horde(["job", words[0], "--facilitator", &self.door.url()]);
+        command.args(["--key-uri", user]).args(&words[1..]);
         command
     }
 
@@ -209,12 +219,19 @@ impl Door {
         .await
     }
 
-    /// Connects as //Alice; none if there is nobody to connect to.
+    /// Connects as //Alice, a validator of the reference; none if there is nobody to connect to.
     pub(crate) async fn try_validator(&self) -> Option<Link> {
+        self.try_validator_with(&[]).await
+    }
+
+    /// Connects as //Alice, who understands these extensions; none if there is nobody to connect to.
+    pub(crate) async fn try_validator_with(&self, extensions: &[&str]) -> Option<Link> {
         let url = format!("ws://127.0.0.1:{}/ws/v0/", self.port);
-        let mut link = connect(&url, &ConnectOptions::default(), &self.tasks)
-            .await
-            .ok()?;
+        let options = ConnectOptions {
+            extensions: Extensions::of(extensions),
+            ..ConnectOptions::default()
+        };
+        let mut link = connect(&url, &options, &self.tasks).await.ok()?;
         link.send(authentication("//Alice")).await.ok()?;
         match timeout(PATIENCE, link.recv()).await.unwrap() {
             Event::Text(text) if text.contains("success") => Some(link),

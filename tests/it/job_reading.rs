@@ -874,45 +874,6 @@ async fn a_job_is_submitted_again_with_a_signature_of_its_own() {
     trusted.verify().unwrap();
 }
 
-/// The reader of a pipe may go as soon as it has seen enough: that is success, and nothing is said about it.
-#[tokio::test]
-async fn closed_pipes_are_success_and_silent() {
-    let long = "line\n".repeat(100_000);
-    let stage = Stage::start(vec![completed(A, &long, ""), running(B)]).await;
-    let home = Home::new();
-    for args in [
-        &["list"][..],
-        &["list", "--json"],
-        &["list", "--quiet"],
-        &["show", A],
-        &["show", A, "--json"],
-        &["logs", A],
-        &["logs", A, "--follow"],
-        &["logs", A, "--json"],
-        &["explain", A],
-        &["explain", A, "--json"],
-        &["wait", A, "--json"],
-        &["cancel", A],
-        &["cancel", A, "--json"],
-        &["retry", A, "--dry-run"],
-    ] {
-        let (reader, writer) = std::io::pipe().unwrap();
-        drop(reader);
-        // `output()` would put a pipe of its own in the place of this one.
-        let mut command = stage.command(&home, args);
-        command.stdout(writer).stderr(Stdio::piped());
-        let child = command.spawn().unwrap();
-        drop(command);
-        let output = child.wait_with_output().await.unwrap();
-        assert_eq!(output.status.code(), Some(0), "{args:?}: {output:?}");
-        let stderr = text(&output.stderr);
-        assert!(
-            !stderr.contains("error") && !stderr.contains("panic"),
-            "{args:?}: {stderr}"
-        );
-    }
-}
-
 #[tokio::test]
 async fn what_hostile_peers_say_neither_steers_a_terminal_nor_breaks_json() {
     let hostile = format!("\u{1b}]0;owned\u{7}\u{1b}[2J\r\n{}", "y".repeat(1_000_000));

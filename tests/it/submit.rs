@@ -1,7 +1,6 @@
 //! `horde job submit` and `horde job download` as people run them: job files, costs, retries, hostile peers.
 
 use std::collections::HashMap;
-use std::process::Stdio;
 use std::sync::{Arc, Mutex};
 
 use axum::body::Body;
@@ -525,31 +524,4 @@ async fn nothing_of_a_hostile_peer_lands_outside_of_the_folder() {
     assert_eq!(names(&home.path().join("in")), ["got"]);
     assert_eq!(names(&got), ["artifacts"]);
     assert_eq!(names(&got.join("artifacts")), ["etc", "good"]);
-}
-
-#[tokio::test]
-async fn a_reader_who_goes_early_is_no_error() {
-    let (fake, home) = (Fake::start(Kind::Ours).await, Home::new());
-    for args in [
-        &["submit", "--dry-run", "i@sha256:1"][..],
-        &["submit", "--dry-run", "--json", "i@sha256:1"],
-        &["submit", "--quiet", "i@sha256:1"],
-        &["submit", "--detach", "--json", "i@sha256:1"],
-    ] {
-        let (reader, writer) = std::io::pipe().unwrap();
-        drop(reader);
-        // `output` would take the pipe away.
-        let mut command = job(&home, &fake.url, args);
-        let child = command.stdout(writer).stderr(Stdio::piped()).spawn().unwrap();
-        let output = child.wait_with_output().await.unwrap();
-        assert_eq!(home.told(&output), "exit code: 0\n", "{args:?}");
-    }
-    let (reader, writer) = std::io::pipe().unwrap();
-    drop(reader);
-    let output = home
-        .horde(["job", "submit", "--example"])
-        .stdout(writer)
-        .output()
-        .unwrap();
-    assert_eq!(home.told(&output), "exit code: 0\n");
 }

@@ -5,13 +5,13 @@ use std::pin::pin;
 use std::time::Duration;
 
 use clap::Args;
-use indicatif::{ProgressBar, ProgressStyle};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::client_error;
 use super::end::end;
 use super::live::{REST_WITHIN, Told, live};
+use super::moving::Moving;
 use super::reader::is_passing;
 use super::tame::Sink;
 use crate::cmd::context::Context;
@@ -174,11 +174,12 @@ pub(super) async fn follow(
 ) -> Result<(), CmdError> {
     let started = Instant::now();
     let mut interrupts = Interrupts::listen()?;
-    let mut stages = Stages::new(context, &job);
+    let moving = Moving::new(context);
+    let mut stages = Stages::new(&moving, &job);
     let mut watch = Watch::new(client);
     let told = [Told::default(), Told::default()];
     let id = job.uuid.clone();
-    let mut live = pin!(live(context, client, &id, stages.bar.clone(), &told));
+    let mut live = pin!(live(context, client, &id, &moving, &told));
     let mut is_live = false;
     loop {
         stages.show(&job);
@@ -187,7 +188,7 @@ pub(super) async fn follow(
             plan.goal == Goal::Ended && !job.current().is_terminal() && Goal::Running.is_reached(&job);
         is_live = !context.json && (is_live || begins) && told.iter().any(Told::is_open);
         if plan.goal != Goal::Ended && plan.goal.is_reached(&job) {
-            stages.end();
+            moving.end();
             return if context.json {
                 context.print_json(&job)
             } else {
@@ -199,8 +200,8 @@ pub(super) async fn follow(
                 // The rest of what it wrote; what does not come in time is taken from the result.
                 drop(timeout(REST_WITHIN, &mut live).await);
             }
-            stages.end();
-            return finish(context, &job, &told);
+            moving.end();
+            return finish(context, &job, &moving, &told);
         }
         let left = plan
             .patience
@@ -214,11 +215,12 @@ pub(super) async fn follow(
         tokio::select! {
             biased;
             () = interrupts.next() => {
-                stages.end();
+                moving.end();
+                moving.end_line();
                 return Err(interrupted(context, client, &job, &mut interrupts, plan.interrupt).await);
             }
             () = patience => {
-                stages.end();
+                moving.end();
                 let words = format!("the job is still {} and goes on", job.current());
                 return Err(CmdError::new(ExitCode::TooLong, words).hint(format!("horde job wait {}", job.uuid)));
             }
@@ -293,53 +295,24 @@ pub(super) async fn interrupted(
     left
 }
 
-/// The stages of a job as they come: a moving line for a person, plain lines otherwise.
+/// The stages of a job as they come.
 struct Stages<'a> {
-    context: &'a Context,
-    bar: Option<ProgressBar>,
+    moving: &'a Moving<'a>,
     shown: usize,
 }
 
 impl<'a> Stages<'a> {
-    fn new(context: &'a Context, job: &JobView) -> Self {
-        let bar = context.interactive.then(|| {
-            let bar = ProgressBar::new_spinner();
-            if let Ok(style) = ProgressStyle::with_template("{spinner} {msg} ({elapsed})") {
-                bar.set_style(style);
-            }
-            bar.enable_steady_tick(Duration::from_millis(100));
-            bar
-        });
-        let stages = Self {
-            context,
-            bar,
-            shown: 0,
-        };
-        stages.say(&format!("job {}", job.uuid));
-        stages
-    }
-
-    fn say(&self, line: &str) {
-        match &self.bar {
-            Some(bar) => bar.println(line),
-            None => self.context.say(line),
-        }
+    fn new(moving: &'a Moving<'a>, job: &JobView) -> Self {
+        moving.say(&format!("job {}", job.uuid));
+        Self { moving, shown: 0 }
     }
 
     fn show(&mut self, job: &JobView) {
         for entry in job.status_history.iter().skip(self.shown) {
-            self.say(&history_line(job, entry));
+            self.moving.say(&history_line(job, entry));
         }
         self.shown = job.status_history.len();
-        if let Some(bar) = &self.bar {
-            bar.set_message(waiting_for(job.current()));
-        }
-    }
-
-    fn end(&self) {
-        if let Some(bar) = &self.bar {
-            bar.finish_and_clear();
-        }
+        self.moving.tell(waiting_for(job.current()));
     }
 }
 
@@ -369,7 +342,7 @@ const fn waiting_for(status: JobStatus) -> &'static str {
 }
 
 /// Prints a job that has ended and ends as it did.
-fn finish(context: &Context, job: &JobView, told: &[Told; 2]) -> Result<(), CmdError> {
+fn finish(context: &Context, job: &JobView, moving: &Moving<'_>, told: &[Told; 2]) -> Result<(), CmdError> {
     let Some(end) = end(job) else {
         return Err(CmdError::new(ExitCode::Bug, "the job has not ended"));
     };
@@ -377,8 +350,13 @@ fn finish(context: &Context, job: &JobView, told: &[Told; 2]) -> Result<(), CmdE
         context.print_json(job)?;
     } else {
         let [stdout, stderr] = told;
-        Sink::of(OutputStream::Stdout, false).print(context, stdout.rest(&end.stdout))?;
-        Sink::of(OutputStream::Stderr, false).print(context, stderr.rest(&end.stderr))?;
+        for (stream, rest) in [
+            (OutputStream::Stdout, stdout.rest(&end.stdout)),
+            (OutputStream::Stderr, stderr.rest(&end.stderr)),
+        ] {
+            moving.beside(rest, || Sink::of(stream, false).print(context, rest))?;
+        }
+        moving.end_line();
         for path in job.artifacts.keys() {
             context.say(format_args!("artifact {}", printable(path)));
         }

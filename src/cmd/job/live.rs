@@ -3,9 +3,9 @@
 use std::cell::Cell;
 use std::time::Duration;
 
-use indicatif::ProgressBar;
 use tokio::time::sleep;
 
+use super::moving::Moving;
 use super::reader::{Look, PAUSE, Reader, WAIT};
 use super::tame::Sink;
 use crate::cmd::context::Context;
@@ -59,21 +59,20 @@ pub(super) async fn live(
     context: &Context,
     client: &Client,
     job: &JobId,
-    bar: Option<ProgressBar>,
+    moving: &Moving<'_>,
     told: &[Told; 2],
 ) -> Result<(), CmdError> {
     let [stdout, stderr] = told;
-    let bar = bar.as_ref();
     let stdout = live_stream(
         context,
         Reader::new(client, job, OutputStream::Stdout),
-        bar,
+        moving,
         stdout,
     );
     let stderr = live_stream(
         context,
         Reader::new(client, job, OutputStream::Stderr),
-        bar,
+        moving,
         stderr,
     );
     tokio::try_join!(stdout, stderr).map(drop)
@@ -82,7 +81,7 @@ pub(super) async fn live(
 async fn live_stream(
     context: &Context,
     mut reader: Reader<'_>,
-    bar: Option<&ProgressBar>,
+    moving: &Moving<'_>,
     told: &Told,
 ) -> Result<(), CmdError> {
     let mut sink = Sink::of(reader.stream, false);
@@ -92,10 +91,7 @@ async fn live_stream(
             // A gap would be hidden in a stream that goes on: the result is printed from there.
             Look::More { gap: 1.., .. } | Look::NotShown => break,
             Look::More { data, .. } => {
-                match bar {
-                    Some(bar) => bar.suspend(|| sink.print(context, &data))?,
-                    None => sink.print(context, &data)?,
-                }
+                moving.beside(&data, || sink.print(context, &data))?;
                 told.bytes.set(reader.offset);
             }
             Look::Nothing => sleep(PAUSE).await,

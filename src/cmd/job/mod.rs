@@ -12,6 +12,7 @@ mod follow;
 mod list;
 mod live;
 mod logs;
+mod moving;
 mod output;
 mod plan;
 mod progress;
@@ -170,6 +171,7 @@ fn client_error(tried: &str, error: &ClientError) -> CmdError {
         ClientError::Unreachable { .. } => ExitCode::Unreachable,
         ClientError::NotLetIn { .. } | ClientError::Refused { status: 402, .. } => ExitCode::Refused,
         ClientError::NotFound { .. } => ExitCode::NotFound,
+        ClientError::Refused { status: 409, .. } => ExitCode::Conflict,
         ClientError::SetUp(_)
         | ClientError::Refused { .. }
         | ClientError::BadAnswer { .. }
@@ -181,9 +183,9 @@ fn client_error(tried: &str, error: &ClientError) -> CmdError {
         ClientError::Unreachable { .. } => {
             failed.hint("is a facilitator running there? --facilitator URL names another one")
         }
-        ClientError::NotLetIn { .. } => {
-            failed.hint("its operator must list this hotkey in facilitator.users")
-        }
+        ClientError::NotLetIn { hotkey, .. } => failed.hint(format!(
+            "its operator lets users in (`horde facilitator user add {hotkey}`) and keeps them out (`user block`)"
+        )),
         ClientError::Refused { status: 402, .. } => {
             failed.hint("the facilitator's operator adds credit; shorter limits take less of it")
         }

@@ -1,6 +1,5 @@
 //! How far packing, uploads and downloads are: a bar for a person, a line every five seconds otherwise.
 
-use std::io::{self, IsTerminal};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -29,10 +28,9 @@ struct Plain {
 impl<'a> Progress<'a> {
     /// Begins; `what` is what is done, as in `uploading data.bin`. Says nothing at all if `quiet`.
     pub(super) fn new(context: &'a Context, what: String, total: Option<u64>, quiet: bool) -> Self {
-        let dumb = context.environment.get("TERM") == Some("dumb");
-        let is_watched = io::stderr().is_terminal() && !dumb && !quiet;
-        let bar = is_watched.then(|| {
-            let bar = ProgressBar::with_draw_target(total, ProgressDrawTarget::stderr());
+        // Hidden where nobody watches, and on a terminal that can move nothing.
+        let bar = ProgressBar::with_draw_target(total, ProgressDrawTarget::stderr());
+        let bar = (!quiet && !bar.is_hidden()).then(|| {
             let template = if total.is_some() {
                 "{msg} [{bar:30}] {bytes}/{total_bytes} {bytes_per_sec}"
             } else {

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use super::{UserArgs, client_error, find};
 use crate::cmd::context::Context;
 use crate::cmd::error::{CmdError, ExitCode, OrFail as _};
+use crate::core::client::ClientError;
 use crate::core::model::job::JobStatus;
 use crate::core::proto::sdk_facilitator::JobView;
 
@@ -56,7 +57,7 @@ impl ReportCheatedArgs {
         let words = client
             .report_cheated(&job.uuid, &trusted.uuid, &details)
             .await
-            .map_err(|error| client_error("could not report the job", &error))?;
+            .map_err(|error| report_error(&error))?;
         if context.json {
             return context.print_json(
                 &json!({"job": job.uuid, "trusted_job": trusted.uuid, "reported": true,
@@ -67,6 +68,19 @@ impl ReportCheatedArgs {
             "{} reported as cheated, as {} shows",
             job.uuid, trusted.uuid
         ))
+    }
+}
+
+/// Says why a report was refused; one that stands already is no failure of this one's.
+fn report_error(error: &ClientError) -> CmdError {
+    let failed = client_error("could not report the job", error);
+    match error {
+        ClientError::Refused { status: 400, words } if words.contains("already exists") => CmdError {
+            code: ExitCode::Conflict,
+            ..failed
+        }
+        .hint("the first report stands; nothing more needs to be done"),
+        _ => failed,
     }
 }
 

@@ -67,17 +67,36 @@ where
     T: Send + 'static,
     F: FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
 {
+    write_if(store, trap, step, |_| true, change).await
+}
+
+/// Does the same for a change that is its step only if something `happened`.
+pub(super) async fn write_if<T, F>(
+    store: &Store,
+    trap: Option<&Arc<Trap>>,
+    step: &'static str,
+    happened: fn(&T) -> bool,
+    change: F,
+) -> Result<T, StoreError>
+where
+    T: Send + 'static,
+    F: FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
+{
     let Some(trap) = trap else {
         return store.write(change).await;
     };
     let before = Arc::clone(trap);
     let trapped = move |connection: &Connection| {
         let done = change(connection)?;
-        before.pass(step, Side::Before);
+        if happened(&done) {
+            before.pass(step, Side::Before);
+        }
         Ok(done)
     };
     let done = store.write(trapped).await?;
-    trap.pass(step, Side::After);
+    if happened(&done) {
+        trap.pass(step, Side::After);
+    }
     Ok(done)
 }
 

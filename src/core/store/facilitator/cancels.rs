@@ -3,7 +3,7 @@
 use rusqlite::{Connection, OptionalExtension};
 use time::OffsetDateTime;
 
-use super::{FacilitatorStore, micros, moment};
+use super::{CrashPoint, FacilitatorStore, micros, moment};
 use crate::core::model::{Hotkey, JobId};
 use crate::core::store::StoreError;
 
@@ -41,7 +41,7 @@ impl FacilitatorStore {
                 .optional()?;
             seq.map_or(Ok(None), |seq| read_cancel(connection, seq))
         };
-        self.store.write(change).await
+        self.step_if(CrashPoint::Cancelled, Option::is_some, change).await
     }
 
     /// Returns the jobs of a validator that are still to be ended, oldest wish first.

@@ -5,7 +5,7 @@ use rusqlite::{Connection, OptionalExtension, Row, named_params};
 use time::{Duration, OffsetDateTime};
 
 use super::jobs::{Job, JobSignature, read_history, read_job};
-use super::{FacilitatorStore, micros, moment};
+use super::{CrashPoint, FacilitatorStore, micros, moment};
 use crate::core::model::job::JobStatus;
 use crate::core::model::{Hotkey, JobId};
 use crate::core::store::StoreError;
@@ -123,7 +123,7 @@ impl FacilitatorStore {
                 .execute((seq, now))?;
             read_submission(connection, seq).map(Some)
         };
-        self.store.write(change).await
+        self.step_if(CrashPoint::Pushed, Option::is_some, change).await
     }
 
     /// Lets a job wait again that could not be handed over after all.
@@ -155,7 +155,8 @@ impl FacilitatorStore {
                 .execute((job.as_str(),))?;
             Ok(changed > 0)
         };
-        self.store.write(change).await
+        self.step_if(CrashPoint::Withdrawn, |is_withdrawn| *is_withdrawn, change)
+            .await
     }
 
     /// Returns jobs that were not handed over within their limits, or not ended within their budget. Withdrawn ones are

@@ -65,6 +65,12 @@ const MIGRATIONS: &[Migration] = &[
 pub enum CrashPoint {
     /// A job is stored, and what it may cost is set aside.
     Submitted,
+    /// A job that waited for its validator is marked as handed over.
+    Pushed,
+    /// A job that waited for too long is taken from whoever would hand it over.
+    Withdrawn,
+    /// A user's wish to end a job is kept.
+    Cancelled,
     /// A status that ends nothing is stored.
     Status,
     /// The end of a job is stored, and its bill settled.
@@ -75,12 +81,23 @@ pub enum CrashPoint {
 
 impl CrashPoint {
     /// All of them, in the order of a job's life.
-    pub const ALL: [Self; 4] = [Self::Submitted, Self::Status, Self::Interval, Self::Ended];
+    pub const ALL: [Self; 7] = [
+        Self::Submitted,
+        Self::Pushed,
+        Self::Withdrawn,
+        Self::Status,
+        Self::Interval,
+        Self::Cancelled,
+        Self::Ended,
+    ];
 
     /// Returns its name in settings of tests.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Submitted => "submitted",
+            Self::Pushed => "pushed",
+            Self::Withdrawn => "withdrawn",
+            Self::Cancelled => "cancelled",
             Self::Status => "status",
             Self::Ended => "ended",
             Self::Interval => "interval",
@@ -122,6 +139,20 @@ impl FacilitatorStore {
         F: FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
     {
         trap::write(&self.store, self.trap.as_ref(), point.as_str(), change).await
+    }
+
+    /// Makes a change durable that is a step of the facilitator if something `happened`.
+    async fn step_if<T, F>(
+        &self,
+        point: CrashPoint,
+        happened: fn(&T) -> bool,
+        change: F,
+    ) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
+    {
+        trap::write_if(&self.store, self.trap.as_ref(), point.as_str(), happened, change).await
     }
 
     /// Returns what the writer has done and has to do.
