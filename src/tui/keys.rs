@@ -667,8 +667,8 @@ mod tests {
         assert_eq!(
             told,
             [
-                "there is no action \"quitt\"; did you mean \"quit\"?",
                 "help needs a key, or a list of up to two keys",
+                "there is no action \"quitt\"; did you mean \"quit\"?",
                 "save has the key \"hyper-x\", which there is not",
                 "the key q is taken twice: by wrap and by quit",
             ]

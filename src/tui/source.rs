@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use time::OffsetDateTime;
 
+use super::event::Header;
 use super::view::{Ask, LoadError};
 use crate::core::clock::Clock;
 use crate::core::store::facilitator::look::FacilitatorLook;
@@ -40,13 +41,21 @@ pub struct Seen<L> {
 }
 
 impl Source {
-    /// Finds the databases in `dir`.
-    pub fn of(dir: &Path, clock: Clock) -> Self {
+    /// Finds the databases of a directory.
+    pub fn of(dir: &Path) -> Self {
         Self {
             dir: dir.to_owned(),
             places: places::find(dir),
-            clock,
-            network: None,
+            ..Self::default()
+        }
+    }
+
+    /// Returns what stands at the top of the screen.
+    pub fn header(&self, context: Option<(String, bool)>) -> Header {
+        Header {
+            roles: self.places.iter().map(|place| place.name.clone()).collect(),
+            context,
+            dir: self.dir.display().to_string(),
         }
     }
 

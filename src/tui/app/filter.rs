@@ -136,7 +136,7 @@ impl Word {
         });
         let matches = match field {
             Some((cell, test)) => test.cell(cell),
-            None => self.whole.text(&row.key) || row.cells.iter().any(|cell| self.whole.cell(cell)),
+            None => self.whole.text(row.id()) || row.cells.iter().any(|cell| self.whole.cell(cell)),
         };
         matches != self.is_not
     }
@@ -180,7 +180,7 @@ impl Test {
 
     fn cell(&self, cell: &Cell) -> bool {
         match self {
-            Self::Regex(regex) => regex.is_match(&cell.text),
+            Self::Regex(regex) => regex.is_match(&cell.text) || regex.is_match(cell.whole()),
             Self::Number(ordering, number) => {
                 let value = match cell.value {
                     #[expect(clippy::cast_precision_loss, reason = "filters need no exact counts")]

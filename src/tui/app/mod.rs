@@ -596,13 +596,13 @@ impl App {
 
     fn open_selected(&mut self) {
         let screen = self.screen();
-        let Some(key) = screen.selected.clone() else {
+        let Some(id) = screen.row_at(screen.cursor).map(|row| row.id().to_owned()) else {
             return;
         };
         let opens = screen.view.opens;
         match opens.and_then(|name| self.views.iter().find(|view| view.name == name)) {
-            Some(view) => self.open(view, Some(key.to_string())),
-            None => self.over = Some((Over::Row, 0)),
+            Some(view) if !id.is_empty() => self.open(view, Some(id)),
+            _ => self.over = Some((Over::Row, 0)),
         }
     }
 

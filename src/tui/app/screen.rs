@@ -404,7 +404,9 @@ fn compare(a: Option<&Cell>, b: Option<&Cell>, descends: bool) -> Ordering {
     let ordering = match (&a.value, &b.value) {
         (Value::Integer(a), Value::Integer(b)) => a.cmp(b),
         (Value::Time(a), Value::Time(b)) => a.moment().cmp(&b.moment()),
-        (Value::Text, Value::Text) => a.text.to_lowercase().cmp(&b.text.to_lowercase()),
+        (Value::Text | Value::Whole(_), Value::Text | Value::Whole(_)) => {
+            a.whole().to_lowercase().cmp(&b.whole().to_lowercase())
+        }
         (a, b) => number(a).total_cmp(&number(b)),
     };
     if descends { ordering.reverse() } else { ordering }
@@ -415,7 +417,7 @@ fn number(value: &Value) -> f64 {
         #[expect(clippy::cast_precision_loss, reason = "for comparing with a ratio")]
         Value::Integer(value) => *value as f64,
         Value::Number(value) => *value,
-        Value::Nothing | Value::Text | Value::Time(_) => f64::INFINITY,
+        Value::Nothing | Value::Text | Value::Whole(_) | Value::Time(_) => f64::INFINITY,
     }
 }
 
@@ -444,6 +446,9 @@ pub fn bounded(mut page: Page) -> Page {
     let cells = page.rows.iter_mut().flat_map(|row| row.cells.iter_mut());
     for cell in cells.chain(page.facts.iter_mut().map(|(_, cell)| cell)) {
         cut(&mut cell.text, CELL_MAX);
+        if let Value::Whole(text) = &mut cell.value {
+            cut(text, CELL_MAX);
+        }
     }
     for chart in &mut page.charts {
         chart.bars.truncate(ROWS_MAX);

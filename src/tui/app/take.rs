@@ -18,11 +18,11 @@ pub const COPY_MAX: usize = 70_000;
 
 /// Returns a cell as what it is.
 pub fn json_of(cell: &Cell) -> Json {
-    match cell.value {
+    match &cell.value {
         Value::Nothing => Json::Null,
-        Value::Text => Json::from(cell.text.clone()),
-        Value::Integer(value) => Json::from(value),
-        Value::Number(value) => Json::from(value),
+        Value::Text | Value::Whole(_) => Json::from(cell.whole()),
+        Value::Integer(value) => Json::from(*value),
+        Value::Number(value) => Json::from(*value),
         Value::Time(moment) => moment.moment().format(&Rfc3339).map_or(Json::Null, Json::from),
     }
 }
@@ -30,12 +30,12 @@ pub fn json_of(cell: &Cell) -> Json {
 fn row_json(page: &Page, row: &Row) -> Json {
     let cells = page.columns.iter().zip(&row.cells);
     let fields = cells.map(|(column, cell)| (column.name.to_owned(), json_of(cell)));
-    let key = std::iter::once(("key".to_owned(), Json::from(&*row.key)));
+    let key = std::iter::once(("key".to_owned(), Json::from(row.id())));
     Json::Object(key.chain(fields).collect::<Map<_, _>>())
 }
 
 fn row_text(row: &Row) -> String {
-    let cells: Vec<_> = row.cells.iter().map(|cell| cell.text.as_str()).collect();
+    let cells: Vec<_> = row.cells.iter().map(Cell::whole).collect();
     cells.join("\t")
 }
 
@@ -69,7 +69,7 @@ impl App {
             let text = match action {
                 Action::CopyKey => rows
                     .iter()
-                    .map(|row| row.key.to_string())
+                    .map(|row| row.id().to_owned())
                     .collect::<Vec<_>>()
                     .join("\n"),
                 Action::CopyJson => match rows.as_slice() {

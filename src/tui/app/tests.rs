@@ -466,7 +466,7 @@ fn time_goes_back_in_steps_and_never_beyond_now() {
     desk.requests.clear();
     desk.pass(Duration::from_secs(30));
     assert_eq!(desk.shown_requests(), 0, "the past stays as it was");
-    desk.press("{ ] }");
+    desk.press("{ ] } }");
     assert_eq!(desk.app.at, None);
     assert_eq!(at(&desk), None);
     desk.press(":");
@@ -564,7 +564,7 @@ fn text_is_followed_paused_where_one_scrolls_and_stays_there_as_it_grows() {
     desk.press("W");
     assert!(desk.screen().contains("wrapped") && desk.screen().contains("line 149"));
     desk.press("/");
-    desk.type_text("~line .3");
+    desk.type_text(r"/line \d*3 /");
     desk.press("enter");
     assert!(desk.screen().contains("line 143") && desk.screen().contains("of 130 lines"));
     desk.press("ctrl-s");

@@ -190,7 +190,12 @@ pub(super) fn alerts(app: &App, area: Rect, buffer: &mut Buffer) {
     }
     if let Some(notice) = &app.notice {
         put(buffer, area, x, area.y, &notice.text, theme.tone(notice.tone));
-    } else if let Some(failure) = &app.screen().failure {
+    } else if let Some(failure) = app
+        .screen()
+        .failure
+        .as_ref()
+        .filter(|_| app.screen().page.is_some())
+    {
         let text = format!("reading failed, trying again: {failure}");
         put(buffer, area, x, area.y, &text, theme.tone(Tone::Bad));
     } else if let Some(first) = app.alerts.first() {

@@ -108,7 +108,7 @@ fn nothing(app: &App, area: Rect, buffer: &mut Buffer) {
             height: area.height.saturating_sub(4),
             ..area
         };
-        let words = format!("tried {} times, trying again by itself", screen.failures);
+        let words = format!("attempt {}, trying again by itself", screen.failures);
         say(&words, again, app.theme.tone(Tone::Faint), buffer);
         return;
     }

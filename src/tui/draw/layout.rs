@@ -141,7 +141,7 @@ impl Layout {
         }
         if has(Panel::Text) {
             self.rule = take(&mut left, 1);
-            self.text = left;
+            self.text = Rect::new(left.x + 1, left.y, left.width.saturating_sub(1), left.height);
         }
     }
 

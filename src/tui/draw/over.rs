@@ -73,10 +73,10 @@ fn row(app: &App, width: u16) -> Vec<OverLine> {
         return Vec::new();
     };
     let room = usize::from(width.saturating_sub(NAME + 4).max(8));
-    let mut lines = vec![("key".to_owned(), tame(&row.key, room), app.theme.base())];
+    let mut lines = vec![("key".to_owned(), tame(row.id(), room), app.theme.base())];
     for (column, cell) in page.columns.iter().zip(&row.cells) {
         let mut name = column.name.to_owned();
-        for piece in wrapped(&cell.text, room) {
+        for piece in wrapped(cell.whole(), room) {
             lines.push((std::mem::take(&mut name), piece, app.theme.tone(cell.tone)));
         }
     }

@@ -51,23 +51,20 @@ pub(super) fn until(ask: &Ask, moment: OffsetDateTime) -> Until {
         .and_then(|cursor| cursor.parse::<i64>().ok());
     Until {
         us: before.map_or(us, |before| us.min(before.saturating_sub(1))),
-        limit: limit(ask),
+        // One more than a page has, which shows whether there are more, and whether the page ends within a moment.
+        limit: limit(ask).saturating_add(1),
     }
 }
 
 /// Cuts what has a time, newest first, to a page that ends where the time changes, so that the next page loses nothing;
 /// returns the cursor for that.
-pub(super) fn cut<T>(rows: &mut Vec<T>, limit: u32, time: impl Fn(&T) -> OffsetDateTime) -> Option<String> {
-    let limit = usize::try_from(limit).unwrap_or(usize::MAX);
-    if rows.len() < limit {
-        return None;
-    }
-    if let Some(next) = rows.get(limit).map(&time) {
-        rows.truncate(limit);
-        let whole = rows.partition_point(|row| time(row) > next);
-        if whole > 0 {
-            rows.truncate(whole);
-        }
+pub(super) fn cut<T>(rows: &mut Vec<T>, ask: &Ask, time: impl Fn(&T) -> OffsetDateTime) -> Option<String> {
+    let limit = usize::try_from(limit(ask)).unwrap_or(usize::MAX);
+    let next = rows.get(limit).map(&time)?;
+    rows.truncate(limit);
+    let whole = rows.partition_point(|row| time(row) > next);
+    if whole > 0 {
+        rows.truncate(whole);
     }
     rows.last().map(|row| micros(time(row)).to_string())
 }
@@ -202,7 +199,11 @@ pub(super) fn words(words: &str) -> Cell {
 
 /// Returns an identity, shortened where it is long.
 pub(super) fn identity(text: &str) -> Cell {
-    Cell::text(shortened(text))
+    Cell {
+        text: shortened(text),
+        value: Value::Whole(text.to_owned()),
+        tone: Tone::Plain,
+    }
 }
 
 /// Returns a hotkey, shortened.
@@ -223,16 +224,8 @@ pub(super) fn shortened(text: &str) -> String {
 
 /// Makes the key of a row that tells of a job beside others that do: what is after the `#` only tells the rows apart.
 pub(super) fn keyed(job: &JobId, mark: impl std::fmt::Display) -> Arc<str> {
-    format!("{job}{MARK}{mark}").into()
+    format!("{job}#{mark}").into()
 }
-
-/// Returns the job of a row's key.
-pub(super) fn job_of(key: &str) -> &str {
-    key.split_once(MARK).map_or(key, |(job, _)| job)
-}
-
-/// Stands between the job and what tells rows apart.
-const MARK: char = '#';
 
 /// Returns how a standing is coloured.
 pub(super) const fn tone(standing: Standing) -> Tone {
@@ -267,13 +260,17 @@ mod tests {
     fn a_page_ends_where_the_time_changes() {
         let at = |seconds: i64| OffsetDateTime::UNIX_EPOCH + Duration::seconds(seconds);
         let mut rows = vec![5, 4, 3, 3, 3, 2];
-        assert_eq!(cut(&mut rows, 4, |row| at(*row)), Some("4000000".to_owned()));
+        let of = |rows_max| Ask {
+            rows_max,
+            ..Ask::default()
+        };
+        assert_eq!(cut(&mut rows, &of(4), |row| at(*row)), Some("4000000".to_owned()));
         assert_eq!(rows, [5, 4]);
         let mut same = vec![3, 3, 3];
-        assert_eq!(cut(&mut same, 2, |row| at(*row)), Some("3000000".to_owned()));
+        assert_eq!(cut(&mut same, &of(2), |row| at(*row)), Some("3000000".to_owned()));
         assert_eq!(same, [3, 3], "there is no way on but to leave some out");
         let mut few = vec![3, 2];
-        assert_eq!(cut(&mut few, 3, |row| at(*row)), None);
+        assert_eq!(cut(&mut few, &of(2), |row| at(*row)), None);
         let ask = Ask {
             before: Some("4000000".to_owned()),
             ..Ask::default()

@@ -41,7 +41,7 @@ fn load(source: &Source, ask: &Ask) -> Result<Page, LoadError> {
         }
     }
     transfers.sort_by_key(|transfer| std::cmp::Reverse((transfer.at, transfer.id)));
-    let older = cells::cut(&mut transfers, until.limit, |transfer| transfer.at);
+    let older = cells::cut(&mut transfers, ask, |transfer| transfer.at);
     Ok(Page {
         facts,
         columns: cells::columns(&[
@@ -93,7 +93,7 @@ fn row(transfer: &Transfer, now: OffsetDateTime) -> Row {
     Row {
         key: match &transfer.job {
             Some(job) => cells::keyed(job, mark),
-            None => mark.into(),
+            None => format!("#{mark}").into(),
         },
         cells: vec![
             cells::age(transfer.at, now),

@@ -36,7 +36,7 @@ fn load(source: &Source, ask: &Ask) -> Result<Page, LoadError> {
         add(&seen.place.name, seen.ask(|look| look.events(until))?);
     }
     events.sort_by_key(|(_, event)| std::cmp::Reverse(event.at));
-    let older = cells::cut(&mut events, until.limit, |(_, event)| event.at);
+    let older = cells::cut(&mut events, ask, |(_, event)| event.at);
     Ok(Page {
         columns: cells::columns(&[
             ("time", false, 0),
@@ -62,7 +62,7 @@ fn row(by: &str, event: &EventGlance) -> Row {
     Row {
         key: match &event.job {
             Some(job) => cells::keyed(job, mark),
-            None => mark.into(),
+            None => format!("#{mark}").into(),
         },
         cells: vec![
             cells::clock(event.at),

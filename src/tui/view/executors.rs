@@ -152,7 +152,7 @@ fn taken(miner: &str, slot: &TakenSlot, now: OffsetDateTime) -> Row {
 
 fn free_slot(miner: &str, class: &str, number: i64) -> Row {
     Row {
-        key: format!("{miner} {class} {number}").into(),
+        key: format!("#{miner} {class} {number}").into(),
         cells: vec![
             Cell::text(class),
             Cell::integer(number),

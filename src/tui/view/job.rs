@@ -60,12 +60,7 @@ struct Story {
 }
 
 fn load(source: &Source, ask: &Ask) -> Result<Page, LoadError> {
-    let Some(key) = ask
-        .key
-        .as_deref()
-        .map(cells::job_of)
-        .filter(|key| !key.is_empty())
-    else {
+    let Some(key) = ask.key.as_deref().filter(|key| !key.is_empty()) else {
         return Ok(Page {
             empty: EMPTY,
             ..Page::default()

@@ -61,7 +61,7 @@ fn load(source: &Source, ask: &Ask) -> Result<Page, LoadError> {
         i64::MAX
     };
     let mut jobs = all.jobs(until, at_us)?;
-    let older = cells::cut(&mut jobs, until.limit, Merged::came);
+    let older = cells::cut(&mut jobs, ask, Merged::came);
     Ok(Page {
         columns: cells::columns(&[
             ("job", false, 0),

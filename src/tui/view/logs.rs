@@ -139,7 +139,7 @@ mod tests {
         let read: Vec<_> = tail(&path)
             .unwrap()
             .lines()
-            .filter_map(|line| super::read("miner", line))
+            .filter_map(|line| read("miner", line))
             .collect();
         assert!(read.len() > 1000 && read.len() < 5000);
         let (_, first) = read.first().unwrap();

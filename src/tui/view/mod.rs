@@ -133,10 +133,19 @@ pub struct Column {
 /// A row of a table.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Row {
-    /// What [`View::opens`] is asked for, what is copied, and what keeps the selection on its row when rows move.
+    /// What [`View::opens`] is asked for, what is copied, and what keeps the selection on its row when rows move. Rows of
+    /// the same thing are told apart by what stands behind a `#`, which is neither asked for nor copied; a row of nothing
+    /// that could be opened has a key that begins so.
     pub key: Arc<str>,
     /// One per column.
     pub cells: Vec<Cell>,
+}
+
+impl Row {
+    /// Returns what its key names; nothing if the row is of nothing that could be opened.
+    pub fn id(&self) -> &str {
+        self.key.split_once('#').map_or(&*self.key, |(id, _)| id)
+    }
 }
 
 /// One value, in words and as what it is.
@@ -178,6 +187,16 @@ impl Cell {
         }
     }
 
+    /// Returns its text in full, of which it may show a part only.
+    pub fn whole(&self) -> &str {
+        match &self.value {
+            Value::Whole(text) => text,
+            Value::Nothing | Value::Text | Value::Integer(_) | Value::Number(_) | Value::Time(_) => {
+                &self.text
+            }
+        }
+    }
+
     /// Returns the same with a tone.
     #[must_use]
     pub fn tone(mut self, tone: Tone) -> Self {
@@ -193,6 +212,8 @@ pub enum Value {
     Nothing,
     /// A word or text: the cell's own.
     Text,
+    /// A text of which the cell shows a part, such as a hotkey.
+    Whole(String),
     /// A count, an amount, bytes.
     Integer(i64),
     /// A ratio, seconds.
@@ -238,3 +259,6 @@ pub struct Line {
     /// Its weight.
     pub tone: Tone,
 }
+
+#[cfg(test)]
+mod tests;

@@ -51,7 +51,7 @@ fn load(source: &Source, ask: &Ask) -> Result<Page, LoadError> {
     let moment = source.moment(ask);
     let until = cells::until(ask, moment);
     let mut all = newest(source, until)?;
-    let older = cells::cut(&mut all, until.limit, |kept| kept.receipt.stored);
+    let older = cells::cut(&mut all, ask, |kept| kept.receipt.stored);
     Ok(Page {
         columns: cells::columns(&[
             ("type", false, 0),

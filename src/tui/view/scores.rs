@@ -63,7 +63,7 @@ fn load(source: &Source, ask: &Ask) -> Result<Page, LoadError> {
     } else {
         None
     };
-    let cut = cells::cut(&mut scored, until.limit, |kept| kept.receipt.stored);
+    let cut = cells::cut(&mut scored, ask, |kept| kept.receipt.stored);
     Ok(Page {
         facts,
         charts,

@@ -134,7 +134,8 @@ const TRANSFERS: &str =
         LEFT JOIN bills b ON b.id = t.bill
     WHERE t.id <= ?1 ORDER BY t.id DESC LIMIT ?2";
 const OPEN_BILLS: &str = "SELECT count(*) FROM (SELECT 1 FROM bills WHERE settled_us IS NULL LIMIT ?1)";
-const OLDEST_BILL: &str = "SELECT t.at_us FROM bills b INDEXED BY bills_open JOIN transfers t ON t.bill = b.id AND t.kind = 'reserve'
+const OLDEST_BILL: &str =
+    "SELECT (SELECT created_us FROM jobs WHERE seq = b.job) FROM bills b INDEXED BY bills_open
     WHERE b.settled_us IS NULL ORDER BY b.id LIMIT 1";
 const OPEN_OF: &str =
     "SELECT count(*) FROM (SELECT 1 FROM deliveries WHERE validator = ?1 AND ended = 0 LIMIT ?2)";
@@ -312,7 +313,7 @@ impl FacilitatorLook {
     pub fn books(&self) -> Result<Books, LookError> {
         self.look.read(|connection| {
             let balance = |kind| own_balance(connection, "", kind);
-            let oldest: Option<i64> = connection
+            let oldest: Option<Option<i64>> = connection
                 .prepare_cached(OLDEST_BILL)?
                 .query_row((), |row| row.get(0))
                 .optional()?;
@@ -320,7 +321,7 @@ impl FacilitatorLook {
                 issued: Micro::new(balance("issued")?.get().saturating_neg()),
                 income: balance("income")?,
                 open_bills: count(connection, OPEN_BILLS, [COUNTED_MAX])?,
-                oldest_open: oldest.map(moment).transpose()?,
+                oldest_open: oldest.flatten().map(moment).transpose()?,
             })
         })
     }

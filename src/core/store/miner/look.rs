@@ -20,6 +20,12 @@ use crate::core::store::receipts::{self, KeptReceipt};
 /// Steps that a job has, at most.
 const STEPS_MAX: u32 = 16;
 
+/// Steps that are read besides, for jobs that came within a moment.
+const STEPS_MORE: u32 = 256;
+
+/// How much earlier than its row the offer of a job may have come, in microseconds: 2 s.
+const OFFER_LEAD_US: i64 = 2_000_000;
+
 /// A miner's database, opened to be read only, beside the miner or without it.
 #[derive(Debug)]
 pub struct MinerLook {
@@ -335,8 +341,11 @@ fn glance_of(connection: &Connection, row: &Row<'_>, at_us: i64) -> Result<JobGl
 }
 
 fn steps(connection: &Connection, until: Until) -> Result<Vec<EventGlance>, StoreError> {
-    let last = last_until(connection, until.us)?.unwrap_or(0);
-    let many = until.limit.saturating_mul(STEPS_MAX / 2);
+    let last = last_until(connection, until.us.saturating_add(OFFER_LEAD_US))?.unwrap_or(0);
+    let many = until
+        .limit
+        .saturating_mul(STEPS_MAX / 2)
+        .saturating_add(STEPS_MORE);
     let mut events = Vec::new();
     let mut add = |row: &Row<'_>| -> Result<(), StoreError> {
         let at: i64 = row.get(1)?;

@@ -76,8 +76,7 @@ const ENDED: &str = "SELECT uuid, state, ended_at, miner_hotkey FROM job WHERE e
 const INCIDENTS: &str =
     "SELECT job_uuid, miner_hotkey, reason, happened_at FROM incident WHERE happened_at <= ?1
     ORDER BY happened_at DESC LIMIT ?2";
-const BLACKLIST: &str =
-    "SELECT miner_hotkey, max(until) FROM blacklist WHERE until > ?1 GROUP BY miner_hotkey";
+const BLACKLIST: &str = "SELECT miner_hotkey, until FROM blacklist WHERE until > ?1 ORDER BY until LIMIT ?2";
 const CHEATS: &str = "SELECT job_uuid, reported_at, miner_hotkey, refusal FROM cheat WHERE id <= ?1
     ORDER BY id DESC LIMIT ?2";
 const CHEATS_BY_TIME: Bisected = Bisected {
@@ -253,7 +252,8 @@ impl ValidatorLook {
                 miner.incidents = miner.incidents.saturating_add(1);
             }
             let mut statement = connection.prepare_cached(BLACKLIST)?;
-            let mut rows = statement.query([now_us])?;
+            let mut rows = statement.query((now_us, COUNTED_MAX))?;
+            // The last end of a miner's entries counts, which comes last.
             while let Some(row) = rows.next()? {
                 let miner = miners.entry(Hotkey::new(row.get::<_, String>(0)?)).or_default();
                 miner.blacklisted = Some(moment(row.get(1)?)?);
