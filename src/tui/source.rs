@@ -8,6 +8,7 @@ use time::OffsetDateTime;
 use super::event::Header;
 use super::view::{Ask, LoadError};
 use crate::core::clock::Clock;
+use crate::core::model::Timestamp;
 use crate::core::store::facilitator::look::FacilitatorLook;
 use crate::core::store::local_chain::ChainLook;
 use crate::core::store::look::LookError;
@@ -61,7 +62,7 @@ impl Source {
 
     /// Returns the moment of which a page tells: now, unless another is asked for.
     pub fn moment(&self, ask: &Ask) -> OffsetDateTime {
-        ask.at.map_or_else(|| self.clock.now(), |at| at.moment())
+        ask.at.map_or_else(|| self.clock.now(), Timestamp::moment)
     }
 
     /// Opens the facilitators' databases.

@@ -334,7 +334,11 @@ mod tests {
         }
         buffer.cell_mut((3, 1)).unwrap().set_symbol("漢");
         sweep(&mut buffer, false);
-        let symbols: Vec<_> = buffer.content().iter().map(|cell| cell.symbol()).collect();
+        let symbols: Vec<_> = buffer
+            .content()
+            .iter()
+            .map(ratatui::buffer::Cell::symbol)
+            .collect();
         assert_eq!(
             symbols,
             ["\u{fffd}", "漢", "\u{202e}", "a\u{301}", " ", " ", " ", " "],
@@ -350,7 +354,11 @@ mod tests {
         let area = buffer.area;
         put(&mut buffer, area, 0, 0, "╭─│█…▲é✓", Style::new());
         sweep(&mut buffer, true);
-        let line: String = buffer.content().iter().map(|cell| cell.symbol()).collect();
+        let line: String = buffer
+            .content()
+            .iter()
+            .map(ratatui::buffer::Cell::symbol)
+            .collect();
         assert_eq!(line, "+-|#.^?*");
     }
 }

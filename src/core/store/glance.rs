@@ -239,13 +239,13 @@ pub(super) mod tests {
 
     #[test]
     fn the_last_row_until_a_moment_is_found_whatever_rows_are_missing() {
+        const TABLE: Bisected = Bisected {
+            below: "SELECT id, at FROM t WHERE id <= ?1 ORDER BY id DESC LIMIT 1",
+        };
         let connection = Connection::open_in_memory().unwrap();
         connection
             .execute_batch("CREATE TABLE t (id INTEGER PRIMARY KEY, at INTEGER NOT NULL)")
             .unwrap();
-        const TABLE: Bisected = Bisected {
-            below: "SELECT id, at FROM t WHERE id <= ?1 ORDER BY id DESC LIMIT 1",
-        };
         assert_eq!(last_until(&connection, TABLE, 5).unwrap(), 0);
         let rows: Vec<(i64, i64)> = vec![(3, 10), (4, 10), (9, 20), (1000, 30), (1001, 31), (70_000, 40)];
         for row in &rows {

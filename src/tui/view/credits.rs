@@ -4,7 +4,7 @@ use time::OffsetDateTime;
 
 use super::cells::{self, or_nothing};
 use super::{Ask, Cell, LoadError, Page, Row, Tone, View};
-use crate::core::store::facilitator::look::Books;
+use crate::core::store::facilitator::look::{Books, FacilitatorLook};
 use crate::core::store::facilitator::{Party, Transfer};
 use crate::tui::source::Source;
 
@@ -37,7 +37,7 @@ fn load(source: &Source, ask: &Ask) -> Result<Page, LoadError> {
         transfers.extend(seen.ask(|look| look.transfers(until))?);
         // The books are those of now.
         if ask.at.is_none() {
-            facts.extend(books(&seen.ask(|look| look.books())?, moment));
+            facts.extend(books(&seen.ask(FacilitatorLook::books)?, moment));
         }
     }
     transfers.sort_by_key(|transfer| std::cmp::Reverse((transfer.at, transfer.id)));

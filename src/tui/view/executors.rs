@@ -99,9 +99,11 @@ impl Pools {
             if let Some((offered, reason)) = &pool.offered
                 && *offered < pool.counted
             {
-                words.push_str(&format!(", {offered} offered"));
+                words.push_str(", ");
+                words.push_str(&offered.to_string());
+                words.push_str(" offered");
                 if let Some(reason) = reason {
-                    words.push_str(&format!(" ({reason})"));
+                    words.extend([" (", reason, ")"]);
                 }
                 tone = Tone::Warning;
             }

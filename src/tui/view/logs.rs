@@ -99,10 +99,11 @@ fn read(name: &str, line: &str) -> Option<(OffsetDateTime, Line)> {
         .into_iter()
         .flatten()
     {
-        text.push_str(&match value {
-            Json::String(words) => format!(" {key}={words}"),
-            other => format!(" {key}={other}"),
-        });
+        text.extend([" ", key, "="]);
+        match value {
+            Json::String(words) => text.push_str(words),
+            other => text.push_str(&other.to_string()),
+        }
     }
     if text.chars().count() > LINE_CHARS {
         text = text.chars().take(LINE_CHARS).collect();

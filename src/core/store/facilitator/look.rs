@@ -1,6 +1,6 @@
 //! What can be seen of a facilitator without being one: all reads, by a [`Look`].
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use rusqlite::{Connection, OptionalExtension, Row};
@@ -278,17 +278,17 @@ impl FacilitatorLook {
     /// Returns at most `limit` users after this hotkey, by their hotkeys.
     pub fn users(&self, after: &str, limit: u32) -> Result<Vec<UserGlance>, LookError> {
         self.look.read(|connection| {
-            let mut users: BTreeMap<String, ()> = BTreeMap::new();
+            let mut users = BTreeSet::new();
             for sql in [USERS_KNOWN, USERS_WITH_JOBS, USERS_WITH_MONEY] {
                 let mut statement = connection.prepare_cached(sql)?;
                 let names = statement.query_map((after, limit), |row| row.get::<_, String>(0))?;
                 for name in names {
-                    users.insert(name?, ());
+                    users.insert(name?);
                 }
             }
             let limit = usize::try_from(limit).unwrap_or(usize::MAX);
             users
-                .into_keys()
+                .into_iter()
                 .take(limit)
                 .map(|hotkey| user(connection, hotkey))
                 .collect()

@@ -160,7 +160,7 @@ impl ValidatorLook {
         })
     }
 
-    /// Tells whether jobs can be cancelled in this schema: since validator/0003_cancel, which is version 4.
+    /// Tells whether jobs can be cancelled in this schema: since `validator/0003_cancel`, which is version 4.
     fn has_cancels(&self) -> bool {
         const CANCELS_SINCE: u32 = 4;
         self.look.schema().0 >= CANCELS_SINCE

@@ -2,6 +2,7 @@
 
 mod world;
 
+use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 
@@ -268,7 +269,7 @@ fn assert_refused(source: &Source, words: &str) {
 fn damaged_newer_and_half_made_databases_are_told_in_words() {
     for role in Role::ALL {
         let (_folder, source) = with(role, |path| {
-            fs::write(path, "no database at all ".repeat(500)).unwrap()
+            fs::write(path, "no database at all ".repeat(500)).unwrap();
         });
         assert_refused(&source, "damaged");
         let (_folder, source) = with(role, |path| fs::write(path, "").unwrap());
@@ -431,7 +432,7 @@ async fn every_view_in_every_state_and_size_is_drawn_as_it_was() {
                     other => other,
                 };
                 let (columns, rows) = size;
-                all.push_str(&format!("──── {state} at {columns}×{rows}\n"));
+                writeln!(all, "──── {state} at {columns}×{rows}").unwrap();
                 all.push_str(&shot(view, result, size));
             }
         }
