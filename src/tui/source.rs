@@ -127,19 +127,31 @@ impl<L> Seen<L> {
     }
 }
 
-/// Says which database does not answer, and the whole chain of why.
+/// Says which database does not answer, and why, each thing once.
 pub fn refused(path: &Path, error: &LookError) -> LoadError {
     let database = path
         .file_name()
         .unwrap_or(path.as_os_str())
         .to_string_lossy()
         .into_owned();
-    let mut reason = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        reason.push_str(": ");
-        reason.push_str(&error.to_string());
-        cause = error.source();
-    }
+    let reason = match error {
+        LookError::Missing { .. } => "there is none".to_owned(),
+        LookError::File { source, .. } => source.to_string(),
+        LookError::Newer { found, known, .. } => {
+            format!(
+                "it has schema version {found}, this program knows versions up to {known}: a newer horde has written it"
+            )
+        }
+        LookError::Older {
+            found, known, lacks, ..
+        } => format!(
+            "it has schema version {found} of {known} ({lacks}): its role brings it up to date when it starts"
+        ),
+        // What SQLite calls it stands behind our own words; what is behind that says the same again.
+        LookError::Store { source, .. } => match source.source() {
+            Some(cause) => format!("{source}: {cause}"),
+            None => source.to_string(),
+        },
+    };
     LoadError::Database { database, reason }
 }

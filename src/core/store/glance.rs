@@ -135,7 +135,7 @@ pub struct Outcomes {
 
 impl Outcomes {
     /// Counts `count` jobs more.
-    pub(super) fn add(&mut self, standing: Standing, count: u64) {
+    pub fn add(&mut self, standing: Standing, count: u64) {
         let sum = match standing {
             Standing::Open => &mut self.open,
             Standing::Good => &mut self.good,
@@ -236,6 +236,10 @@ pub(super) mod tests {
             }
         }
     }
+
+    const TABLE: Bisected = Bisected {
+        below: "SELECT id, at FROM t WHERE id <= ?1 ORDER BY id DESC LIMIT 1",
+    };
 
     #[test]
     fn the_last_row_until_a_moment_is_found_whatever_rows_are_missing() {

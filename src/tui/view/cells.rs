@@ -17,7 +17,7 @@ const TAIL: usize = 4;
 const ROWS: usize = 200;
 
 /// Returns columns of name, whether the cells stand at the right, and rank.
-pub(super) fn columns(columns: &[(&'static str, bool, u8)]) -> Vec<Column> {
+pub(in crate::tui) fn columns(columns: &[(&'static str, bool, u8)]) -> Vec<Column> {
     let column = |(name, right, rank): &(&'static str, bool, u8)| Column {
         name,
         right: *right,
@@ -27,7 +27,7 @@ pub(super) fn columns(columns: &[(&'static str, bool, u8)]) -> Vec<Column> {
 }
 
 /// Returns how many rows a page has at most.
-pub(super) fn limit(ask: &Ask) -> u32 {
+pub(in crate::tui) fn limit(ask: &Ask) -> u32 {
     let rows = if ask.rows_max == 0 {
         ROWS
     } else {
@@ -38,7 +38,7 @@ pub(super) fn limit(ask: &Ask) -> u32 {
 
 /// Returns which rows a page of things with a time has: the newest until the moment of which it tells, or those before the
 /// cursor, which is the time of the last row of the page before.
-pub(super) fn until(ask: &Ask, moment: OffsetDateTime) -> Until {
+pub(in crate::tui) fn until(ask: &Ask, moment: OffsetDateTime) -> Until {
     // Roles of other machines may be ahead; nothing that is known now is hidden for that.
     let us = if ask.at.is_some() {
         micros(moment)
@@ -58,7 +58,11 @@ pub(super) fn until(ask: &Ask, moment: OffsetDateTime) -> Until {
 
 /// Cuts what has a time, newest first, to a page that ends where the time changes, so that the next page loses nothing;
 /// returns the cursor for that.
-pub(super) fn cut<T>(rows: &mut Vec<T>, ask: &Ask, time: impl Fn(&T) -> OffsetDateTime) -> Option<String> {
+pub(in crate::tui) fn cut<T>(
+    rows: &mut Vec<T>,
+    ask: &Ask,
+    time: impl Fn(&T) -> OffsetDateTime,
+) -> Option<String> {
     let limit = usize::try_from(limit(ask)).unwrap_or(usize::MAX);
     let next = rows.get(limit).map(&time)?;
     rows.truncate(limit);
@@ -70,7 +74,7 @@ pub(super) fn cut<T>(rows: &mut Vec<T>, ask: &Ask, time: impl Fn(&T) -> OffsetDa
 }
 
 /// Returns a moment as the clock on the wall has it, UTC.
-pub(super) fn clock(moment: OffsetDateTime) -> Cell {
+pub(in crate::tui) fn clock(moment: OffsetDateTime) -> Cell {
     let (hour, minute, second) = moment.time().as_hms();
     let text = format!(
         "{:02}-{:02} {hour:02}:{minute:02}:{second:02}.{:03}",
@@ -82,12 +86,12 @@ pub(super) fn clock(moment: OffsetDateTime) -> Cell {
 }
 
 /// Returns how long ago a moment was.
-pub(super) fn age(moment: OffsetDateTime, now: OffsetDateTime) -> Cell {
+pub(in crate::tui) fn age(moment: OffsetDateTime, now: OffsetDateTime) -> Cell {
     at(moment, ago(moment, now))
 }
 
 /// Returns how long ago a moment was, in words.
-pub(super) fn ago(moment: OffsetDateTime, now: OffsetDateTime) -> String {
+pub(in crate::tui) fn ago(moment: OffsetDateTime, now: OffsetDateTime) -> String {
     let passed = now - moment;
     if passed.is_negative() {
         return format!("in {}", short(-passed));
@@ -104,7 +108,7 @@ fn at(moment: OffsetDateTime, text: String) -> Cell {
 }
 
 /// Returns a span in two units at most.
-pub(super) fn short(span: Duration) -> String {
+pub(in crate::tui) fn short(span: Duration) -> String {
     let seconds = span.whole_seconds();
     let pair = |big: i64, big_unit: &str, small: i64, small_unit: &str| {
         if small == 0 {
@@ -122,7 +126,7 @@ pub(super) fn short(span: Duration) -> String {
 }
 
 /// Returns how long something took: to the millisecond below ten seconds.
-pub(super) fn span(span: Duration) -> Cell {
+pub(in crate::tui) fn span(span: Duration) -> Cell {
     let seconds = span.as_seconds_f64();
     let text = match seconds {
         ..10.0 => format!("{seconds:.3}s"),
@@ -133,7 +137,7 @@ pub(super) fn span(span: Duration) -> Cell {
 }
 
 /// Returns a number as it is to be read.
-pub(super) fn number(text: String, value: f64) -> Cell {
+pub(in crate::tui) fn number(text: String, value: f64) -> Cell {
     Cell {
         text,
         value: Value::Number(value),
@@ -142,12 +146,12 @@ pub(super) fn number(text: String, value: f64) -> Cell {
 }
 
 /// Returns a score.
-pub(super) fn score(score: f64) -> Cell {
+pub(in crate::tui) fn score(score: f64) -> Cell {
     number(format!("{score:.2}"), score)
 }
 
 /// Returns an amount of money.
-pub(super) fn money(amount: Micro) -> Cell {
+pub(in crate::tui) fn money(amount: Micro) -> Cell {
     Cell {
         text: amount.to_string(),
         value: Value::Integer(amount.get()),
@@ -156,7 +160,7 @@ pub(super) fn money(amount: Micro) -> Cell {
 }
 
 /// Returns bytes in the unit that suits.
-pub(super) fn bytes(bytes: u64) -> Cell {
+pub(in crate::tui) fn bytes(bytes: u64) -> Cell {
     const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
     let (mut scaled, mut unit) = (bytes, 0);
     let mut rest = 0;
@@ -179,17 +183,17 @@ pub(super) fn bytes(bytes: u64) -> Cell {
 }
 
 /// Returns a count.
-pub(super) fn count(count: u64) -> Cell {
+pub(in crate::tui) fn count(count: u64) -> Cell {
     Cell::integer(i64::try_from(count).unwrap_or(i64::MAX))
 }
 
 /// Returns the cell of a value, or that there is none.
-pub(super) fn or_nothing<T>(value: Option<T>, cell: impl FnOnce(T) -> Cell) -> Cell {
+pub(in crate::tui) fn or_nothing<T>(value: Option<T>, cell: impl FnOnce(T) -> Cell) -> Cell {
     value.map_or_else(Cell::nothing, cell)
 }
 
 /// Returns words, or that there are none.
-pub(super) fn words(words: &str) -> Cell {
+pub(in crate::tui) fn words(words: &str) -> Cell {
     if words.is_empty() {
         Cell::nothing()
     } else {
@@ -198,7 +202,7 @@ pub(super) fn words(words: &str) -> Cell {
 }
 
 /// Returns an identity, shortened where it is long.
-pub(super) fn identity(text: &str) -> Cell {
+pub(in crate::tui) fn identity(text: &str) -> Cell {
     Cell {
         text: shortened(text),
         value: Value::Whole(text.to_owned()),
@@ -207,12 +211,12 @@ pub(super) fn identity(text: &str) -> Cell {
 }
 
 /// Returns a hotkey, shortened.
-pub(super) fn hotkey(hotkey: &Hotkey) -> Cell {
+pub(in crate::tui) fn hotkey(hotkey: &Hotkey) -> Cell {
     identity(hotkey.as_str())
 }
 
 /// Returns the beginning and the end of a long identity.
-pub(super) fn shortened(text: &str) -> String {
+pub(in crate::tui) fn shortened(text: &str) -> String {
     let length = text.chars().count();
     if length <= HEAD + 1 + TAIL {
         return text.to_owned();
@@ -223,12 +227,12 @@ pub(super) fn shortened(text: &str) -> String {
 }
 
 /// Makes the key of a row that tells of a job beside others that do: what is after the `#` only tells the rows apart.
-pub(super) fn keyed(job: &JobId, mark: impl std::fmt::Display) -> Arc<str> {
+pub(in crate::tui) fn keyed(job: &JobId, mark: impl std::fmt::Display) -> Arc<str> {
     format!("{job}#{mark}").into()
 }
 
 /// Returns how a standing is coloured.
-pub(super) const fn tone(standing: Standing) -> Tone {
+pub(in crate::tui) const fn tone(standing: Standing) -> Tone {
     match standing {
         Standing::Open => Tone::Busy,
         Standing::Good => Tone::Good,

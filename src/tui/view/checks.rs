@@ -32,7 +32,7 @@ const FILE: &str = "checks.json";
 const BYTES_MAX: u64 = 1024 * 1024;
 
 /// What a check found.
-pub(super) struct Finding {
+pub(in crate::tui) struct Finding {
     pub(super) place: String,
     pub(super) id: String,
     pub(super) outcome: Outcome,
@@ -45,7 +45,7 @@ pub(super) struct Finding {
 
 /// What came of a check, the worst first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Outcome {
+pub(in crate::tui) enum Outcome {
     Failed,
     Warned,
     Skipped,
@@ -80,6 +80,11 @@ fn load(source: &Source, _: &Ask) -> Result<Page, LoadError> {
     for place in &source.places {
         findings.extend(read(place)?);
     }
+    Ok(page(findings))
+}
+
+/// Returns the page of these findings.
+pub(in crate::tui) fn page(mut findings: Vec<Finding>) -> Page {
     findings.sort_by(|a, b| (a.outcome, &a.place).cmp(&(b.outcome, &b.place)));
     let rows = findings.iter().enumerate().map(|(number, finding)| Row {
         key: format!("{} {}#{number}", finding.place, finding.id).into(),
@@ -114,7 +119,7 @@ fn load(source: &Source, _: &Ask) -> Result<Page, LoadError> {
             facts.push((name, cells::count(found).tone(tone)));
         }
     }
-    Ok(Page {
+    Page {
         facts,
         columns: cells::columns(&[
             ("status", false, 0),
@@ -129,7 +134,7 @@ fn load(source: &Source, _: &Ask) -> Result<Page, LoadError> {
         rows,
         empty: EMPTY,
         ..Page::default()
-    })
+    }
 }
 
 /// Reads the last results of a role; none if there are none.
@@ -157,7 +162,8 @@ pub(super) fn read(place: &Place) -> Result<Vec<Finding>, LoadError> {
     Ok(list.iter().map(|found| finding(&place.name, found)).collect())
 }
 
-fn finding(place: &str, found: &Json) -> Finding {
+/// Reads one finding of a role.
+pub(in crate::tui) fn finding(place: &str, found: &Json) -> Finding {
     let word = |keys: &[&str]| {
         let value = keys.iter().find_map(|key| found.get(*key));
         match value {

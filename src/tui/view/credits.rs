@@ -44,6 +44,14 @@ fn load(source: &Source, ask: &Ask) -> Result<Page, LoadError> {
     let older = cells::cut(&mut transfers, ask, |transfer| transfer.at);
     Ok(Page {
         facts,
+        older,
+        ..page(&transfers, moment)
+    })
+}
+
+/// Returns the page of these transfers.
+pub(in crate::tui) fn page(transfers: &[Transfer], moment: OffsetDateTime) -> Page {
+    Page {
         columns: cells::columns(&[
             ("age", true, 1),
             ("kind", false, 0),
@@ -55,13 +63,12 @@ fn load(source: &Source, ask: &Ask) -> Result<Page, LoadError> {
             ("key", false, 5),
         ]),
         rows: transfers.iter().map(|transfer| row(transfer, moment)).collect(),
-        older,
         empty: EMPTY,
         ..Page::default()
-    })
+    }
 }
 
-fn books(books: &Books, now: OffsetDateTime) -> Vec<(&'static str, Cell)> {
+pub(in crate::tui) fn books(books: &Books, now: OffsetDateTime) -> Vec<(&'static str, Cell)> {
     let with_users = books.issued.minus(books.income);
     let mut facts = vec![
         ("issued", cells::money(books.issued)),

@@ -38,6 +38,14 @@ fn load(source: &Source, ask: &Ask) -> Result<Page, LoadError> {
     events.sort_by_key(|(_, event)| std::cmp::Reverse(event.at));
     let older = cells::cut(&mut events, ask, |(_, event)| event.at);
     Ok(Page {
+        older,
+        ..page(&events)
+    })
+}
+
+/// Returns the page of these events, each with the name of the role that noted it.
+pub(in crate::tui) fn page(events: &[(String, EventGlance)]) -> Page {
+    Page {
         columns: cells::columns(&[
             ("time", false, 0),
             ("role", false, 1),
@@ -47,10 +55,9 @@ fn load(source: &Source, ask: &Ask) -> Result<Page, LoadError> {
             ("peer", false, 3),
         ]),
         rows: events.iter().map(|(by, event)| row(by, event)).collect(),
-        older,
         empty: EMPTY,
         ..Page::default()
-    })
+    }
 }
 
 fn row(by: &str, event: &EventGlance) -> Row {

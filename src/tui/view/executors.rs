@@ -7,10 +7,11 @@ use time::OffsetDateTime;
 
 use super::cells;
 use super::{Ask, Cell, Line, LoadError, Page, Row, Tone, View};
-use crate::core::model::{ExecutorClass, Timestamp};
+use crate::core::model::{ExecutorClass, Manifest, Timestamp};
 use crate::core::store::facilitator::look::MachineGlance;
 use crate::core::store::miner::JobState;
 use crate::core::store::miner::look::{MinerLook, TakenSlot};
+use crate::core::store::miner::manifest::OfferedClass;
 use crate::tui::source::{Seen, Source};
 
 /// The view.
@@ -35,6 +36,24 @@ fn load(source: &Source, ask: &Ask) -> Result<Page, LoadError> {
     let moment = source.clock.now();
     let limit = cells::limit(ask);
     let rows_max = usize::try_from(limit).unwrap_or(usize::MAX);
+    let mut pools = Vec::new();
+    for seen in source.miners()? {
+        pools.push((seen.place.name.clone(), Pools::of(&seen, limit)?));
+    }
+    let mut machines = Vec::new();
+    for seen in source.facilitators()? {
+        machines.extend(seen.ask(|look| look.machines(MACHINES_MAX))?);
+    }
+    Ok(page(&pools, &machines, rows_max, moment))
+}
+
+/// Returns the page of the pools of miners, by name, and of machines.
+pub(in crate::tui) fn page(
+    pools: &[(String, Pools)],
+    machines: &[MachineGlance],
+    rows_max: usize,
+    moment: OffsetDateTime,
+) -> Page {
     let mut page = Page {
         columns: cells::columns(&[
             ("class", false, 0),
@@ -46,20 +65,16 @@ fn load(source: &Source, ask: &Ask) -> Result<Page, LoadError> {
             ("executor", false, 3),
             ("miner", false, 4),
         ]),
+        text: machines.iter().map(machine).collect(),
         empty: EMPTY,
         ..Page::default()
     };
-    for seen in source.miners()? {
-        let pools = Pools::of(&seen, limit)?;
-        page.facts.extend(pools.facts(&seen.place.name));
-        page.rows.extend(pools.rows(&seen.place.name, moment, rows_max));
+    for (name, pools) in pools {
+        page.facts.extend(pools.facts(name));
+        page.rows.extend(pools.rows(name, moment, rows_max));
     }
     page.rows.truncate(rows_max);
-    for seen in source.facilitators()? {
-        let machines = seen.ask(|look| look.machines(MACHINES_MAX))?;
-        page.text.extend(machines.iter().map(machine));
-    }
-    Ok(page)
+    page
 }
 
 /// A class of executors of one miner.
@@ -70,23 +85,30 @@ struct Pool {
     taken: Vec<TakenSlot>,
 }
 
-struct Pools(BTreeMap<String, Pool>);
+/// The classes of one miner.
+pub(in crate::tui) struct Pools(BTreeMap<String, Pool>);
 
 impl Pools {
     fn of(seen: &Seen<MinerLook>, limit: u32) -> Result<Self, LoadError> {
         let (state, offered) = seen.ask(MinerLook::manifest)?;
+        let counted = state.map(|state| state.counted).unwrap_or_default();
+        Ok(Self::new(counted, offered, seen.ask(|look| look.slots(limit))?))
+    }
+
+    /// Makes them of what counts, what is offered, and which executors are taken.
+    pub(in crate::tui) fn new(counted: Manifest, offered: Vec<OfferedClass>, taken: Vec<TakenSlot>) -> Self {
         let mut pools: BTreeMap<String, Pool> = BTreeMap::new();
-        for (class, count) in state.map(|state| state.counted.0).unwrap_or_default() {
+        for (class, count) in counted.0 {
             pools.entry(class.as_str().to_owned()).or_default().counted = count.max(0);
         }
         for offered in offered {
             let pool = pools.entry(offered.class.as_str().to_owned()).or_default();
             pool.offered = Some((offered.count, offered.reason));
         }
-        for slot in seen.ask(|look| look.slots(limit))? {
+        for slot in taken {
             pools.entry(slot.class.clone()).or_default().taken.push(slot);
         }
-        Ok(Self(pools))
+        Self(pools)
     }
 
     /// Tells each pool in one line; names of facts are those of classes.
@@ -99,11 +121,9 @@ impl Pools {
             if let Some((offered, reason)) = &pool.offered
                 && *offered < pool.counted
             {
-                words.push_str(", ");
-                words.push_str(&offered.to_string());
-                words.push_str(" offered");
+                words = format!("{words}, {offered} offered");
                 if let Some(reason) = reason {
-                    words.extend([" (", reason, ")"]);
+                    words = format!("{words} ({reason})");
                 }
                 tone = Tone::Warning;
             }

@@ -51,7 +51,7 @@ struct Mark {
 
 /// All that is known of the job.
 #[derive(Default)]
-struct Story {
+pub(in crate::tui) struct Story {
     facts: Vec<(&'static str, Cell)>,
     marks: Vec<Mark>,
     /// Name and end of each stream.
@@ -130,11 +130,18 @@ fn find(all: &All, key: &str) -> Result<JobId, LoadError> {
 }
 
 impl Story {
-    fn fact(&mut self, name: &'static str, cell: Cell) {
+    pub(in crate::tui) fn fact(&mut self, name: &'static str, cell: Cell) {
         self.facts.push((name, cell));
     }
 
-    fn mark(&mut self, at: OffsetDateTime, by: &str, step: &str, words: String, tone: Tone) {
+    pub(in crate::tui) fn mark(
+        &mut self,
+        at: OffsetDateTime,
+        by: &str,
+        step: &str,
+        words: String,
+        tone: Tone,
+    ) {
         self.marks.push(Mark {
             at,
             by: by.to_owned(),
@@ -144,8 +151,7 @@ impl Story {
         });
     }
 
-    fn head(&mut self, merged: &Merged, now: OffsetDateTime) {
-        self.fact("job", Cell::text(merged.job.as_str()));
+    pub(in crate::tui) fn head(&mut self, merged: &Merged, now: OffsetDateTime) {
         self.fact("state", merged.state());
         if let Some(reason) = merged.reason() {
             self.fact("reason", Cell::text(reason).tone(Tone::Bad));
@@ -153,7 +159,7 @@ impl Story {
         if let Some(code) = merged.exit() {
             self.fact("exit code", Cell::integer(code));
         }
-        self.fact("came", cells::age(merged.came(), now));
+        self.fact("age", cells::age(merged.came(), now));
         self.fact("took", merged.took(now));
         if let Some(first) = merged.first() {
             self.fact("class", Cell::text(first.class.clone()));
@@ -164,7 +170,7 @@ impl Story {
             ("miner", merged.miner()),
         ] {
             if let Some(who) = who {
-                self.fact(name, Cell::text(who));
+                self.fact(name, cells::identity(&who));
             }
         }
         if let Some(score) = merged.score() {
@@ -324,7 +330,7 @@ impl Story {
     }
 
     /// Keeps the end of a stream, unless an earlier role told it.
-    fn stream(&mut self, name: &'static str, text: &str) {
+    pub(in crate::tui) fn stream(&mut self, name: &'static str, text: &str) {
         if text.is_empty() || self.streams.iter().any(|(known, _)| *known == name) {
             return;
         }
@@ -337,7 +343,7 @@ impl Story {
         self.streams.push((name, end));
     }
 
-    fn page(mut self, at_us: i64) -> Page {
+    pub(in crate::tui) fn page(mut self, at_us: i64) -> Page {
         self.marks.retain(|mark| micros(mark.at) <= at_us);
         self.marks.sort_by_key(|mark| mark.at);
         let charts = stages(&self.marks);

@@ -37,18 +37,18 @@ pub(super) struct All {
 }
 
 /// A job by all who keep something of it, in the order of its road.
-pub(super) struct Merged {
-    pub(super) job: JobId,
-    pub(super) by: Vec<By>,
+pub(in crate::tui) struct Merged {
+    pub(in crate::tui) job: JobId,
+    pub(in crate::tui) by: Vec<By>,
 }
 
 /// What one role keeps of a job.
-pub(super) struct By {
+pub(in crate::tui) struct By {
     /// The role's place on the road.
-    place: usize,
+    pub(in crate::tui) place: usize,
     /// The name of its directory.
-    name: String,
-    glance: JobGlance,
+    pub(in crate::tui) name: String,
+    pub(in crate::tui) glance: JobGlance,
 }
 
 fn load(source: &Source, ask: &Ask) -> Result<Page, LoadError> {
@@ -63,6 +63,14 @@ fn load(source: &Source, ask: &Ask) -> Result<Page, LoadError> {
     let mut jobs = all.jobs(until, at_us)?;
     let older = cells::cut(&mut jobs, ask, Merged::came);
     Ok(Page {
+        older,
+        ..page(&jobs, moment)
+    })
+}
+
+/// Returns the page of these jobs.
+pub(in crate::tui) fn page(jobs: &[Merged], moment: OffsetDateTime) -> Page {
+    Page {
         columns: cells::columns(&[
             ("job", false, 0),
             ("state", false, 0),
@@ -78,10 +86,9 @@ fn load(source: &Source, ask: &Ask) -> Result<Page, LoadError> {
             ("kept", false, 10),
         ]),
         rows: jobs.iter().map(|job| job.row(moment)).collect(),
-        older,
         empty: EMPTY,
         ..Page::default()
-    })
+    }
 }
 
 impl All {

@@ -87,7 +87,7 @@ fn tail(path: &Path) -> std::io::Result<String> {
 }
 
 /// Reads a line of a log; what is none is left out, as a line may be half written.
-fn read(name: &str, line: &str) -> Option<(OffsetDateTime, Line)> {
+pub(in crate::tui) fn read(name: &str, line: &str) -> Option<(OffsetDateTime, Line)> {
     let entry: Json = serde_json::from_str(line).ok()?;
     let word = |key: &str| entry.get(key).and_then(Json::as_str).unwrap_or_default();
     let at = Timestamp::parse(word("ts")).ok()?;
@@ -99,7 +99,9 @@ fn read(name: &str, line: &str) -> Option<(OffsetDateTime, Line)> {
         .into_iter()
         .flatten()
     {
-        text.extend([" ", key, "="]);
+        text.push(' ');
+        text.push_str(key);
+        text.push('=');
         match value {
             Json::String(words) => text.push_str(words),
             other => text.push_str(&other.to_string()),

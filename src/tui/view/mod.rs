@@ -4,7 +4,7 @@
 //! where a table with facts above it is not enough, a function that draws it. Sorting, filtering, searching, marking and
 //! copying are the frame's and work on every page alike, since a page is data.
 
-mod cells;
+pub(in crate::tui) mod cells;
 pub mod checks;
 pub mod credits;
 pub mod events;

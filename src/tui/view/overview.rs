@@ -7,7 +7,7 @@ use super::checks::{self, Outcome};
 use super::{Ask, Cell, Chart, LoadError, Page, Row, Tone, View};
 use crate::core::store::facilitator::look::FacilitatorLook;
 use crate::core::store::glance::{Outcomes, Standing, micros};
-use crate::core::store::look::{LookError, footprint};
+use crate::core::store::look::{Footprint, LookError, footprint};
 use crate::core::store::miner::look::MinerLook;
 use crate::core::store::places::{Place, Role};
 use crate::core::store::validator::look::ValidatorLook;
@@ -42,22 +42,33 @@ const SLOTS_MAX: u32 = 1000;
 
 /// What is known of one role.
 #[derive(Default)]
-struct State {
-    open: i64,
+pub(in crate::tui) struct State {
+    /// Jobs that have not ended.
+    pub(in crate::tui) open: i64,
     /// Executors that are taken, and how many there are.
-    executors: Option<(i64, i64)>,
-    hour: Outcomes,
-    day: Outcomes,
-    is_draining: bool,
+    pub(in crate::tui) executors: Option<(i64, i64)>,
+    /// Jobs of the last hour, and of the last day.
+    pub(in crate::tui) hour: Outcomes,
+    pub(in crate::tui) day: Outcomes,
+    /// Whether no new jobs are taken.
+    pub(in crate::tui) is_draining: bool,
     /// Reports or outcomes that a peer has not taken.
-    owed: i64,
+    pub(in crate::tui) owed: i64,
     /// What to look at.
-    alerts: Vec<Cell>,
+    pub(in crate::tui) alerts: Vec<Cell>,
 }
 
-#[expect(clippy::unnecessary_wraps, reason = "what every view's load is")]
+#[expect(clippy::unnecessary_wraps, reason = "the shape of a view")]
 fn load(source: &Source, _: &Ask) -> Result<Page, LoadError> {
     let now = source.clock.now();
+    let roles = source.places.iter().map(|place| role(place, now)).collect();
+    let mut facts = chain(source, now);
+    facts.push(("directory", Cell::text(source.dir.display().to_string())));
+    Ok(page(roles, facts))
+}
+
+/// Returns the page of these roles, in the order of a job's road, with what is known besides.
+pub(in crate::tui) fn page(roles: Vec<(Row, State)>, facts: Vec<(&'static str, Cell)>) -> Page {
     let mut page = Page {
         columns: cells::columns(&[
             ("role", false, 0),
@@ -74,24 +85,20 @@ fn load(source: &Source, _: &Ask) -> Result<Page, LoadError> {
         empty: EMPTY,
         ..Page::default()
     };
-    page.facts
-        .push(("directory", Cell::text(source.dir.display().to_string())));
-    page.facts.extend(chain(source, now));
-    let mut alerts = Vec::new();
-    let mut day: Option<(usize, Outcomes)> = None;
-    for place in &source.places {
-        let (row, state) = role(place, now);
-        alerts.extend(state.alerts);
+    let mut day: Option<Outcomes> = None;
+    for (row, state) in roles {
+        // What is to be looked at stands where it is seen on the smallest screen.
+        page.facts
+            .extend(state.alerts.into_iter().map(|alert| ("alert", alert)));
         // Of the roles on a job's road the first knows of all jobs.
         if day.is_none() && state.day.sum() > 0 {
-            day = Some((page.rows.len(), state.day));
+            day = Some(state.day);
         }
         page.rows.push(row);
     }
-    page.charts.extend(day.map(|(_, outcomes)| chart(outcomes)));
-    page.facts
-        .extend(alerts.into_iter().map(|alert| ("alert", alert)));
-    Ok(page)
+    page.facts.extend(facts);
+    page.charts.extend(day.map(chart));
+    page
 }
 
 /// Tells of the network and of the chain, as far as that is known here.
@@ -172,34 +179,42 @@ fn role(place: &Place, now: OffsetDateTime) -> (Row, State) {
         }
     };
     common_alerts(place, &mut state, (running, footprint.written_at), now);
+    let row = row(place, words, &state, footprint, now);
+    (row, state)
+}
+
+/// Returns the row of a role.
+pub(in crate::tui) fn row(
+    place: &Place,
+    words: Cell,
+    state: &State,
+    footprint: Footprint,
+    now: OffsetDateTime,
+) -> Row {
+    let marked =
+        |count: i64, tone: Tone| Cell::integer(count).tone(if count > 0 { tone } else { Tone::Plain });
     let executors = state.executors.map_or_else(Cell::nothing, |(taken, all)| {
         Cell::text(format!("{taken}/{all}")).tone(if taken > 0 { Tone::Busy } else { Tone::Plain })
     });
-    let row = Row {
+    Row {
         key: place.name.as_str().into(),
         cells: vec![
             Cell::text(place.name.clone()),
             words,
-            Cell::integer(state.open).tone(if state.open > 0 { Tone::Busy } else { Tone::Plain }),
+            marked(state.open, Tone::Busy),
             outcomes(state.hour),
             outcomes(state.day),
             executors,
-            Cell::integer(state.owed).tone(if state.owed > 0 {
-                Tone::Warning
-            } else {
-                Tone::Plain
-            }),
-            footprint
-                .written_at
-                .map_or_else(Cell::nothing, |at| cells::age(at, now)),
+            marked(state.owed, Tone::Warning),
+            cells::or_nothing(footprint.written_at, |at| cells::age(at, now)),
             cells::bytes(footprint.bytes),
             Cell::text(place.dir.display().to_string()).tone(Tone::Faint),
         ],
-    };
-    (row, state)
+    }
 }
 
-fn standing(running: Holder, is_draining: bool) -> Cell {
+/// Returns what a role does, in words.
+pub(in crate::tui) fn standing(running: Holder, is_draining: bool) -> Cell {
     match (running, is_draining) {
         (Holder::Process(pid), false) => Cell::text(format!("running ({pid})")).tone(Tone::Good),
         (Holder::Process(pid), true) => Cell::text(format!("draining ({pid})")).tone(Tone::Warning),
@@ -219,7 +234,7 @@ fn common_alerts(
     let name = &place.name;
     if running == Holder::Nobody && state.open > 0 {
         let words = format!(
-            "{name} is stopped with {} open jobs: start it again, or look at `horde logs`",
+            "{name} is stopped with open jobs ({}): start it again, or look at `horde logs`",
             state.open
         );
         state.alerts.push(Cell::text(words).tone(Tone::Bad));

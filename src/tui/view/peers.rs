@@ -9,7 +9,7 @@ use super::{Ask, Cell, LoadError, Page, Row, Tone, View};
 use crate::core::model::Hotkey;
 use crate::core::store::facilitator::look::LinkGlance;
 use crate::core::store::glance::micros;
-use crate::core::store::miner::ledger::{Event, SELF_TEST};
+use crate::core::store::miner::ledger::{Counter, Event, SELF_TEST};
 use crate::core::store::miner::look::MinerLook;
 use crate::core::store::miner::validators::KnownValidator;
 use crate::core::store::validator::look::MinerGlance;
@@ -54,7 +54,12 @@ fn load(source: &Source, ask: &Ask) -> Result<Page, LoadError> {
         rows.extend(validators(&seen, moment)?);
     }
     rows.truncate(usize::try_from(cells::limit(ask)).unwrap_or(usize::MAX));
-    Ok(Page {
+    Ok(page(rows))
+}
+
+/// Returns the page of these rows.
+pub(in crate::tui) fn page(rows: Vec<Row>) -> Page {
+    Page {
         columns: cells::columns(&[
             ("peer", false, 0),
             ("state", false, 0),
@@ -71,7 +76,7 @@ fn load(source: &Source, ask: &Ask) -> Result<Page, LoadError> {
         rows,
         empty: EMPTY,
         ..Page::default()
-    })
+    }
 }
 
 /// A row before it is one; counts that nobody keeps are none.
@@ -114,7 +119,7 @@ impl Peer {
     }
 }
 
-fn link(by: &str, link: &LinkGlance, now: OffsetDateTime) -> Row {
+pub(in crate::tui) fn link(by: &str, link: &LinkGlance, now: OffsetDateTime) -> Row {
     /// A validator says something at least so often, or its connection is down (wire-facilitator-validator §1).
     const SILENT: time::Duration = time::Duration::minutes(2);
     let is_silent = now - link.seen > SILENT;
@@ -136,7 +141,7 @@ fn link(by: &str, link: &LinkGlance, now: OffsetDateTime) -> Row {
     .row(by, link.validator.as_str())
 }
 
-fn miner(by: &str, hotkey: &Hotkey, miner: &MinerGlance, now: OffsetDateTime) -> Row {
+pub(in crate::tui) fn miner(by: &str, hotkey: &Hotkey, miner: &MinerGlance, now: OffsetDateTime) -> Row {
     let is_trusted = hotkey.as_str() == Hotkey::TRUSTED_MINER;
     let state = match (miner.blacklisted, is_trusted) {
         (Some(_), _) => Cell::text("blacklisted").tone(Tone::Bad),
@@ -163,11 +168,25 @@ fn miner(by: &str, hotkey: &Hotkey, miner: &MinerGlance, now: OffsetDateTime) ->
     .row(by, hotkey.as_str())
 }
 
-/// Tells of all validators that the chain lists, the operator names, or something was counted of.
 fn validators(seen: &Seen<MinerLook>, now: OffsetDateTime) -> Result<Vec<Row>, LoadError> {
     let (known, _) = seen.ask(MinerLook::validators)?;
+    Ok(of_miner(
+        &seen.place.name,
+        &known,
+        seen.ask(MinerLook::counters)?,
+        now,
+    ))
+}
+
+/// Tells of all validators that the chain lists, the operator names, or something was counted of.
+pub(in crate::tui) fn of_miner(
+    name: &str,
+    known: &[KnownValidator],
+    counters: Vec<Counter>,
+    now: OffsetDateTime,
+) -> Vec<Row> {
     let mut counts: BTreeMap<String, Peer> = BTreeMap::new();
-    for counter in seen.ask(MinerLook::counters)? {
+    for counter in counters {
         // Strangers have no name.
         if counter.validator.is_empty() {
             continue;
@@ -182,9 +201,8 @@ fn validators(seen: &Seen<MinerLook>, now: OffsetDateTime) -> Result<Vec<Row>, L
         };
         *sum = Some(sum.unwrap_or(0).saturating_add(counter.count));
     }
-    let name = &seen.place.name;
     let mut rows = Vec::new();
-    for validator in &known {
+    for validator in known {
         let counted = counts.remove(validator.hotkey.as_str()).unwrap_or_default();
         let peer = with_orders(counted, validator, now);
         rows.push(peer.row(name, validator.hotkey.as_str()));
@@ -197,7 +215,7 @@ fn validators(seen: &Seen<MinerLook>, now: OffsetDateTime) -> Result<Vec<Row>, L
         });
         rows.push(peer.row(name, &hotkey));
     }
-    Ok(rows)
+    rows
 }
 
 fn with_orders(counted: Peer, validator: &KnownValidator, now: OffsetDateTime) -> Peer {

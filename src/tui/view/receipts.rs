@@ -23,9 +23,9 @@ pub const VIEW: View = View {
 const EMPTY: &str = "no receipt yet: a validator signs one with each job; `horde miner receipts` tells what a miner publishes";
 
 /// A receipt and the name of the role that keeps it.
-pub(super) struct Kept {
-    pub(super) by: String,
-    pub(super) receipt: ReceiptGlance,
+pub(in crate::tui) struct Kept {
+    pub(in crate::tui) by: String,
+    pub(in crate::tui) receipt: ReceiptGlance,
 }
 
 /// Returns the newest receipts of all who keep some, newest first; perhaps more than asked for.
@@ -53,6 +53,14 @@ fn load(source: &Source, ask: &Ask) -> Result<Page, LoadError> {
     let mut all = newest(source, until)?;
     let older = cells::cut(&mut all, ask, |kept| kept.receipt.stored);
     Ok(Page {
+        older,
+        ..page(&all, moment)
+    })
+}
+
+/// Returns the page of these receipts.
+pub(in crate::tui) fn page(all: &[Kept], moment: OffsetDateTime) -> Page {
+    Page {
         columns: cells::columns(&[
             ("type", false, 0),
             ("job", false, 0),
@@ -67,10 +75,9 @@ fn load(source: &Source, ask: &Ask) -> Result<Page, LoadError> {
             ("kept", false, 9),
         ]),
         rows: all.iter().map(|kept| row(kept, moment)).collect(),
-        older,
         empty: EMPTY,
         ..Page::default()
-    })
+    }
 }
 
 /// Returns the type word of the wire without what all have.

@@ -1,6 +1,6 @@
 //! Scores: what finished receipts say that jobs are worth, for each job and for each peer.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use time::{Duration, OffsetDateTime, Time};
 
@@ -42,30 +42,43 @@ fn load(source: &Source, ask: &Ask) -> Result<Page, LoadError> {
         },
     )?;
     let is_more = read.len() >= usize::try_from(RECEIPTS_MAX).unwrap_or(usize::MAX);
-    let mut scored: Vec<Kept> = read
-        .into_iter()
-        .filter(|kept| kept.receipt.score.is_some())
-        .collect();
-    // Validator and miner of one machine keep the same receipt.
-    let mut seen = std::collections::HashSet::new();
-    scored.retain(|kept| seen.insert(kept.receipt.job.clone()));
-    let midnight = moment.replace_time(Time::MIDNIGHT);
-    let peers = Sums::of(&scored, midnight);
-    let facts = peers.facts(is_more);
-    let charts = if peers.by_peer.is_empty() {
-        Vec::new()
-    } else {
-        vec![peers.chart()]
-    };
-    let older = if is_more {
-        // What was read ends there, shown or not.
-        scored.last().map(|kept| micros(kept.receipt.stored).to_string())
-    } else {
-        None
-    };
+    let older = read
+        .last()
+        .filter(|_| is_more)
+        .map(|kept| micros(kept.receipt.stored).to_string());
+    let mut scored = scored(read);
+    let sums = Sums::of(&scored, moment.replace_time(Time::MIDNIGHT));
     let cut = cells::cut(&mut scored, ask, |kept| kept.receipt.stored);
     Ok(Page {
-        facts,
+        older: cut.or(older),
+        ..shown(&scored, &sums, is_more, moment)
+    })
+}
+
+/// Returns the page of these receipts, which are all there are.
+pub(in crate::tui) fn page(receipts: Vec<Kept>, moment: OffsetDateTime) -> Page {
+    let scored = scored(receipts);
+    let sums = Sums::of(&scored, moment.replace_time(Time::MIDNIGHT));
+    shown(&scored, &sums, false, moment)
+}
+
+/// Returns the receipts with a score, each once: validator and miner of one machine keep the same.
+fn scored(receipts: Vec<Kept>) -> Vec<Kept> {
+    let mut seen = HashSet::new();
+    receipts
+        .into_iter()
+        .filter(|kept| kept.receipt.score.is_some() && seen.insert(kept.receipt.job.clone()))
+        .collect()
+}
+
+fn shown(scored: &[Kept], sums: &Sums, is_more: bool, moment: OffsetDateTime) -> Page {
+    let charts = if sums.by_peer.is_empty() {
+        Vec::new()
+    } else {
+        vec![sums.chart()]
+    };
+    Page {
+        facts: sums.facts(is_more),
         charts,
         columns: cells::columns(&[
             ("job", false, 0),
@@ -78,10 +91,9 @@ fn load(source: &Source, ask: &Ask) -> Result<Page, LoadError> {
             ("kept", false, 7),
         ]),
         rows: scored.iter().map(|kept| row(kept, moment)).collect(),
-        older: cut.or(older),
         empty: EMPTY,
         ..Page::default()
-    })
+    }
 }
 
 /// Returns whom a receipt is about, seen from who keeps it: a miner's validator, a validator's miner.

@@ -43,6 +43,14 @@ fn load(source: &Source, ask: &Ask) -> Result<Page, LoadError> {
         .filter(|_| users.len() == rows_max)
         .map(|user| user.hotkey.to_string());
     Ok(Page {
+        older,
+        ..page(&users, moment)
+    })
+}
+
+/// Returns the page of these users.
+pub(in crate::tui) fn page(users: &[UserGlance], moment: OffsetDateTime) -> Page {
+    Page {
         columns: cells::columns(&[
             ("user", false, 0),
             ("state", false, 0),
@@ -54,10 +62,9 @@ fn load(source: &Source, ask: &Ask) -> Result<Page, LoadError> {
             ("note", false, 4),
         ]),
         rows: users.iter().map(|user| row(user, moment)).collect(),
-        older,
         empty: EMPTY,
         ..Page::default()
-    })
+    }
 }
 
 fn row(user: &UserGlance, now: OffsetDateTime) -> Row {

@@ -278,7 +278,7 @@ impl FacilitatorLook {
     /// Returns at most `limit` users after this hotkey, by their hotkeys.
     pub fn users(&self, after: &str, limit: u32) -> Result<Vec<UserGlance>, LookError> {
         self.look.read(|connection| {
-            let mut users = BTreeSet::new();
+            let mut users: BTreeSet<String> = BTreeSet::new();
             for sql in [USERS_KNOWN, USERS_WITH_JOBS, USERS_WITH_MONEY] {
                 let mut statement = connection.prepare_cached(sql)?;
                 let names = statement.query_map((after, limit), |row| row.get::<_, String>(0))?;

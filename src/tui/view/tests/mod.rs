@@ -432,7 +432,13 @@ async fn every_view_in_every_state_and_size_is_drawn_as_it_was() {
                     other => other,
                 };
                 let (columns, rows) = size;
-                writeln!(all, "──── {state} at {columns}×{rows}").unwrap();
+                all += "──── ";
+                all += state;
+                all += " at ";
+                all += &columns.to_string();
+                all += "×";
+                all += &rows.to_string();
+                all += "\n";
                 all.push_str(&shot(view, result, size));
             }
         }
