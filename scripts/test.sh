@@ -8,6 +8,7 @@ cd "$(dirname "$0")/.."
 set_up
 ensure_rust_tools
 ensure_network_tools
+ensure_tmux
 
 passed=0
 failed=0

@@ -227,7 +227,9 @@ impl Loop {
 
     /// Hands an event to the dashboard and does what it wants; tells whether that is to end.
     fn take(&mut self, event: Event) -> bool {
-        if let (Event::Loaded(_), Some(trap)) = (&event, self.run.trap.take()) {
+        if matches!(event, Event::Loaded(_))
+            && let Some(trap) = self.run.trap.take()
+        {
             trap.spring();
         }
         let now = now(&self.run.clock, self.began);
@@ -258,10 +260,17 @@ impl Loop {
                     self.loader.give(Work::Turn(feed.clone()));
                 }
             }
-            Effect::Repaint => drop(self.screen.clear()),
+            Effect::Repaint => drop(self.repaint()),
             Effect::Suspend => drop(suspend()),
             Effect::Quit => {}
         }
+    }
+
+    /// Forgets what is on the screen. The library's own way to do so asks the terminal where the cursor is, and the
+    /// answer would be taken for keys.
+    fn repaint(&mut self) -> io::Result<()> {
+        let size = self.screen.size()?;
+        self.screen.resize(size.into())
     }
 
     fn draw(&mut self) -> io::Result<()> {

@@ -13,6 +13,7 @@ mod check;
 mod cli;
 mod command;
 mod crash;
+mod dashboard;
 mod delivery;
 mod described;
 mod door;

@@ -111,12 +111,14 @@ pub(super) fn header(app: &App, area: Rect, buffer: &mut Buffer) {
 }
 
 /// A tab at its place.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Tab {
     /// The view that it shows.
     pub view: &'static View,
     /// Where it is.
     pub area: Rect,
+    /// Its words.
+    label: String,
     /// Whether it, or what it opened, is shown.
     pub is_on: bool,
 }
@@ -128,13 +130,20 @@ pub fn tabs(app: &App) -> Vec<Tab> {
     };
     let base = app.screens().next().map_or("", |screen| screen.view.name);
     let all: Vec<_> = app.tabs().collect();
-    let name_width = |view: &View| columns(&label(view)) + 1;
+    let numbered = all
+        .iter()
+        .enumerate()
+        .map(|(at, view)| columns(&label(view, at, true)) + 1);
+    let has_numbers = numbered.fold(0, u16::saturating_add) <= layout.tabs.width;
+    let name_width = |view: &View, at| columns(&label(view, at, has_numbers)) + 1;
     let on = all.iter().position(|view| view.name == base).unwrap_or(0);
     // Scrolled so far that the shown one has room.
     let mut first = 0;
     let ends = |first: usize| {
-        let shown = all.iter().take(on + 1).skip(first);
-        shown.map(|view| name_width(view)).fold(0, u16::saturating_add)
+        let shown = all.iter().enumerate().take(on + 1).skip(first);
+        shown
+            .map(|(at, view)| name_width(view, at))
+            .fold(0, u16::saturating_add)
     };
     while first < on && ends(first) > layout.tabs.width {
         first += 1;
@@ -142,13 +151,15 @@ pub fn tabs(app: &App) -> Vec<Tab> {
     let mut x = layout.tabs.x;
     let mut tabs = Vec::new();
     for (at, view) in all.iter().enumerate().skip(first) {
-        let wide = columns(&label(view));
+        let label = label(view, at, has_numbers);
+        let wide = columns(&label);
         if x.saturating_add(wide) > layout.tabs.right() {
             break;
         }
         tabs.push(Tab {
             view,
             area: Rect::new(x, layout.tabs.y, wide, 1),
+            label,
             is_on: at == on,
         });
         x += wide + 1;
@@ -156,9 +167,11 @@ pub fn tabs(app: &App) -> Vec<Tab> {
     tabs
 }
 
-fn label(view: &View) -> String {
+/// Returns the words of a tab: the key that opens it, where there is room for that, and its name.
+fn label(view: &View, at: usize, has_number: bool) -> String {
     match view.key {
         Some(key) => format!(" {key} {} ", view.name),
+        None if has_number && at < 9 => format!(" {} {} ", at + 1, view.name),
         None => format!(" {} ", view.name),
     }
 }
@@ -172,7 +185,7 @@ pub(super) fn draw_tabs(app: &App, buffer: &mut Buffer) {
             tab.area,
             tab.area.x,
             tab.area.y,
-            &label(tab.view),
+            &tab.label,
             app.theme.part(part),
         );
     }
