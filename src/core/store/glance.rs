@@ -243,9 +243,6 @@ pub(super) mod tests {
 
     #[test]
     fn the_last_row_until_a_moment_is_found_whatever_rows_are_missing() {
-        const TABLE: Bisected = Bisected {
-            below: "SELECT id, at FROM t WHERE id <= ?1 ORDER BY id DESC LIMIT 1",
-        };
         let connection = Connection::open_in_memory().unwrap();
         connection
             .execute_batch("CREATE TABLE t (id INTEGER PRIMARY KEY, at INTEGER NOT NULL)")

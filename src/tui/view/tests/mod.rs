@@ -2,7 +2,6 @@
 
 mod world;
 
-use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 
