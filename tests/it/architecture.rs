@@ -132,7 +132,7 @@ fn source(root: &Path, path: &Path) -> Source {
     let text = fs::read_to_string(path).unwrap();
     let inner = path.strip_prefix(root).unwrap().with_extension("");
     let mut module: Vec<&str> = inner.iter().map(|part| part.to_str().unwrap()).collect();
-    let is_test = module.last() == Some(&"tests");
+    let is_test = module.contains(&"tests");
     if module.last() == Some(&"mod") {
         module.pop();
     }

@@ -486,6 +486,6 @@ fn plain_lines_end_quietly_when_nobody_reads_on() {
         &mut line,
     )
     .unwrap();
-    assert_eq!(line, "network: local\n");
+    assert_eq!(line, "alert: miner-1 fails checks: disk (view checks) (bad)\n");
     drop(Running(child));
 }
