@@ -242,9 +242,9 @@ fn a_running_job_is_found_opened_filtered_and_left_beside_a_running_network() {
     );
     tmux.type_text(":jobs");
     tmux.press(&["Enter"]);
-    // Both jobs: one that runs, one that has ended.
+    // Both jobs: one that runs, one that has ended. The selection stays with whichever was seen first.
     tmux.wait_until("both jobs", |screen| {
-        screen.contains("completed") && screen.contains("1/2")
+        screen.contains("completed") && screen.contains("/2 ─")
     });
     tmux.type_text("/!state:completed");
     tmux.press(&["Enter"]);
