@@ -7,16 +7,11 @@ use std::path::Path;
 
 use horde::core::clock::Clock;
 use horde::core::crypto::Keypair;
-use horde::core::model::job::JobStatus;
-use horde::core::model::{ExecutorClass, JobId};
-use horde::core::store::facilitator::{
-    Delivery, FacilitatorStore, Job, JobSignature, JobSpec, Step, Submission,
-};
+use horde::core::store::facilitator::FacilitatorStore;
 use horde::core::store::miner::MinerStore;
 use rusqlite::Connection;
-use serde_json::{Map, json};
 
-use crate::Failure;
+use crate::{Failure, old_job};
 
 /// The identifier of the newest job, by which a screen is known to show it.
 pub(crate) const NEWEST: &str = "fedcba98-7654-4321-8765-0123456789ab";
@@ -30,7 +25,11 @@ pub(crate) async fn make(directory: &Path, jobs: u32) -> Result<(), Failure> {
 async fn facilitator(directory: &Path, jobs: u32) -> Result<(), Failure> {
     let path = directory.join("facilitator.sqlite");
     let store = FacilitatorStore::open(&path)?;
-    store.insert(template()?).await?;
+    let [owner, validator] = ["//Reader", "//Validator"].map(Keypair::from_uri);
+    // A moment long enough ago that a millisecond for each later job does not reach beyond now.
+    let then = Clock::system().now() - time::Duration::hours(1);
+    let job = old_job::make(owner?.hotkey(), validator?.hotkey(), then);
+    store.insert(job).await?;
     drop(store);
     let connection = quick(&path)?;
     let columns = columns(&connection, "jobs", &["seq", "uuid", "created_us"])?;
@@ -105,68 +104,4 @@ fn columns(connection: &Connection, table: &str, but: &[&str]) -> Result<String,
         }
     }
     Ok(kept.join(", "))
-}
-
-fn template() -> Result<Submission, Failure> {
-    let owner = Keypair::from_uri("//Reader")?.hotkey().clone();
-    let validator = Keypair::from_uri("//Validator")?.hotkey().clone();
-    // A moment long enough ago that a millisecond for each later job does not reach beyond now.
-    let now = Clock::system().now() - time::Duration::hours(1);
-    let step = |status, metadata| Step {
-        status,
-        metadata,
-        created_at: now,
-    };
-    let response = json!({"docker_process_stdout": "hello\n", "docker_process_stderr": ""});
-    Ok(Submission {
-        job: Job {
-            uuid: JobId::new(uuid::Uuid::new_v4().to_string()),
-            owner: owner.clone(),
-            created_at: now,
-            spec: JobSpec {
-                target_validator: validator,
-                executor_class: ExecutorClass::AlwaysOnTest,
-                docker_image: "horde-sample:latest".to_owned(),
-                job_namespace: None,
-                tag: String::new(),
-                args: ["echo", "hello"].map(str::to_owned).to_vec(),
-                env: indexmap::IndexMap::new(),
-                use_gpu: false,
-                artifacts_dir: String::new(),
-                on_trusted_miner: false,
-                download_time_limit: 10,
-                execution_time_limit: 10,
-                streaming_start_time_limit: 5,
-                upload_time_limit: 10,
-                streaming_client_cert: None,
-                volumes: Vec::new(),
-                uploads: Vec::new(),
-            },
-            history: vec![
-                step(JobStatus::Sent, Map::new()),
-                step(JobStatus::Accepted, Map::new()),
-                step(
-                    JobStatus::Completed,
-                    Map::from_iter([("miner_response".to_owned(), response)]),
-                ),
-            ],
-            cost: None,
-            cancel: None,
-            wait: None,
-        },
-        signature: JobSignature {
-            signatory: owner,
-            timestamp_ns: 1,
-            signature: "c2ln".to_owned(),
-            scope: "SignedFields".to_owned(),
-        },
-        bill: None,
-        request: None,
-        unfinished_max: u64::MAX,
-        delivery: Delivery {
-            is_pushed: true,
-            deliver_until: now,
-            budget: time::Duration::MINUTE,
-        },
-    })
 }

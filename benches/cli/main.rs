@@ -3,15 +3,16 @@
 //!
 //! Prints a table, or with `--json` one line per figure. `--rounds N` says how often each thing is measured; a figure
 //! is the median of the rounds. Beside each start stands that of `/bin/true`: what any program costs here.
-#![expect(
-    clippy::print_stdout,
-    clippy::print_stderr,
-    reason = "a benchmark prints what it measures"
-)]
 
+#[path = "../common/accounts.rs"]
+mod accounts;
 #[path = "../common/figure.rs"]
 mod figure;
 mod ground;
+#[path = "../common/old_job.rs"]
+mod old_job;
+#[path = "../common/ratio.rs"]
+mod ratio;
 mod screen;
 
 use std::error::Error;
@@ -234,16 +235,12 @@ fn figures(measured: &Measured) -> Vec<Figure> {
             100.0,
         ),
         of("bare_ms", "  /bin/true beside it", "ms", &measured.bare_ms, shown),
-        Figure {
-            key: "help_ratio",
-            name: "  horde --help ÷ /bin/true",
-            value: measured.help_ms.median() / measured.bare_ms.median(),
-            unit: "",
-            reference: f64::NAN,
-            target: f64::NAN,
-            is_floor: false,
-            note: String::new(),
-        },
+        ratio::ratio(
+            "help_ratio",
+            "  horde --help ÷ /bin/true",
+            &measured.help_ms,
+            &measured.bare_ms,
+        ),
     ]
 }
 
@@ -254,23 +251,11 @@ fn run() -> Result<(), Failure> {
         .build()?;
     let measured = runtime.block_on(measure(&options))?;
     let figures = figures(&measured);
-    if options.json {
-        for figure in &figures {
-            println!("{}", figure.json());
-        }
-    } else {
-        println!("median of {} rounds (minimum-maximum)\n", options.rounds);
-        print!("{}", figure::table(&figures));
-    }
+    let title = format!("median of {} rounds", options.rounds);
+    figure::print(&figures, options.json, &title);
     Ok(())
 }
 
 fn main() -> ExitCode {
-    match run() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => {
-            eprintln!("error: {failure}");
-            ExitCode::FAILURE
-        }
-    }
+    figure::exit(run())
 }

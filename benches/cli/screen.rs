@@ -10,7 +10,7 @@ use portable_pty::{Child, CommandBuilder, PtySize, native_pty_system};
 use tokio::time::Instant;
 use vt100::Parser;
 
-use crate::Failure;
+use crate::{Failure, accounts};
 
 /// How large the terminal is.
 const SIZE: PtySize = PtySize {
@@ -22,9 +22,6 @@ const SIZE: PtySize = PtySize {
 
 /// How long anything may take to be drawn.
 const PATIENCE: Duration = Duration::from_secs(30);
-
-/// Milliseconds of one tick of the kernel's accounts.
-const TICK_MS: f64 = 10.0;
 
 /// A program on a terminal.
 pub(crate) struct Screen {
@@ -115,27 +112,18 @@ impl Screen {
         Ok(())
     }
 
-    fn proc_file(&self, name: &str) -> Result<String, Failure> {
-        let id = self.child.process_id().ok_or("it has ended")?;
-        Ok(std::fs::read_to_string(format!("/proc/{id}/{name}"))?)
+    fn id(&self) -> Result<u32, Failure> {
+        Ok(self.child.process_id().ok_or("it has ended")?)
     }
 
     /// Returns the milliseconds of CPU that it has used.
     pub(crate) fn cpu_ms(&self) -> Result<f64, Failure> {
-        let text = self.proc_file("stat")?;
-        // The second field is the program's name in parentheses; the times are fields 14 and 15.
-        let (_, fields) = text.rsplit_once(") ").ok_or("an unknown stat")?;
-        let times = fields.split(' ').skip(11).take(2);
-        let ticks: f64 = times.map(|field| field.parse::<f64>().unwrap_or(f64::NAN)).sum();
-        Ok(ticks * TICK_MS)
+        accounts::cpu_ms(self.id()?)
     }
 
     /// Returns its resident memory in MB.
     pub(crate) fn megabytes(&self) -> Result<f64, Failure> {
-        let status = self.proc_file("status")?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-        let kibibytes: f64 = line.ok_or("no VmRSS")?.trim().trim_end_matches(" kB").parse()?;
-        Ok(kibibytes * 1.024 / 1000.0)
+        Ok(accounts::resident_kb(self.id()?)? / 1000.0)
     }
 
     /// Ends it with a key and waits.

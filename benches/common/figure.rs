@@ -1,6 +1,8 @@
 //! Samples and figures, and how they are shown.
 
+use std::error::Error;
 use std::fmt::Write as _;
+use std::process::ExitCode;
 
 /// Measurements of one thing.
 #[derive(Debug, Default)]
@@ -100,7 +102,7 @@ impl Figure {
 }
 
 /// Lays the figures out.
-pub(crate) fn table(figures: &[Figure]) -> String {
+fn table(figures: &[Figure]) -> String {
     let mut text = String::new();
     let mut row = |name: &str, cells: [&str; 5]| {
         let [reference, target, here, met, spread] = cells;
@@ -140,4 +142,29 @@ pub(crate) fn table(figures: &[Figure]) -> String {
         );
     }
     text
+}
+
+/// Prints figures, as a table below `title` or as one JSON object a line.
+#[expect(clippy::print_stdout, reason = "a benchmark prints what it measures")]
+pub(crate) fn print(figures: &[Figure], json: bool, title: &str) {
+    if json {
+        for figure in figures {
+            println!("{}", figure.json());
+        }
+    } else {
+        println!("{title} (minimum-maximum)\n");
+        print!("{}", table(figures));
+    }
+}
+
+/// Says why something could not be measured.
+#[expect(clippy::print_stderr, reason = "there is nobody else to tell")]
+pub(crate) fn exit(outcome: Result<(), Box<dyn Error + Send + Sync>>) -> ExitCode {
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("error: {failure}");
+            ExitCode::FAILURE
+        }
+    }
 }

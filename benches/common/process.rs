@@ -8,16 +8,13 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::process::{Child, Command};
 use tokio::time::{sleep, timeout};
 
-use crate::Failure;
+use crate::{Failure, accounts};
 
 /// Time that a process has to end what is in hand.
 pub(crate) const GRACE: Duration = Duration::from_secs(10);
 
 /// How long a start or an end may take.
 const PATIENCE: Duration = Duration::from_secs(30);
-
-/// Milliseconds of one tick of the kernel's accounts: it shows hundredths of a second to every program.
-const TICK_MS: f64 = 10.0;
 
 /// A process of ours that is ended with this.
 #[derive(Debug)]
@@ -51,24 +48,12 @@ impl Process {
 
     /// Returns the milliseconds of CPU that it has used, user and system.
     pub(crate) fn cpu_ms(&self) -> Result<f64, Failure> {
-        let text = std::fs::read_to_string(format!("/proc/{}/stat", self.id()?))?;
-        // The second field is the program's name in parentheses; the times are fields 14 and 15.
-        let (_, fields) = text.rsplit_once(") ").ok_or("an unknown stat")?;
-        let mut fields = fields.split(' ').skip(11);
-        let user: f64 = fields.next().ok_or("no user time")?.parse()?;
-        let system: f64 = fields.next().ok_or("no system time")?.parse()?;
-        Ok((user + system) * TICK_MS)
+        accounts::cpu_ms(self.id()?)
     }
 
     /// Returns its resident memory in KB (1000 bytes).
     pub(crate) fn resident_kb(&self) -> Result<f64, Failure> {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.id()?))?;
-        let line = status
-            .lines()
-            .find_map(|line| line.strip_prefix("VmRSS:"))
-            .ok_or("no VmRSS in its status")?;
-        let kibibytes: f64 = line.trim().trim_end_matches(" kB").parse()?;
-        Ok(kibibytes * 1.024)
+        accounts::resident_kb(self.id()?)
     }
 
     /// Ends it the way a service manager does and waits for it.

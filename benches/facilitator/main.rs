@@ -5,19 +5,20 @@
 //! is the median of the rounds. Every submission is signed by its user, checked, stored and handed to a validator
 //! before it counts. Beside it runs a bare server that takes the same requests over the same connections, checks the
 //! same signatures and keeps nothing: what the wire itself costs.
-#![expect(
-    clippy::print_stdout,
-    clippy::print_stderr,
-    reason = "a benchmark prints what it measures"
-)]
 
+#[path = "../common/accounts.rs"]
+mod accounts;
 mod bare;
 #[path = "../common/figure.rs"]
 mod figure;
 mod load;
+#[path = "../common/old_job.rs"]
+mod old_job;
 mod parts;
 #[path = "../common/process.rs"]
 mod process;
+#[path = "../common/ratio.rs"]
+mod ratio;
 #[path = "../common/work.rs"]
 mod work;
 
@@ -25,7 +26,7 @@ use std::error::Error;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use figure::{Figure, Sample};
+use figure::Figure;
 use tokio::time::timeout;
 
 /// Why something could not be measured.
@@ -117,7 +118,7 @@ async fn measure(extent: Extent) -> Result<Vec<Figure>, Failure> {
             &here.cpu_ms,
             shown,
         ),
-        ratio(
+        ratio::ratio(
             "submissions_ratio",
             "  submissions/s of the bare server ÷ of the facilitator",
             &bare.per_second,
@@ -131,7 +132,7 @@ async fn measure(extent: Extent) -> Result<Vec<Figure>, Failure> {
             20.0,
         ),
         of("last_page_ms", "  the last one", "ms", &here.last_page_ms, 20.0),
-        ratio(
+        ratio::ratio(
             "page_ratio",
             "  a page here ÷ an answer of the bare server",
             &here.page_ms,
@@ -161,19 +162,6 @@ async fn measure(extent: Extent) -> Result<Vec<Figure>, Failure> {
     ])
 }
 
-fn ratio(key: &'static str, name: &'static str, over: &Sample, under: &Sample) -> Figure {
-    Figure {
-        key,
-        name,
-        value: over.median() / under.median(),
-        unit: "",
-        reference: f64::NAN,
-        target: f64::NAN,
-        is_floor: false,
-        note: format!("{} ÷ {}", over.summary(3), under.summary(3)),
-    }
-}
-
 fn run() -> Result<(), Failure> {
     let options = options()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
@@ -185,23 +173,11 @@ fn run() -> Result<(), Failure> {
             .await
             .map_err(|_| "something hangs")?
     })?;
-    if options.json {
-        for figure in &figures {
-            println!("{}", figure.json());
-        }
-    } else {
-        println!("median of {} rounds (minimum-maximum)\n", options.extent.rounds);
-        print!("{}", figure::table(&figures));
-    }
+    let title = format!("median of {} rounds", options.extent.rounds);
+    figure::print(&figures, options.json, &title);
     Ok(())
 }
 
 fn main() -> ExitCode {
-    match run() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => {
-            eprintln!("error: {failure}");
-            ExitCode::FAILURE
-        }
-    }
+    figure::exit(run())
 }

@@ -5,12 +5,10 @@
 //! is the median of the rounds. The miner under test is this very program started again: `miner::run` on a new
 //! database, its executors replaced by a backend that tells the load generator their tokens. Beside it runs a bare
 //! server that takes the same connections, frames and signatures and keeps nothing: what the wire itself costs.
-#![expect(
-    clippy::print_stdout,
-    clippy::print_stderr,
-    reason = "a benchmark prints what it measures"
-)]
+#![expect(clippy::print_stderr, reason = "there is nobody else to tell")]
 
+#[path = "../common/accounts.rs"]
+mod accounts;
 mod bare;
 #[path = "../common/figure.rs"]
 mod figure;
@@ -18,6 +16,8 @@ mod load;
 mod parts;
 #[path = "../common/process.rs"]
 mod process;
+#[path = "../common/ratio.rs"]
+mod ratio;
 mod script;
 mod under_test;
 mod wire;
@@ -160,13 +160,13 @@ async fn measure(rounds: usize, jobs: usize) -> Result<Vec<Figure>, Failure> {
             shown,
             shown,
         ),
-        ratio(
+        ratio::ratio(
             "jobs_ratio",
             "  jobs/s of the bare server ÷ of the miner",
             &bare.per_second,
             &miner.per_second,
         ),
-        ratio(
+        ratio::ratio(
             "cpu_ratio",
             "  CPU of the miner ÷ of the bare server",
             &miner.cpu_ms,
@@ -180,7 +180,7 @@ async fn measure(rounds: usize, jobs: usize) -> Result<Vec<Figure>, Failure> {
             62.0,
             2000.0,
         ),
-        ratio(
+        ratio::ratio(
             "connections_ratio",
             "  connections/s of the bare server ÷ of the miner",
             &bare_connections.per_second,
@@ -197,19 +197,6 @@ async fn measure(rounds: usize, jobs: usize) -> Result<Vec<Figure>, Failure> {
     ])
 }
 
-fn ratio(key: &'static str, name: &'static str, over: &Sample, under: &Sample) -> Figure {
-    Figure {
-        key,
-        name,
-        value: over.median() / under.median(),
-        unit: "",
-        reference: f64::NAN,
-        target: f64::NAN,
-        is_floor: false,
-        note: format!("{} ÷ {}", over.summary(3), under.summary(3)),
-    }
-}
-
 fn run() -> Result<(), Failure> {
     let options = options()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
@@ -223,23 +210,11 @@ fn run() -> Result<(), Failure> {
             .await
             .map_err(|_| "something hangs")?
     })?;
-    if options.json {
-        for figure in &figures {
-            println!("{}", figure.json());
-        }
-    } else {
-        println!("median of {} rounds (minimum-maximum)\n", options.rounds);
-        print!("{}", figure::table(&figures));
-    }
+    let title = format!("median of {} rounds", options.rounds);
+    figure::print(&figures, options.json, &title);
     Ok(())
 }
 
 fn main() -> ExitCode {
-    match run() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => {
-            eprintln!("error: {failure}");
-            ExitCode::FAILURE
-        }
-    }
+    figure::exit(run())
 }

@@ -149,23 +149,11 @@ fn run() -> Result<(), Failure> {
         return Ok(());
     }
     let figures = runtime.block_on(measure(options.runs))?;
-    if options.json {
-        for figure in &figures {
-            println!("{}", figure.json());
-        }
-    } else {
-        println!("median of {} (minimum-maximum)\n", options.runs);
-        print!("{}", figure::table(&figures));
-    }
+    let title = format!("median of {}", options.runs);
+    figure::print(&figures, options.json, &title);
     Ok(())
 }
 
 fn main() -> ExitCode {
-    match run() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => {
-            eprintln!("error: {failure}");
-            ExitCode::FAILURE
-        }
-    }
+    figure::exit(run())
 }
