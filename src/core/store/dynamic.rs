@@ -4,6 +4,7 @@ use rusqlite::Connection;
 use time::OffsetDateTime;
 
 use super::StoreError;
+use crate::core::store::times::{micros, moment};
 
 /// A value as it is kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -80,13 +81,4 @@ pub(super) fn keep(
             .execute((&document.name, micros(document.tried_at), &document.error))?;
     }
     Ok(())
-}
-
-fn micros(moment: OffsetDateTime) -> i64 {
-    i64::try_from(moment.unix_timestamp_nanos() / 1000).unwrap_or(i64::MAX)
-}
-
-fn moment(micros: i64) -> Result<OffsetDateTime, StoreError> {
-    OffsetDateTime::from_unix_timestamp_nanos(i128::from(micros) * 1000)
-        .map_err(|error| StoreError::value("time", error))
 }

@@ -4,10 +4,13 @@
 //! rows are read from the newest backwards, and where there is no index on time the row is found by bisection, since rows
 //! are numbered as they come.
 
-use rusqlite::{Connection, OptionalExtension};
+use std::cmp::Reverse;
+
+use rusqlite::{Connection, OptionalExtension, Params, Row};
 use time::OffsetDateTime;
 
 use super::StoreError;
+use super::times::micros;
 use crate::core::model::{Hotkey, JobId};
 
 /// Jobs that are counted at most, from the newest backwards; what is beyond is said to be more.
@@ -202,15 +205,65 @@ pub(super) fn last_until(connection: &Connection, table: Bisected, until_us: i64
     Ok(found)
 }
 
-/// Turns a stored time into a moment.
-pub(super) fn moment(micros: i64) -> Result<OffsetDateTime, StoreError> {
-    OffsetDateTime::from_unix_timestamp_nanos(i128::from(micros) * 1000)
-        .map_err(|error| StoreError::value("time", error))
+/// Reads a job, as it stood at a moment, from a row of a role's own statement.
+pub(super) type ReadJob = fn(&Connection, &Row<'_>, i64) -> Result<JobGlance, StoreError>;
+
+/// Returns the jobs that a statement finds, as they stood at `at_us`.
+pub(super) fn jobs(
+    connection: &Connection,
+    (sql, parameters): (&str, impl Params),
+    read: ReadJob,
+    at_us: i64,
+) -> Result<Vec<JobGlance>, StoreError> {
+    let mut statement = connection.prepare_cached(sql)?;
+    let mut rows = statement.query(parameters)?;
+    let mut jobs = Vec::new();
+    while let Some(row) = rows.next()? {
+        jobs.push(read(connection, row, at_us)?);
+    }
+    Ok(jobs)
 }
 
-/// Turns a moment into what is stored; every moment that can be written fits.
-pub fn micros(moment: OffsetDateTime) -> i64 {
-    i64::try_from(moment.unix_timestamp_nanos() / 1000).unwrap_or(i64::MAX)
+/// Returns those of the jobs that are kept and had come, as they stood at `at_us`; `sql` finds one by its identity.
+pub(super) fn jobs_among(
+    connection: &Connection,
+    sql: &str,
+    wanted: &[JobId],
+    read: ReadJob,
+    at_us: i64,
+) -> Result<Vec<JobGlance>, StoreError> {
+    let mut glances = Vec::new();
+    for job in wanted {
+        let found = jobs(connection, (sql, [job.as_str()]), read, at_us)?;
+        glances.extend(found.into_iter().filter(|found| micros(found.came) <= at_us));
+    }
+    Ok(glances)
+}
+
+/// Returns the jobs whose identity begins so; `sql` takes the beginning and how many at most.
+pub(super) fn named(
+    connection: &Connection,
+    sql: &str,
+    beginning: &str,
+    limit: u32,
+) -> Result<Vec<JobId>, StoreError> {
+    let mut statement = connection.prepare_cached(sql)?;
+    let jobs = statement.query_map((beginning, limit), |row| Ok(JobId::new(row.get::<_, String>(0)?)))?;
+    Ok(jobs.collect::<Result<_, _>>()?)
+}
+
+/// Returns the one number that a statement finds.
+pub(super) fn count(connection: &Connection, sql: &str, parameters: impl Params) -> Result<i64, StoreError> {
+    Ok(connection
+        .prepare_cached(sql)?
+        .query_row(parameters, |row| row.get(0))?)
+}
+
+/// Puts what several tables tell in order, the newest first, and keeps what is asked for.
+pub(super) fn newest(mut events: Vec<EventGlance>, until: Until) -> Vec<EventGlance> {
+    events.sort_by_key(|event| Reverse(event.at));
+    events.truncate(usize::try_from(until.limit).unwrap_or(usize::MAX));
+    events
 }
 
 #[cfg(test)]

@@ -21,6 +21,7 @@ pub mod look;
 pub mod miner;
 pub mod places;
 pub mod receipts;
+pub mod times;
 pub mod trap;
 pub mod validator;
 

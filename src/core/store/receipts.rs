@@ -10,6 +10,7 @@ use super::glance::{self, Bisected, ReceiptGlance, Until};
 use super::{Migration, StoreError};
 use crate::core::model::receipt::{Receipt, ReceiptPayload};
 use crate::core::model::{ExecutorClass, Hotkey, JobId};
+use crate::core::store::times::{micros, moment};
 
 /// Makes the table.
 pub(super) const MIGRATION: Migration = Migration {
@@ -176,8 +177,8 @@ pub(super) fn newest(connection: &Connection, until: Until) -> Result<Vec<Receip
             job: JobId::new(row.get::<_, String>(2)?),
             miner: Hotkey::new(row.get::<_, String>(3)?),
             validator: Hotkey::new(row.get::<_, String>(4)?),
-            made: glance::moment(row.get(5)?)?,
-            stored: glance::moment(row.get(6)?)?,
+            made: moment(row.get(5)?)?,
+            stored: moment(row.get(6)?)?,
             class: row.get(7)?,
             is_organic: row.get(8)?,
             is_countersigned: row.get(9)?,
@@ -197,11 +198,6 @@ fn kept(row: &Row<'_>) -> Result<KeptReceipt, StoreError> {
         validator_signature: row.get("validator_signature")?,
         miner_signature: row.get("miner_signature")?,
     })
-}
-
-/// Microseconds since 1970; every datetime that the `time` crate can hold fits.
-fn micros(moment: OffsetDateTime) -> i64 {
-    i64::try_from(moment.unix_timestamp_nanos() / 1000).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]

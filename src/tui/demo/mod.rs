@@ -28,7 +28,7 @@ use crate::core::money::Micro;
 use crate::core::store::Holder;
 use crate::core::store::facilitator::look::{Books, LinkGlance, MachineGlance, UserGlance};
 use crate::core::store::facilitator::{Account, Party, Transfer};
-use crate::core::store::glance::{EventGlance, Outcomes, ReceiptGlance, Standing, micros};
+use crate::core::store::glance::{EventGlance, Outcomes, ReceiptGlance, Standing};
 use crate::core::store::look::Footprint;
 use crate::core::store::miner::JobState;
 use crate::core::store::miner::ledger::{Counter, Event};
@@ -36,6 +36,7 @@ use crate::core::store::miner::look::TakenSlot;
 use crate::core::store::miner::manifest::OfferedClass;
 use crate::core::store::miner::validators::{Block, KnownValidator};
 use crate::core::store::places::{Place, Role};
+use crate::core::store::times::micros;
 use crate::core::store::validator::look::MinerGlance;
 
 /// The accounts `//Alice` to `//Dave`, which every chain for development knows.

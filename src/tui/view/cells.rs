@@ -7,7 +7,8 @@ use time::{Duration, OffsetDateTime};
 use super::{Ask, Cell, Column, ROWS_MAX, Tone, Value};
 use crate::core::model::{Hotkey, JobId, Timestamp};
 use crate::core::money::Micro;
-use crate::core::store::glance::{Standing, Until, micros};
+use crate::core::store::glance::{Standing, Until};
+use crate::core::store::times::micros;
 
 /// Characters of an identity that are shown at its beginning, and at its end.
 const HEAD: usize = 8;

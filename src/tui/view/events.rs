@@ -2,7 +2,8 @@
 
 use super::cells::{self, or_nothing};
 use super::{Ask, Cell, LoadError, Page, Row, Tone, View};
-use crate::core::store::glance::{EventGlance, Standing, micros};
+use crate::core::store::glance::{EventGlance, Standing};
+use crate::core::store::times::micros;
 use crate::tui::source::Source;
 
 /// The view.

@@ -10,9 +10,9 @@ use super::{Ask, Cell, Chart, Line, LoadError, Page, Row, Tone, View};
 use crate::core::model::JobId;
 use crate::core::model::receipt::ReceiptPayload;
 use crate::core::store::facilitator::Job;
-use crate::core::store::glance::micros;
 use crate::core::store::miner::ledger::JobDetails;
 use crate::core::store::receipts::KeptReceipt;
+use crate::core::store::times::micros;
 use crate::core::store::validator::look::ValidatorJob;
 use crate::tui::source::Source;
 

@@ -8,9 +8,10 @@ use super::cells::{self, or_nothing};
 use super::{Ask, Cell, LoadError, Page, Row, Tone, View};
 use crate::core::model::{Hotkey, JobId};
 use crate::core::store::facilitator::look::FacilitatorLook;
-use crate::core::store::glance::{JobGlance, Standing, Until, micros};
+use crate::core::store::glance::{JobGlance, Standing, Until};
 use crate::core::store::look::LookError;
 use crate::core::store::miner::look::MinerLook;
+use crate::core::store::times::micros;
 use crate::core::store::validator::look::ValidatorLook;
 use crate::tui::source::{Seen, Source};
 

@@ -8,10 +8,10 @@ use super::cells::{self, or_nothing};
 use super::{Ask, Cell, LoadError, Page, Row, Tone, View};
 use crate::core::model::Hotkey;
 use crate::core::store::facilitator::look::LinkGlance;
-use crate::core::store::glance::micros;
 use crate::core::store::miner::ledger::{Counter, Event, SELF_TEST};
 use crate::core::store::miner::look::MinerLook;
 use crate::core::store::miner::validators::KnownValidator;
+use crate::core::store::times::micros;
 use crate::core::store::validator::look::MinerGlance;
 use crate::tui::source::{Seen, Source};
 

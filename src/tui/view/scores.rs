@@ -8,7 +8,8 @@ use super::cells::{self, or_nothing};
 use super::receipts::{Kept, newest};
 use super::{Ask, Cell, Chart, LoadError, Page, Row, Tone, View};
 use crate::core::model::Hotkey;
-use crate::core::store::glance::{Until, micros};
+use crate::core::store::glance::Until;
+use crate::core::store::times::micros;
 use crate::tui::source::Source;
 
 /// The view.

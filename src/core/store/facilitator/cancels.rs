@@ -3,9 +3,10 @@
 use rusqlite::{Connection, OptionalExtension};
 use time::OffsetDateTime;
 
-use super::{CrashPoint, FacilitatorStore, micros, moment};
+use super::{CrashPoint, FacilitatorStore};
 use crate::core::model::{Hotkey, JobId};
 use crate::core::store::StoreError;
+use crate::core::store::times::{micros, moment};
 
 /// A wish to end a job.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,7 +35,7 @@ impl FacilitatorStore {
                     "INSERT INTO cancels (job, asked_us) SELECT seq, ?2 FROM jobs WHERE uuid = ?1 AND NOT {HAS_ENDED}
                      ON CONFLICT DO NOTHING"
                 ))?
-                .execute((job.as_str(), micros(now)?))?;
+                .execute((job.as_str(), micros(now)))?;
             let seq: Option<i64> = connection
                 .prepare_cached("SELECT seq FROM jobs WHERE uuid = ?1")?
                 .query_row((job.as_str(),), |row| row.get(0))
@@ -75,7 +76,7 @@ impl FacilitatorStore {
                     "UPDATE cancels SET refused = ?3, refused_us = ?4 WHERE refused IS NULL
                      AND job = (SELECT seq FROM jobs WHERE uuid = ?1 AND target_validator = ?2)",
                 )?
-                .execute((job.as_str(), validator.as_str(), reason, micros(now)?))?;
+                .execute((job.as_str(), validator.as_str(), reason, micros(now)))?;
             Ok(changed == 1)
         };
         self.store.write(change).await

@@ -3,9 +3,10 @@
 use rusqlite::{Connection, OptionalExtension, named_params};
 use time::OffsetDateTime;
 
-use super::{FacilitatorStore, micros};
+use super::FacilitatorStore;
 use crate::core::model::{Hotkey, JobId};
 use crate::core::store::StoreError;
+use crate::core::store::times::micros;
 
 /// A report, as it is kept for the job's validator.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,7 +38,7 @@ impl FacilitatorStore {
                     ":validator": report.validator.as_str(),
                     ":trusted_job": report.trusted_job.as_str(),
                     ":frame": report.frame,
-                    ":reported": micros(report.reported_at)?,
+                    ":reported": micros(report.reported_at),
                 })?;
             Ok(changed > 0)
         };
@@ -54,7 +55,7 @@ impl FacilitatorStore {
     ) -> Result<Option<(i64, String)>, StoreError> {
         let validator = validator.clone();
         let query = move |connection: &Connection| {
-            let since = repeat_since.map(micros).transpose()?.unwrap_or(i64::MAX);
+            let since = repeat_since.map_or(i64::MAX, micros);
             Ok(connection
                 .prepare_cached(
                     "SELECT job, frame FROM cheat_reports
@@ -76,7 +77,7 @@ impl FacilitatorStore {
                 .prepare_cached(
                     "UPDATE cheat_reports SET pushed_us = coalesce(pushed_us, ?2) WHERE job = ?1",
                 )?
-                .execute((place, micros(now)?))?;
+                .execute((place, micros(now)))?;
             Ok(())
         };
         self.store.write(change).await

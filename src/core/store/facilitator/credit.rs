@@ -5,11 +5,12 @@ use rusqlite::{Connection, OptionalExtension, Row, named_params};
 use time::OffsetDateTime;
 
 use super::jobs::Step;
-use super::{CrashPoint, FacilitatorStore, micros};
+use super::{CrashPoint, FacilitatorStore};
 use crate::core::model::job::JobStatus;
 use crate::core::model::{Hotkey, JobId};
 use crate::core::money::{Bill, End, INTERVAL_SECONDS, Micro, Moment, working_since};
 use crate::core::store::StoreError;
+use crate::core::store::times::micros;
 
 /// The account that what is charged goes to.
 const INCOME: i64 = 2;
@@ -137,7 +138,7 @@ pub(super) fn reserve(
     Transfer::new("reserve", purse.available, purse.reserved, bill.reserved()).carry_out(
         connection,
         id,
-        micros(at)?,
+        micros(at),
     )
 }
 
@@ -155,7 +156,7 @@ pub(super) fn settle(connection: &Connection, seq: i64, step: &Step) -> Result<(
         return Ok(());
     };
     let steps = moments(connection, seq)?;
-    let at_us = micros(step.created_at)?;
+    let at_us = micros(step.created_at);
     let end = End {
         moment: Moment {
             status: step.status,
@@ -226,7 +227,7 @@ impl FacilitatorStore {
     /// Returns the charged jobs of which it is known that they work, and since when, by rising row; without those that
     /// were submitted too late for an interval to be over at `now`.
     pub async fn running_bills(&self, now: OffsetDateTime) -> Result<Vec<RunningBill>, StoreError> {
-        let now_us = micros(now)?;
+        let now_us = micros(now);
         let query = move |connection: &Connection| {
             let mut bills = connection.prepare_cached(
                 "SELECT b.id, b.job, b.price, b.seconds_max, b.intervals
@@ -273,7 +274,7 @@ impl FacilitatorStore {
                     .optional()?
                     .transpose()?;
                 if let Some(open) = found {
-                    count += open.charge_until(over, micros(now)?, connection)?;
+                    count += open.charge_until(over, micros(now), connection)?;
                 }
             }
             Ok(count)

@@ -5,10 +5,11 @@ use rusqlite::{Connection, OptionalExtension, Row, named_params};
 use time::{Duration, OffsetDateTime};
 
 use super::jobs::{Job, JobSignature, read_history, read_job};
-use super::{CrashPoint, FacilitatorStore, micros, moment};
+use super::{CrashPoint, FacilitatorStore};
 use crate::core::model::job::JobStatus;
 use crate::core::model::{Hotkey, JobId};
 use crate::core::store::StoreError;
+use crate::core::store::times::{micros, moment};
 
 /// Until when a job may be handed to its validator, and how long it may take from then on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,7 +55,7 @@ pub(super) fn open(
     job: &Job,
     delivery: &Delivery,
 ) -> Result<(), StoreError> {
-    let now = micros(job.created_at)?;
+    let now = micros(job.created_at);
     connection
         .prepare_cached(
             "INSERT INTO deliveries (job, validator, waiting_since_us, deliver_until_us, budget_us, pushed_us)
@@ -64,7 +65,7 @@ pub(super) fn open(
             ":job": seq,
             ":validator": job.spec.target_validator.as_str(),
             ":now": now,
-            ":deliver_until": micros(delivery.deliver_until)?,
+            ":deliver_until": micros(delivery.deliver_until),
             ":budget": duration_micros(delivery.budget)?,
             ":pushed": delivery.is_pushed.then_some(now),
         })?;
@@ -102,8 +103,8 @@ impl FacilitatorStore {
     ) -> Result<Option<(Job, JobSignature)>, StoreError> {
         let validator = validator.clone();
         let change = move |connection: &Connection| {
-            let now = micros(now)?;
-            let before = repeat_before.map(micros).transpose()?.unwrap_or(i64::MIN);
+            let now = micros(now);
+            let before = repeat_before.map_or(i64::MIN, micros);
             let seq: Option<i64> = connection
                 .prepare_cached(
                     "SELECT job FROM deliveries
@@ -171,7 +172,7 @@ impl FacilitatorStore {
                     AND CASE WHEN pushed_us IS NULL THEN deliver_until_us ELSE pushed_us + budget_us END <= ?1
                  ORDER BY CASE WHEN pushed_us IS NULL THEN deliver_until_us ELSE pushed_us + budget_us END LIMIT ?2",
             )?;
-            let mut rows = statement.query((micros(now)?, limit))?;
+            let mut rows = statement.query((micros(now), limit))?;
             let mut overdue = Vec::new();
             while let Some(row) = rows.next()? {
                 overdue.push(read_overdue(row)?);
@@ -211,7 +212,7 @@ impl FacilitatorStore {
                         version = coalesce(excluded.version, version),
                         runner_version = coalesce(excluded.runner_version, runner_version)",
                 )?
-                .execute((validator.as_str(), micros(now)?, versions.0, versions.1))?;
+                .execute((validator.as_str(), micros(now), versions.0, versions.1))?;
             Ok(())
         };
         self.store.write(change).await

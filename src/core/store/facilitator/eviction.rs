@@ -3,8 +3,9 @@
 use rusqlite::Connection;
 use time::OffsetDateTime;
 
-use super::{FacilitatorStore, micros};
+use super::FacilitatorStore;
 use crate::core::store::StoreError;
+use crate::core::store::times::micros;
 
 /// What one piece of the work has done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,7 +26,7 @@ impl FacilitatorStore {
         horizon: OffsetDateTime,
         rows_max: u32,
     ) -> Result<Evicted, StoreError> {
-        let change = move |connection: &Connection| evict(connection, after, micros(horizon)?, rows_max);
+        let change = move |connection: &Connection| evict(connection, after, micros(horizon), rows_max);
         self.store.write(change).await
     }
 }

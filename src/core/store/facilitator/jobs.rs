@@ -1,7 +1,7 @@
 //! The users' jobs and their histories.
 
 use indexmap::IndexMap;
-use rusqlite::{Connection, OptionalExtension, Row, named_params};
+use rusqlite::{Connection, OptionalExtension, Params, Row, named_params};
 use serde_json::{Map, Value};
 use time::OffsetDateTime;
 
@@ -9,13 +9,14 @@ use super::cancels::{CancelOrder, read_cancel};
 use super::credit::{self, Cost, Shortfall};
 use super::deliveries::{self, Delivery, Wait};
 use super::requests::{self, KeyUse, RequestKey};
-use super::{CrashPoint, FacilitatorStore, from_json, json, micros, moment};
+use super::{CrashPoint, FacilitatorStore, from_json, json};
 use crate::core::model::job::JobStatus;
 use crate::core::model::upload::SingleFileUpload;
 use crate::core::model::volume::SimpleVolume;
 use crate::core::model::{ExecutorClass, Hotkey, JobId};
 use crate::core::money::Bill;
 use crate::core::store::StoreError;
+use crate::core::store::times::{micros, moment};
 
 /// Most bytes of job texts that one page may hold in memory (64 MiB): a job's result alone may have 16 MiB.
 const PAGE_BYTES_MAX: usize = 64 * 1024 * 1024;
@@ -212,7 +213,7 @@ impl FacilitatorStore {
                 .execute(named_params! {
                     ":uuid": job.uuid.as_str(),
                     ":owner": job.owner.as_str(),
-                    ":created_us": micros(job.created_at)?,
+                    ":created_us": micros(job.created_at),
                     ":target_validator": spec.target_validator.as_str(),
                     ":executor_class": spec.executor_class.as_str(),
                     ":docker_image": spec.docker_image,
@@ -297,19 +298,8 @@ impl FacilitatorStore {
     pub async fn job(&self, owner: &Hotkey, uuid: &JobId) -> Result<Option<Job>, StoreError> {
         let (owner, uuid) = (owner.clone(), uuid.clone());
         let query = move |connection: &Connection| {
-            let found = connection
-                .prepare_cached("SELECT * FROM jobs WHERE uuid = ?1 AND owner = ?2")?
-                .query_row((uuid.as_str(), owner.as_str()), |row| Ok(read_job(row)))
-                .optional()?
-                .transpose()?;
-            let Some((seq, mut job, _)) = found else {
-                return Ok(None);
-            };
-            (job.history, _) = read_history(connection, seq)?;
-            job.cost = credit::cost_of(connection, seq)?;
-            job.cancel = read_cancel(connection, seq)?;
-            job.wait = deliveries::wait(connection, seq)?;
-            Ok(Some(job))
+            let sql = "SELECT * FROM jobs WHERE uuid = ?1 AND owner = ?2";
+            read_whole(connection, sql, (uuid.as_str(), owner.as_str()))
         };
         self.store.read(query).await
     }
@@ -399,9 +389,30 @@ fn insert_step(connection: &Connection, seq: i64, position: i64, step: &Step) ->
             position,
             step.status.as_str(),
             json("metadata", &step.metadata)?,
-            micros(step.created_at)?,
+            micros(step.created_at),
         ))?;
     Ok(())
+}
+
+/// Returns the job that a statement finds, with all that is kept of it.
+pub(super) fn read_whole(
+    connection: &Connection,
+    sql: &str,
+    parameters: impl Params,
+) -> Result<Option<Job>, StoreError> {
+    let found = connection
+        .prepare_cached(sql)?
+        .query_row(parameters, |row| Ok(read_job(row)))
+        .optional()?
+        .transpose()?;
+    let Some((seq, mut job, _)) = found else {
+        return Ok(None);
+    };
+    (job.history, _) = read_history(connection, seq)?;
+    job.cost = credit::cost_of(connection, seq)?;
+    job.cancel = read_cancel(connection, seq)?;
+    job.wait = deliveries::wait(connection, seq)?;
+    Ok(Some(job))
 }
 
 /// Reads a row of `jobs` and how many bytes its texts have.

@@ -5,11 +5,12 @@ use std::fmt;
 use rusqlite::{Connection, OptionalExtension, Row, named_params};
 use time::OffsetDateTime;
 
+use super::FacilitatorStore;
 use super::credit::{accounts, amount};
-use super::{FacilitatorStore, micros, moment};
 use crate::core::model::{Hotkey, JobId};
 use crate::core::money::Micro;
 use crate::core::store::StoreError;
+use crate::core::store::times::{micros, moment};
 
 /// The account that all credit comes from.
 const ISSUED: i64 = 1;
@@ -198,7 +199,7 @@ impl FacilitatorStore {
                         "INSERT INTO transfers (at_us, kind, taken_from, given_to, amount, key, note)
                          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
                     )?
-                    .execute((micros(now)?, kind, taken_from, given_to, moved.get(), key, note))?;
+                    .execute((micros(now), kind, taken_from, given_to, moved.get(), key, note))?;
             }
             Ok(Granted::Done(balance(connection, account)?))
         };
@@ -229,7 +230,7 @@ impl FacilitatorStore {
                     ":hotkey": filter.hotkey.as_ref().map(Hotkey::as_str),
                     ":job": filter.job.as_ref().map(JobId::as_str),
                     ":kind": filter.kind,
-                    ":since": filter.since.map(micros).transpose()?,
+                    ":since": filter.since.map(micros),
                     ":limit": limit,
                 },
                 |row| Ok(read_transfer(row)),

@@ -6,19 +6,19 @@ use std::path::Path;
 use rusqlite::{Connection, OptionalExtension, Row};
 use time::OffsetDateTime;
 
-use super::cancels::read_cancel;
+use super::MIGRATIONS;
 use super::credit::Account;
-use super::jobs::{Job, read_history, read_job};
+use super::jobs::{Job, read_whole};
 use super::ledger::{Transfer, read_transfer};
-use super::{MIGRATIONS, credit, deliveries};
 use crate::core::model::job::JobStatus;
 use crate::core::model::{Hotkey, JobId};
 use crate::core::money::Micro;
 use crate::core::store::StoreError;
 use crate::core::store::glance::{
-    self, Bisected, COUNTED_MAX, EventGlance, JobGlance, Outcomes, Standing, Until, last_until, moment,
+    self, Bisected, COUNTED_MAX, EventGlance, JobGlance, Outcomes, Standing, Until, last_until,
 };
 use crate::core::store::look::{Look, LookError};
+use crate::core::store::times::moment;
 
 /// A facilitator's database, opened to be read only, beside the facilitator or without it.
 #[derive(Debug)]
@@ -162,59 +162,26 @@ impl FacilitatorLook {
     pub fn jobs(&self, until: Until, at_us: i64) -> Result<Vec<JobGlance>, LookError> {
         self.look.read(|connection| {
             let last = last_until(connection, JOBS_BY_TIME, until.us)?;
-            let mut statement = connection.prepare_cached(JOBS)?;
-            let mut rows = statement.query((last, until.limit))?;
-            let mut jobs = Vec::new();
-            while let Some(row) = rows.next()? {
-                jobs.push(glance_of(connection, row, at_us)?);
-            }
-            Ok(jobs)
+            glance::jobs(connection, (JOBS, (last, until.limit)), glance_of, at_us)
         })
     }
 
     /// Returns those of the jobs that are kept here and had come, as they stood at `at_us`.
     pub fn glances(&self, jobs: &[JobId], at_us: i64) -> Result<Vec<JobGlance>, LookError> {
-        self.look.read(|connection| {
-            let mut statement = connection.prepare_cached(JOB)?;
-            let mut glances = Vec::new();
-            for job in jobs {
-                let mut rows = statement.query([job.as_str()])?;
-                if let Some(row) = rows.next()? {
-                    let found = glance_of(connection, row, at_us)?;
-                    glances.extend((glance::micros(found.came) <= at_us).then_some(found));
-                }
-            }
-            Ok(glances)
-        })
+        self.look
+            .read(|connection| glance::jobs_among(connection, JOB, jobs, glance_of, at_us))
     }
 
     /// Returns a job with its history, whoever owns it.
     pub fn job(&self, job: &JobId) -> Result<Option<Job>, LookError> {
-        self.look.read(|connection| {
-            let found = connection
-                .prepare_cached(WHOLE)?
-                .query_row([job.as_str()], |row| Ok(read_job(row)))
-                .optional()?
-                .transpose()?;
-            let Some((seq, mut job, _)) = found else {
-                return Ok(None);
-            };
-            (job.history, _) = read_history(connection, seq)?;
-            job.cost = credit::cost_of(connection, seq)?;
-            job.cancel = read_cancel(connection, seq)?;
-            job.wait = deliveries::wait(connection, seq)?;
-            Ok(Some(job))
-        })
+        self.look
+            .read(|connection| read_whole(connection, WHOLE, [job.as_str()]))
     }
 
     /// Returns at most `limit` jobs whose id begins so.
     pub fn named(&self, beginning: &str, limit: u32) -> Result<Vec<JobId>, LookError> {
-        self.look.read(|connection| {
-            let mut statement = connection.prepare_cached(NAMED)?;
-            let jobs =
-                statement.query_map((beginning, limit), |row| Ok(JobId::new(row.get::<_, String>(0)?)))?;
-            Ok(jobs.collect::<Result<_, _>>()?)
-        })
+        self.look
+            .read(|connection| glance::named(connection, NAMED, beginning, limit))
     }
 
     /// Returns the newest steps of jobs until then, newest first.
@@ -266,13 +233,13 @@ impl FacilitatorLook {
     /// Returns how many jobs have not ended, up to [`COUNTED_MAX`].
     pub fn open_jobs(&self) -> Result<i64, LookError> {
         self.look
-            .read(|connection| count(connection, OPEN, [COUNTED_MAX]))
+            .read(|connection| glance::count(connection, OPEN, [COUNTED_MAX]))
     }
 
     /// Returns how many jobs were not handed over, or not ended, within their time, up to [`COUNTED_MAX`].
     pub fn overdue_jobs(&self, now_us: i64) -> Result<i64, LookError> {
         self.look
-            .read(|connection| count(connection, OVERDUE, [now_us, COUNTED_MAX]))
+            .read(|connection| glance::count(connection, OVERDUE, [now_us, COUNTED_MAX]))
     }
 
     /// Returns at most `limit` users after this hotkey, by their hotkeys.
@@ -320,7 +287,7 @@ impl FacilitatorLook {
             Ok(Books {
                 issued: Micro::new(balance("issued")?.get().saturating_neg()),
                 income: balance("income")?,
-                open_bills: count(connection, OPEN_BILLS, [COUNTED_MAX])?,
+                open_bills: glance::count(connection, OPEN_BILLS, [COUNTED_MAX])?,
                 oldest_open: oldest.flatten().map(moment).transpose()?,
             })
         })
@@ -335,7 +302,7 @@ impl FacilitatorLook {
             while let Some(row) = rows.next()? {
                 let hotkey: String = row.get(0)?;
                 links.push(LinkGlance {
-                    open: count(connection, OPEN_OF, (&hotkey, COUNTED_MAX))?,
+                    open: glance::count(connection, OPEN_OF, (&hotkey, COUNTED_MAX))?,
                     validator: Hotkey::new(hotkey),
                     seen: moment(row.get(1)?)?,
                     version: row.get(2)?,
@@ -442,12 +409,6 @@ fn own_balance(connection: &Connection, hotkey: &str, kind: &str) -> Result<Micr
         .query_row((hotkey, kind), |row| row.get(0))
         .optional()?;
     Ok(balance.map_or(Micro::ZERO, Micro::new))
-}
-
-fn count(connection: &Connection, sql: &str, parameters: impl rusqlite::Params) -> Result<i64, StoreError> {
-    Ok(connection
-        .prepare_cached(sql)?
-        .query_row(parameters, |row| row.get(0))?)
 }
 
 #[cfg(test)]

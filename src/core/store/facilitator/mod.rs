@@ -18,7 +18,6 @@ use std::sync::Arc;
 use rusqlite::Connection;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use time::OffsetDateTime;
 
 pub use self::cancels::CancelOrder;
 pub use self::cheats::CheatReport;
@@ -181,15 +180,6 @@ pub(super) fn from_json<T: DeserializeOwned>(what: &'static str, text: &str) -> 
     serde_json::from_str(text).map_err(|error| StoreError::value(what, error))
 }
 
-pub(super) fn micros(moment: OffsetDateTime) -> Result<i64, StoreError> {
-    i64::try_from(moment.unix_timestamp_nanos() / 1_000).map_err(|error| StoreError::value("time", error))
-}
-
-pub(super) fn moment(micros: i64) -> Result<OffsetDateTime, StoreError> {
-    OffsetDateTime::from_unix_timestamp_nanos(i128::from(micros) * 1_000)
-        .map_err(|error| StoreError::value("time", error))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -231,7 +221,7 @@ mod tests {
         let end = Step {
             status: JobStatus::Completed,
             metadata: serde_json::Map::new(),
-            created_at: OffsetDateTime::UNIX_EPOCH,
+            created_at: time::OffsetDateTime::UNIX_EPOCH,
         };
         let agree = |_: &[JobStatus]| Ok::<_, ()>(());
         let ended = store.append(&job, &Hotkey::new("validator"), end, agree).await;

@@ -5,9 +5,10 @@ use std::time::Duration;
 use rusqlite::{Connection, OptionalExtension};
 use time::OffsetDateTime;
 
-use super::{FacilitatorStore, micros};
+use super::FacilitatorStore;
 use crate::core::model::{Hotkey, JobId};
 use crate::core::store::StoreError;
+use crate::core::store::times::micros;
 
 /// How long a key stands for the job of its first request: 7 days.
 pub const KEY_LIVES: Duration = Duration::from_secs(7 * 24 * 3600);
@@ -90,7 +91,7 @@ impl FacilitatorStore {
                     seq,
                     feedback.result_correctness,
                     feedback.expected_duration,
-                    micros(now)?,
+                    micros(now),
                 ))?;
             Ok(Some(is_first))
         };
@@ -140,7 +141,7 @@ pub(super) fn key_use(
             "SELECT requests.body_sha256, jobs.uuid FROM requests JOIN jobs ON jobs.seq = requests.job
              WHERE requests.owner = ?1 AND requests.key = ?2 AND requests.created_us > ?3",
         )?
-        .query_row((owner.as_str(), &request.key, micros(now - KEY_LIVES)?), |row| {
+        .query_row((owner.as_str(), &request.key, micros(now - KEY_LIVES)), |row| {
             Ok((row.get(0)?, row.get(1)?))
         })
         .optional()?;
@@ -170,7 +171,7 @@ pub(super) fn take_key(
             &request.key,
             request.body_sha256,
             seq,
-            micros(now)?,
+            micros(now),
         ))?;
     Ok(())
 }

@@ -4,9 +4,10 @@ use rusqlite::{Connection, named_params};
 use serde_json::Value;
 use time::OffsetDateTime;
 
-use super::{FacilitatorStore, from_json, json, micros, moment};
+use super::{FacilitatorStore, from_json, json};
 use crate::core::model::Hotkey;
 use crate::core::store::StoreError;
+use crate::core::store::times::{micros, moment};
 
 /// Miners of whose machines one validator may tell; a subnet has 256 neurons. The one that was told longest ago goes.
 const MINERS_PER_VALIDATOR_MAX: u32 = 256;
@@ -40,7 +41,7 @@ impl FacilitatorStore {
                     ":miner": specs.miner.as_str(),
                     ":batch_id": specs.batch_id,
                     ":specs": json("machine specs", &specs.specs)?,
-                    ":received": micros(specs.received_at)?,
+                    ":received": micros(specs.received_at),
                 })?;
             connection
                 .prepare_cached(

@@ -5,10 +5,11 @@ use std::collections::HashSet;
 use rusqlite::{Connection, Row};
 use time::OffsetDateTime;
 
+use super::FacilitatorStore;
 use super::credit::{self, Account};
-use super::{FacilitatorStore, micros, moment};
 use crate::core::model::Hotkey;
 use crate::core::store::StoreError;
+use crate::core::store::times::{micros, moment};
 
 /// Users that can be ordered about: their hotkeys lie in the memory of the running facilitator (some 100 bytes each).
 pub const USERS_MAX: u32 = 100_000;
@@ -114,7 +115,7 @@ impl FacilitatorStore {
                 "INSERT INTO users (hotkey, added_us, note) VALUES (?1, ?2, coalesce(?3, ''))
                  ON CONFLICT (hotkey) DO UPDATE SET added_us = coalesce(added_us, ?2), note = coalesce(?3, note)
                  WHERE added_us IS NULL OR coalesce(?3 <> note, 0)",
-                (hotkey.as_str(), micros(now)?, note),
+                (hotkey.as_str(), micros(now), note),
             )?;
             Ok(changed)
         })
@@ -134,7 +135,7 @@ impl FacilitatorStore {
                 "INSERT INTO users (hotkey, blocked_us, reason) VALUES (?1, ?2, ?3)
                  ON CONFLICT (hotkey) DO UPDATE SET blocked_us = coalesce(blocked_us, ?2), reason = ?3
                  WHERE blocked_us IS NULL OR reason <> ?3",
-                (hotkey.as_str(), micros(now)?, reason),
+                (hotkey.as_str(), micros(now), reason),
             )?;
             Ok(changed)
         })

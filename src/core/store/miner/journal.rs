@@ -20,8 +20,9 @@ use time::{Duration, OffsetDateTime};
 
 use super::super::StoreError;
 use super::super::trap::{self, Trap};
-use super::{JobState, MinerStore, end, micros};
+use super::{JobState, MinerStore, end};
 use crate::core::model::{Hotkey, JobId};
+use crate::core::store::times::{micros, moment};
 
 /// For how long an outcome that was told, but not acknowledged, is told again to its validator: longer than the
 /// longest job of the reference's validator (600 s, wire-miner-validator §5) lasts.
@@ -493,11 +494,6 @@ fn doom(connection: &Connection, job: &JobId, now: OffsetDateTime) -> Result<(),
         )?
         .execute((job.as_str(), micros(now)))?;
     Ok(())
-}
-
-fn moment(micros: i64) -> Result<OffsetDateTime, StoreError> {
-    OffsetDateTime::from_unix_timestamp_nanos(i128::from(micros) * 1000)
-        .map_err(|error| StoreError::value("time", error))
 }
 
 #[cfg(test)]

@@ -12,10 +12,11 @@ use super::{JobState, MIGRATIONS, journal};
 use crate::core::model::{Hotkey, JobId};
 use crate::core::store::StoreError;
 use crate::core::store::glance::{
-    self, COUNTED_MAX, EventGlance, JobGlance, Outcomes, ReceiptGlance, Standing, Until, moment,
+    self, COUNTED_MAX, EventGlance, JobGlance, Outcomes, ReceiptGlance, Standing, Until,
 };
 use crate::core::store::look::{Look, LookError};
 use crate::core::store::receipts::{self, KeptReceipt};
+use crate::core::store::times::moment;
 
 /// Steps that a job has, at most.
 const STEPS_MAX: u32 = 16;
@@ -123,30 +124,19 @@ impl MinerLook {
             let Some(last) = last_until(connection, until.us)? else {
                 return Ok(Vec::new());
             };
-            let mut statement = connection.prepare_cached(JOBS)?;
-            let mut rows = statement.query((last, until.limit, glance::OPENED_MAX))?;
-            let mut jobs = Vec::new();
-            while let Some(row) = rows.next()? {
-                jobs.push(glance_of(connection, row, at_us)?);
-            }
-            Ok(jobs)
+            glance::jobs(
+                connection,
+                (JOBS, (last, until.limit, glance::OPENED_MAX)),
+                glance_of,
+                at_us,
+            )
         })
     }
 
     /// Returns those of the jobs that are kept here and had come, as they stood at `at_us`.
     pub fn glances(&self, jobs: &[JobId], at_us: i64) -> Result<Vec<JobGlance>, LookError> {
-        self.look.read(|connection| {
-            let mut statement = connection.prepare_cached(JOB)?;
-            let mut glances = Vec::new();
-            for job in jobs {
-                let mut rows = statement.query([job.as_str()])?;
-                if let Some(row) = rows.next()? {
-                    let found = glance_of(connection, row, at_us)?;
-                    glances.extend((glance::micros(found.came) <= at_us).then_some(found));
-                }
-            }
-            Ok(glances)
-        })
+        self.look
+            .read(|connection| glance::jobs_among(connection, JOB, jobs, glance_of, at_us))
     }
 
     /// Returns everything about a job.
@@ -167,12 +157,8 @@ impl MinerLook {
 
     /// Returns at most `limit` jobs whose id begins so.
     pub fn named(&self, beginning: &str, limit: u32) -> Result<Vec<JobId>, LookError> {
-        self.look.read(|connection| {
-            let mut statement = connection.prepare_cached(NAMED)?;
-            let jobs =
-                statement.query_map((beginning, limit), |row| Ok(JobId::new(row.get::<_, String>(0)?)))?;
-            Ok(jobs.collect::<Result<_, _>>()?)
-        })
+        self.look
+            .read(|connection| glance::named(connection, NAMED, beginning, limit))
     }
 
     /// Returns what happened until then, newest first: steps of the jobs that came last and of those that are open, and
@@ -182,9 +168,7 @@ impl MinerLook {
             let mut events = steps(connection, until)?;
             events.extend(refusals(connection, REFUSED, (until.us, until.limit))?);
             events.extend(refusals(connection, UNAUTHENTICATED, (until.us, until.limit))?);
-            events.sort_by_key(|event| std::cmp::Reverse(event.at));
-            events.truncate(usize::try_from(until.limit).unwrap_or(usize::MAX));
-            Ok(events)
+            Ok(glance::newest(events, until))
         })
     }
 
@@ -216,11 +200,7 @@ impl MinerLook {
     /// Returns how many jobs are open, and how many outcomes no validator has acknowledged, up to [`COUNTED_MAX`].
     pub fn open_and_owed(&self) -> Result<(i64, i64), LookError> {
         self.look.read(|connection| {
-            let count = |sql| -> Result<i64, StoreError> {
-                Ok(connection
-                    .prepare_cached(sql)?
-                    .query_row([COUNTED_MAX], |row| row.get(0))?)
-            };
+            let count = |sql| glance::count(connection, sql, [COUNTED_MAX]);
             Ok((count(OPEN)?, count(OWED)?))
         })
     }

@@ -3,9 +3,9 @@
 use rusqlite::{Connection, OptionalExtension};
 use time::OffsetDateTime;
 
-use super::pages::moment;
-use super::{MinerStore, StoreError, micros};
+use super::{MinerStore, StoreError};
 use crate::core::model::{ExecutorClass, Manifest};
+use crate::core::store::times::{micros, moment};
 
 /// What the operator ordered last.
 #[derive(Debug, Clone, PartialEq, Eq)]

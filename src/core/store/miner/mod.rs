@@ -21,6 +21,7 @@ use super::trap::Trap;
 use super::{Migration, OpenError, Store, StoreError, StoreLoad};
 use crate::core::model::receipt::{Receipt, ReceiptPayload};
 use crate::core::model::{ExecutorClass, Hotkey, JobId};
+use crate::core::store::times::micros;
 
 const MIGRATIONS: &[Migration] = &[
     Migration {
@@ -460,11 +461,6 @@ fn accepted_job(row: &Row<'_>) -> Result<AcceptedJob, StoreError> {
         time_took_us: row.get("time_took_us")?,
         score: row.get("score")?,
     })
-}
-
-/// Microseconds since 1970; every datetime that the `time` crate can hold fits.
-fn micros(moment: OffsetDateTime) -> i64 {
-    i64::try_from(moment.unix_timestamp_nanos() / 1000).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]

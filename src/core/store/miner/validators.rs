@@ -6,8 +6,9 @@ use rusqlite::{Connection, named_params};
 use time::{Duration, OffsetDateTime};
 
 use super::super::StoreError;
-use super::{MinerStore, micros};
+use super::MinerStore;
 use crate::core::model::Hotkey;
+use crate::core::store::times::{micros, moment};
 
 /// Debug validators, and blocks, that are kept at most: no operator types more, and a slip of a script must not fill
 /// the memory.
@@ -215,14 +216,16 @@ fn debug(connection: &Connection) -> Result<HashSet<Hotkey>, StoreError> {
 fn blocks(connection: &Connection) -> Result<HashMap<Hotkey, Block>, StoreError> {
     let mut statement =
         connection.prepare_cached("SELECT hotkey, reason, blocked_until FROM validator_block")?;
-    let rows = statement.query_map((), |row| {
+    let mut rows = statement.query(())?;
+    let mut blocks = HashMap::new();
+    while let Some(row) = rows.next()? {
         let block = Block {
             reason: row.get(1)?,
-            until: row.get::<_, Option<i64>>(2)?.map(moment),
+            until: row.get::<_, Option<i64>>(2)?.map(moment).transpose()?,
         };
-        Ok((Hotkey::new(row.get::<_, String>(0)?), block))
-    })?;
-    Ok(rows.collect::<Result<_, _>>()?)
+        blocks.insert(Hotkey::new(row.get::<_, String>(0)?), block);
+    }
+    Ok(blocks)
 }
 
 pub(super) fn known(connection: &Connection) -> Result<Vec<KnownValidator>, StoreError> {
@@ -257,10 +260,6 @@ pub(super) fn known(connection: &Connection) -> Result<Vec<KnownValidator>, Stor
         hotkey,
     }));
     Ok(known)
-}
-
-fn moment(micros: i64) -> OffsetDateTime {
-    OffsetDateTime::from_unix_timestamp_nanos(i128::from(micros) * 1000).unwrap_or(OffsetDateTime::UNIX_EPOCH)
 }
 
 #[cfg(test)]

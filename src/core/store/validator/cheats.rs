@@ -7,9 +7,10 @@ use rusqlite::{Connection, OptionalExtension, Row, named_params};
 use serde_json::Value;
 use time::{Duration, OffsetDateTime};
 
-use super::{MIGRATIONS, ValidatorStore, micros};
+use super::{MIGRATIONS, ValidatorStore};
 use crate::core::model::job::JobStatus;
 use crate::core::model::{Hotkey, JobId};
+use crate::core::store::times::{micros, moment};
 use crate::core::store::{OpenError, Store, StoreError};
 
 /// Refused reports that are kept; older ones go. Those that count are bounded by the jobs that completed.
@@ -284,11 +285,6 @@ fn read(row: &Row<'_>) -> Result<JudgedReport, StoreError> {
         refusal: row.get("refusal")?,
         slash_due: row.get("slash_due")?,
     })
-}
-
-fn moment(micros: i64) -> Result<OffsetDateTime, StoreError> {
-    OffsetDateTime::from_unix_timestamp_nanos(i128::from(micros) * 1000)
-        .map_err(|error| StoreError::value("time", error))
 }
 
 #[cfg(test)]

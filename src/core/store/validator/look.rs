@@ -11,11 +11,11 @@ use crate::core::model::job::JobStatus;
 use crate::core::model::{Hotkey, JobId};
 use crate::core::store::StoreError;
 use crate::core::store::glance::{
-    self, Bisected, COUNTED_MAX, EventGlance, JobGlance, Outcomes, ReceiptGlance, Standing, Until,
-    last_until, moment,
+    self, Bisected, COUNTED_MAX, EventGlance, JobGlance, Outcomes, ReceiptGlance, Standing, Until, last_until,
 };
 use crate::core::store::look::{Look, LookError};
 use crate::core::store::receipts::{self, KeptReceipt};
+use crate::core::store::times::moment;
 
 /// A validator's database, opened to be read only, beside the validator or without it.
 #[derive(Debug)]
@@ -99,30 +99,14 @@ impl ValidatorLook {
     pub fn jobs(&self, until: Until, at_us: i64) -> Result<Vec<JobGlance>, LookError> {
         self.look.read(|connection| {
             let last = last_until(connection, BY_TIME, until.us)?;
-            let mut statement = connection.prepare_cached(JOBS)?;
-            let mut rows = statement.query((last, until.limit))?;
-            let mut jobs = Vec::new();
-            while let Some(row) = rows.next()? {
-                jobs.push(glance_of(connection, row, at_us)?);
-            }
-            Ok(jobs)
+            glance::jobs(connection, (JOBS, (last, until.limit)), glance_of, at_us)
         })
     }
 
     /// Returns those of the jobs that are kept here and had come, as they stood at `at_us`.
     pub fn glances(&self, jobs: &[JobId], at_us: i64) -> Result<Vec<JobGlance>, LookError> {
-        self.look.read(|connection| {
-            let mut statement = connection.prepare_cached(JOB)?;
-            let mut glances = Vec::new();
-            for job in jobs {
-                let mut rows = statement.query([job.as_str()])?;
-                if let Some(row) = rows.next()? {
-                    let found = glance_of(connection, row, at_us)?;
-                    glances.extend((glance::micros(found.came) <= at_us).then_some(found));
-                }
-            }
-            Ok(glances)
-        })
+        self.look
+            .read(|connection| glance::jobs_among(connection, JOB, jobs, glance_of, at_us))
     }
 
     /// Returns all that is kept of a job, as it stood at `at_us`.
@@ -168,12 +152,8 @@ impl ValidatorLook {
 
     /// Returns at most `limit` jobs whose id begins so.
     pub fn named(&self, beginning: &str, limit: u32) -> Result<Vec<JobId>, LookError> {
-        self.look.read(|connection| {
-            let mut statement = connection.prepare_cached(NAMED)?;
-            let jobs =
-                statement.query_map((beginning, limit), |row| Ok(JobId::new(row.get::<_, String>(0)?)))?;
-            Ok(jobs.collect::<Result<_, _>>()?)
-        })
+        self.look
+            .read(|connection| glance::named(connection, NAMED, beginning, limit))
     }
 
     /// Returns what happened to jobs until then, newest first.
@@ -187,9 +167,7 @@ impl ValidatorLook {
                 let peer = receipt.miner.clone();
                 receipt.into_event(peer)
             }));
-            events.sort_by_key(|event| std::cmp::Reverse(event.at));
-            events.truncate(usize::try_from(until.limit).unwrap_or(usize::MAX));
-            Ok(events)
+            Ok(glance::newest(events, until))
         })
     }
 
@@ -220,11 +198,7 @@ impl ValidatorLook {
     /// Returns how many jobs have not ended, and how many reports the facilitator has not answered, up to [`COUNTED_MAX`].
     pub fn open_and_owed(&self) -> Result<(i64, i64), LookError> {
         self.look.read(|connection| {
-            let count = |sql| -> Result<i64, StoreError> {
-                Ok(connection
-                    .prepare_cached(sql)?
-                    .query_row([COUNTED_MAX], |row| row.get(0))?)
-            };
+            let count = |sql| glance::count(connection, sql, [COUNTED_MAX]);
             Ok((count(OPEN)?, count(OWED)?))
         })
     }

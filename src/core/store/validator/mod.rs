@@ -18,6 +18,7 @@ use crate::core::model::job::JobStatus;
 use crate::core::model::receipt::ReceiptPayload;
 use crate::core::model::subnet::Axon;
 use crate::core::model::{ExecutorClass, Hotkey, JobId};
+use crate::core::store::times::{micros, moment};
 
 const MIGRATIONS: &[Migration] = &[
     receipts::MIGRATION,
@@ -423,19 +424,13 @@ fn pending_job(row: &Row<'_>) -> Result<PendingJob, StoreError> {
         }
         _ => None,
     };
-    let started: i64 = row.get(4)?;
     Ok(PendingJob {
         job: JobId::new(row.get::<_, String>(0)?),
         miner,
-        started: OffsetDateTime::from_unix_timestamp_nanos(i128::from(started) * 1000)
-            .map_err(|error| StoreError::value("time", error))?,
+        started: moment(row.get(4)?)?,
         receipted: row.get(5)?,
         is_cancelled: row.get(6)?,
     })
-}
-
-fn micros(moment: OffsetDateTime) -> i64 {
-    i64::try_from(moment.unix_timestamp_nanos() / 1000).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]

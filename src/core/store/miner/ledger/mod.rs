@@ -13,8 +13,9 @@ use serde_json::Value;
 use time::{Duration, OffsetDateTime};
 
 pub(super) use self::record::forget;
-use super::{JobState, MinerStore, StoreError, micros};
+use super::{JobState, MinerStore, StoreError};
 use crate::core::model::{ExecutorClass, Hotkey, JobId};
+use crate::core::store::times::micros;
 
 /// Refused offers and receipts that are kept, at most.
 pub const REFUSED_OFFERS_MAX: i64 = 50_000;

@@ -3,12 +3,13 @@
 use rusqlite::{Connection, OptionalExtension, Row, named_params};
 use time::OffsetDateTime;
 
-use super::super::{JobState, StoreError, micros};
+use super::super::{JobState, StoreError};
 use super::{
     Counter, Event, JobDetails, JobFilter, JobRow, Refused, RefusedFilter, RefusedRow, Step, Strangers,
     Subject,
 };
 use crate::core::model::{ExecutorClass, Hotkey, JobId};
+use crate::core::store::times::{micros, moment};
 
 /// Jobs that a prefix is said to name, at most.
 const CANDIDATES_MAX: u32 = 20;
@@ -98,11 +99,6 @@ fn job_row(row: &Row<'_>) -> Result<JobRow, StoreError> {
 fn class(word: &str) -> Result<ExecutorClass, StoreError> {
     word.parse()
         .map_err(|error| StoreError::value("executor class", error))
-}
-
-fn moment(micros: i64) -> Result<OffsetDateTime, StoreError> {
-    OffsetDateTime::from_unix_timestamp_nanos(i128::from(micros) * 1000)
-        .map_err(|error| StoreError::value("time", error))
 }
 
 pub(in super::super) fn details(

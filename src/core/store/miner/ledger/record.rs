@@ -4,12 +4,13 @@ use rusqlite::{Connection, named_params};
 use serde_json::Value;
 use time::OffsetDateTime;
 
-use super::super::{StoreError, micros};
+use super::super::StoreError;
 use super::{
     Batch, REFUSALS_KEPT, REFUSED_AUTHENTICATIONS_MAX, REFUSED_OFFERS_MAX, Refused, SELF_TEST,
     STRANGER_ROWS_MAX, Strangers, Subject,
 };
 use crate::core::model::{ExecutorClass, Hotkey};
+use crate::core::store::times::micros;
 
 /// Most characters of a refusal's words.
 const WORDS_CHARS_MAX: usize = 1000;

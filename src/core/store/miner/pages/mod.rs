@@ -5,9 +5,10 @@ use rusqlite::{Connection, OptionalExtension, Row, named_params};
 use time::OffsetDateTime;
 
 use super::super::receipts::{self, KeptReceipt};
-use super::{MinerStore, StoreError, micros};
+use super::{MinerStore, StoreError};
 use crate::core::model::receipt::{ReceiptPayload, page_at};
 use crate::core::model::{Hotkey, JobId};
+use crate::core::store::times::{micros, moment};
 
 /// Pages by which the clock may fall back without that receipts go into a page behind the newest.
 const CLOCK_SLIP_PAGES: i64 = 2;
@@ -337,12 +338,6 @@ fn listed_receipt(row: &Row<'_>) -> Result<ListedReceipt, StoreError> {
             miner_signature: row.get("miner_signature")?,
         },
     })
-}
-
-/// Reads microseconds since 1970.
-pub(super) fn moment(micros: i64) -> Result<OffsetDateTime, StoreError> {
-    OffsetDateTime::from_unix_timestamp_nanos(i128::from(micros) * 1000)
-        .map_err(|error| StoreError::value("time", error))
 }
 
 #[cfg(test)]
