@@ -1,4 +1,4 @@
-//! Checks: what the last `horde doctor` and `horde miner check` found, with what helps.
+//! Checks: what the last checks of the roles here found, with what helps.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -23,7 +23,7 @@ pub const VIEW: View = View {
 };
 
 const EMPTY: &str =
-    "nothing was checked yet: `horde doctor` checks what is here, `horde miner check` a whole miner";
+    "no results of checks are kept here: `horde miner check` and `horde executor check` tell theirs at once";
 
 /// The file of a role's last results in its directory.
 const FILE: &str = "checks.json";

@@ -19,7 +19,7 @@ pub const VIEW: View = View {
 };
 
 const EMPTY: &str =
-    "nothing has happened yet: `horde job submit` sends a job, `horde logs` shows what the roles say";
+    "nothing has happened yet: `horde job submit` sends a job, `:overview` shows who is here to take it";
 
 fn load(source: &Source, ask: &Ask) -> Result<Page, LoadError> {
     let until = cells::until(ask, source.moment(ask));

@@ -24,8 +24,7 @@ pub const VIEW: View = View {
     draw: None,
 };
 
-const EMPTY: &str =
-    "no log here yet: a role writes one when it runs; `horde logs --follow` shows the lines as they come";
+const EMPTY: &str = "no log is kept here: a role says what it does on standard error, `horde up` keeps that as `log` beside each database";
 
 /// The file of a role's log in its directory.
 const FILE: &str = "log/horde.log.jsonl";
@@ -68,7 +67,10 @@ fn load(source: &Source, ask: &Ask) -> Result<Page, LoadError> {
 fn tail(path: &Path) -> std::io::Result<String> {
     let mut file = match File::open(path) {
         Ok(file) => file,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(String::new()),
+        // Under `horde up` the name of the folder is that of a file with what a role printed.
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+            return Ok(String::new());
+        }
         Err(error) => return Err(error),
     };
     let length = file.metadata()?.len();
@@ -136,6 +138,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("log");
         assert_eq!(tail(&path).unwrap(), "");
+        std::fs::write(folder.path().join("plain"), "words").unwrap();
+        assert_eq!(tail(&folder.path().join("plain/horde.log.jsonl")).unwrap(), "");
         let line = r#"{"ts":"2026-01-15T12:00:00Z","level":"WARN","target":"horde::miner","message":"odd","fields":{"job":"x","n":7}}"#;
         let many = format!("{line}\n").repeat(5000);
         std::fs::write(&path, format!("{many}{{\"ts\":\"2026")).unwrap();

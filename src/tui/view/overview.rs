@@ -235,7 +235,7 @@ fn common_alerts(
     let name = &place.name;
     if running == Holder::Nobody && state.open > 0 {
         let words = format!(
-            "{name} is stopped with open jobs ({}): start it again, or look at `horde logs`",
+            "{name} is stopped with open jobs ({}): start it again (see its log)",
             state.open
         );
         state.alerts.push(Cell::text(words).tone(Tone::Bad));

@@ -98,10 +98,13 @@ const JOBS: &str = "SELECT seq, uuid, owner, created_us, target_validator, execu
     WHERE seq <= ?1 ORDER BY seq DESC LIMIT ?2";
 const JOB: &str =
     "SELECT seq, uuid, owner, created_us, target_validator, executor_class FROM jobs WHERE uuid = ?1";
+/// The reason and the state of a job that its user ended.
+const CANCELLED: &str = "cancelled";
 /// What a job last was at a moment. Its details are opened if it has ended with few of them: streams are in there.
 const LAST_STEP: &str = "SELECT status, created_us,
         CASE WHEN status IN ('rejected', 'failed', 'horde_failed') AND octet_length(metadata) <= ?3
-            THEN coalesce(json_extract(metadata, '$.job_failure_details.reason'),
+            THEN coalesce(iif(json_extract(metadata, '$.job_failure_details.context.cancelled'), 'cancelled', NULL),
+                json_extract(metadata, '$.job_failure_details.reason'),
                 json_extract(metadata, '$.horde_failure_details.reason'),
                 json_extract(metadata, '$.job_rejection_details.reason')) END,
         CASE WHEN status = 'failed' AND octet_length(metadata) <= ?3
@@ -112,7 +115,8 @@ const NAMED: &str =
     "SELECT uuid FROM jobs WHERE uuid >= ?1 AND uuid < ?1 || char(1114111) ORDER BY uuid LIMIT ?2";
 const EVENTS: &str = "SELECT s.created_us, s.status, j.uuid, j.target_validator,
         CASE WHEN s.status IN ('rejected', 'failed', 'horde_failed') AND octet_length(s.metadata) <= ?3
-            THEN coalesce(json_extract(s.metadata, '$.job_failure_details.reason'),
+            THEN coalesce(iif(json_extract(s.metadata, '$.job_failure_details.context.cancelled'), 'cancelled', NULL),
+                json_extract(s.metadata, '$.job_failure_details.reason'),
                 json_extract(s.metadata, '$.horde_failure_details.reason'),
                 json_extract(s.metadata, '$.job_rejection_details.reason')) END
     FROM steps s CROSS JOIN jobs j ON j.seq = s.job WHERE s.rowid <= ?1 ORDER BY s.rowid DESC LIMIT ?2";
@@ -343,8 +347,14 @@ fn glance_of(connection: &Connection, row: &Row<'_>, at_us: i64) -> Result<JobGl
             ))
         })
         .optional()?;
-    let (state, changed, reason, exit) = last.unwrap_or_else(|| (CAME.to_owned(), 0, None, None));
+    let (state, changed, reason, exit): (String, i64, Option<String>, Option<i64>) =
+        last.unwrap_or_else(|| (CAME.to_owned(), 0, None, None));
     let status = JobStatus::from_word(&state);
+    // The wire has no status for it: a job that its user ended is `failed` there, with a mark.
+    let state = match reason.as_deref() {
+        Some(CANCELLED) if status == JobStatus::Failed => CANCELLED.to_owned(),
+        _ => state,
+    };
     Ok(JobGlance {
         job: JobId::new(row.get::<_, String>(1)?),
         standing: standing(status),
@@ -414,7 +424,44 @@ fn own_balance(connection: &Connection, hotkey: &str, kind: &str) -> Result<Micr
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::core::store::facilitator::Step;
+    use crate::core::store::facilitator::jobs::tests::{job, open, submission};
     use crate::core::store::glance::tests::assert_no_scan;
+
+    #[tokio::test]
+    async fn a_job_that_its_user_ended_is_told_apart_from_one_that_failed() {
+        let (folder, store) = open();
+        for (number, context) in [
+            (1, serde_json::json!({"cancelled": true})),
+            (2, serde_json::json!({})),
+        ] {
+            let mut ended = job(number, "");
+            let details = serde_json::json!({"reason": "unknown", "stage": "execution", "context": context});
+            ended.history.push(Step {
+                status: JobStatus::Failed,
+                metadata: serde_json::Map::from_iter([("job_failure_details".to_owned(), details)]),
+                created_at: ended.created_at,
+            });
+            store.insert(submission(&ended)).await.unwrap();
+        }
+        let look = FacilitatorLook::open(&folder.path().join("facilitator.sqlite")).unwrap();
+        let until = Until {
+            us: i64::MAX,
+            limit: 10,
+        };
+        let jobs = look.jobs(until, i64::MAX).unwrap();
+        let told: Vec<_> = jobs
+            .iter()
+            .map(|job| (job.state.as_str(), job.reason.as_deref(), job.standing))
+            .collect();
+        assert_eq!(
+            told,
+            [
+                ("failed", Some("unknown"), Standing::Bad),
+                ("cancelled", Some("cancelled"), Standing::Bad)
+            ]
+        );
+    }
 
     #[test]
     fn nothing_that_is_looked_at_is_scanned() {
