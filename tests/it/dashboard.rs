@@ -130,6 +130,9 @@ impl<'h> Tmux<'h> {
     /// Starts the dashboard in the shell; `after` tells its exit code once it has ended.
     fn dashboard(&self, environment: &str, args: &str) {
         let horde = env!("CARGO_BIN_EXE_horde");
+        // What the one before has left on the screen must not be taken for the end of this one.
+        self.shell("clear");
+        self.wait_until("a clear screen", |screen| !screen.contains("code="));
         self.shell(&format!(
             "clear; echo before; {environment} {horde} dashboard {args}; echo code=$?"
         ));
