@@ -1,5 +1,6 @@
 //! The lock file that keeps a second process away from a database.
 
+use std::os::unix::fs::MetadataExt as _;
 use std::{
     fs::{File, OpenOptions, TryLockError},
     io::{Read, Seek, Write},
@@ -61,20 +62,30 @@ pub fn holder(path: &Path) -> Holder {
     let Ok(locks) = std::fs::read_to_string("/proc/locks") else {
         return Holder::Unknown;
     };
-    let written = File::open(lock_path(path))
-        .ok()
-        .and_then(|mut file| read_pid(&mut file));
-    let holds = |pid: u32| {
-        locks.lines().any(|line| {
-            // As in `1: FLOCK  ADVISORY  WRITE 4711 08:02:1234 0 EOF`.
-            let mut words = line.split_whitespace().skip(1);
-            words.next() == Some("FLOCK") && words.nth(2).and_then(|word| word.parse().ok()) == Some(pid)
-        })
+    let Ok(mut file) = File::open(lock_path(path)) else {
+        return Holder::Nobody;
     };
-    match written {
-        Some(pid) if holds(pid) => Holder::Process(pid),
+    let inode = file.metadata().map(|metadata| metadata.ino());
+    match (read_pid(&mut file), inode) {
+        (Some(pid), Ok(inode)) if is_locked(&locks, pid, inode) => Holder::Process(pid),
         _ => Holder::Nobody,
     }
+}
+
+/// Tells whether the process holds a lock on the file of this number, and not on any other: a process may have the number
+/// of one that is long gone, and a program may hold several databases.
+fn is_locked(locks: &str, pid: u32, inode: u64) -> bool {
+    locks.lines().any(|line| {
+        // As in `1: FLOCK  ADVISORY  WRITE 4711 08:02:1234 0 EOF`; the device is not compared, since some file systems
+        // show another one there than to who asks for a file's.
+        let mut words = line.split_whitespace().skip(1);
+        words.next() == Some("FLOCK")
+            && words.nth(2).and_then(|word| word.parse().ok()) == Some(pid)
+            && words
+                .next()
+                .and_then(|file| file.rsplit(':').next()?.parse().ok())
+                == Some(inode)
+    })
 }
 
 fn lock_path(database: &Path) -> PathBuf {
@@ -87,4 +98,35 @@ fn read_pid(file: &mut File) -> Option<u32> {
     let mut text = String::new();
     file.take(16).read_to_string(&mut text).ok()?;
     text.trim().parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lock_counts_for_its_own_file_and_its_own_process() {
+        let locks =
+            "1: POSIX  ADVISORY  WRITE 10 08:02:5 0 EOF\n2: FLOCK  ADVISORY  WRITE 10 08:02:77 0 EOF\n";
+        assert!(is_locked(locks, 10, 77));
+        for (pid, inode) in [(10, 5), (10, 7), (11, 77)] {
+            assert!(!is_locked(locks, pid, inode), "{pid} {inode}");
+        }
+        assert!(!is_locked("nonsense\n\n3: FLOCK", 10, 77));
+    }
+
+    #[test]
+    fn the_holder_of_a_database_is_seen_while_it_holds_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.sqlite");
+        assert_eq!(holder(&path), Holder::Nobody);
+        let lock = Lock::acquire(&path).unwrap();
+        assert_eq!(holder(&path), Holder::Process(std::process::id()));
+        let _other = Lock::acquire(&folder.path().join("b.sqlite")).unwrap();
+        drop(lock);
+        // A process that another test has just started may still have it, for as long as it takes to become a program.
+        while holder(&path) != Holder::Nobody {
+            std::thread::yield_now();
+        }
+    }
 }

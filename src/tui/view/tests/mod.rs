@@ -415,6 +415,9 @@ async fn every_view_in_every_state_and_size_is_drawn_as_it_was() {
     make_empty(empty.path());
     ruin(ruined.path());
     let [full, empty, ruined] = [&full, &empty, &ruined].map(|dir| world::source(dir.path()));
+    for source in [&full, &empty, &ruined] {
+        world::left(source).await;
+    }
     for view in VIEWS {
         let mut all = String::new();
         for (state, source) in [

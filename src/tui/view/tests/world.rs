@@ -24,6 +24,7 @@ use crate::core::store::miner::manifest::{ManifestState, OfferedClass};
 use crate::core::store::miner::validators::{Block, ListedValidator};
 use crate::core::store::miner::{JobState, MinerStore, Offer};
 use crate::core::store::validator::{CheatReport, Entry, ValidatorStore};
+use crate::core::store::{Holder, holder};
 use crate::tui::source::Source;
 
 /// The moment.
@@ -64,6 +65,16 @@ pub(super) fn source(dir: &Path) -> Source {
     let mut source = Source::of(dir);
     source.clock = Clock::fixed(NOW);
     source
+}
+
+/// Waits until nobody holds the databases any more: a process that another test has just started has their locks too, for as
+/// long as it takes to become a program.
+pub(super) async fn left(source: &Source) {
+    for place in &source.places {
+        while matches!(holder(&place.database()), Holder::Process(_)) {
+            tokio::task::yield_now().await;
+        }
+    }
 }
 
 /// Fills a directory with a facilitator, a validator and a miner that have had [`JOBS`].
