@@ -19,7 +19,8 @@
 //! |---|---|---|
 //! | [`core::model`] | the words of the field | |
 //! | [`core::money`] | amounts, and what a job costs | model |
-//! | [`core::clock`], [`core::tasks`], [`core::telemetry`] | wall time, spawned work, logs | |
+//! | [`core::clock`], [`core::tasks`] | wall time, spawned work | |
+//! | [`core::telemetry`] | logs and figures | model, clock |
 //! | [`core::config`] | settings and where they come from | model, money |
 //! | [`core::crypto`] | keys, signatures, wallet files | model |
 //! | [`core::proto`] | messages on the wires | model, crypto |
@@ -44,7 +45,8 @@
 //! * Nothing is spawned outside [`core::tasks::Tasks`], so that stopping means stopped.
 //! * Every queue, frame, file, retry and wait has a named maximum.
 //! * The environment is read by [`core::config`] only, wall time by [`core::clock`] only, SQL is known to
-//!   [`core::store`] only, and only [`cmd`] prints. [`tui`] sees model, store, config and clock, and writes nothing.
+//!   [`core::store`] only, and only [`cmd`] prints. [`tui`] sees model, money, store, config, clock and telemetry, and
+//!   writes nothing.
 
 pub mod cmd;
 pub mod core;

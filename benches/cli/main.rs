@@ -165,9 +165,9 @@ fn idle(home: &Path, dir: &str) -> Result<f64, Failure> {
 
 /// Writes many lines of log while the dashboard shows them; returns its memory afterwards, in MB.
 fn soak(home: &Path, data: &Path, dir: &str) -> Result<f64, Failure> {
-    let folder = data.join("miner").join("log");
+    let folder = data.join("miner").join("logs");
     fs::create_dir_all(&folder)?;
-    let mut file = fs::File::create(folder.join("horde.log.jsonl"))?;
+    let mut file = fs::File::create(folder.join("miner.jsonl"))?;
     let mut screen = Screen::start(home, &["dashboard", "--dir", dir, "--view", "logs"])?;
     screen.watch(SETTLE);
     for hundred in 0..LINES / 100 {

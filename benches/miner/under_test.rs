@@ -52,11 +52,11 @@ pub(crate) async fn run(place: Place) -> Result<(), Failure> {
         flags: vec![listen],
     })?;
     // As `horde miner run` logs when nobody says otherwise.
-    telemetry::init(
-        settings.text("log.level")?,
-        settings.text("log.format")?.parse()?,
-        false,
-    )?;
+    telemetry::init(telemetry::Setup {
+        level: settings.text("log.level")?,
+        format: settings.text("log.format")?.parse()?,
+        ..telemetry::Setup::default()
+    })?;
     let config = MinerConfig::from_settings(&settings)?;
     let listener = TcpListener::bind(config.listen).await?;
     let ChainConfig { path, netuid, block } = &config.chain;

@@ -5,6 +5,7 @@ use std::fmt;
 use std::future::Future;
 use std::io::{self, IsTerminal, Read, Write};
 use std::path::PathBuf;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use clap::Args;
@@ -16,7 +17,8 @@ use crate::core::config::{Environment, Flag, Scope, Settings, Sources, load};
 use crate::core::store::trap::{Side, Trap};
 use crate::core::tasks::Tasks;
 use crate::core::tasks::signals::{self, Received};
-use crate::core::telemetry;
+use crate::core::telemetry::journal::{self, writer::Keep};
+use crate::core::telemetry::{self, Logs};
 
 /// Flags that every command takes.
 #[derive(Args, Clone, Debug, Default)]
@@ -46,6 +48,9 @@ pub struct GlobalArgs {
 /// How long a role may take to say goodbye before its tasks are aborted.
 pub(super) const GRACE: Duration = Duration::from_secs(10);
 
+/// How long the end of the process waits for the last lines of the log.
+const LAST_LINES: Duration = Duration::from_secs(2);
+
 /// What every command gets.
 #[derive(Debug)]
 pub struct Context {
@@ -58,6 +63,7 @@ pub struct Context {
     /// Whether a person watches: both standard output and standard error are terminals.
     pub interactive: bool,
     global: GlobalArgs,
+    logs: OnceLock<Logs>,
 }
 
 impl Context {
@@ -69,6 +75,7 @@ impl Context {
             environment: Environment::of_process(),
             interactive: io::stdout().is_terminal() && io::stderr().is_terminal(),
             global,
+            logs: OnceLock::new(),
         }
     }
 
@@ -102,23 +109,58 @@ impl Context {
         Ok(settings)
     }
 
-    /// Sets up logs as the settings say; once per process.
+    /// Sets up logs on standard error as the settings say; once per process.
     pub fn start_logs(&self, settings: &Settings) -> Result<(), CmdError> {
-        let tried = "could not set up logs";
-        let level = settings.text("log.level")?;
-        let format = settings
-            .text("log.format")?
-            .parse()
-            .or_fail(ExitCode::Configuration, tried)?;
-        let colors = io::stderr().is_terminal() && self.environment.get("NO_COLOR").is_none();
-        telemetry::init(level, format, colors).or_fail(ExitCode::Configuration, tried)
+        self.init_logs(settings, None)
     }
 
-    /// Loads a role's settings and sets up its logs.
+    /// Loads a role's settings and sets up logs on standard error.
     pub fn role_settings(&self, scope: Scope, flags: Vec<Flag>) -> Result<Settings, CmdError> {
         let settings = self.settings(scope, flags)?;
         self.start_logs(&settings)?;
         Ok(settings)
+    }
+
+    /// Loads the settings of a role that is to be served, and sets up its logs, the files included.
+    pub fn served_settings(&self, scope: Scope, flags: Vec<Flag>) -> Result<Settings, CmdError> {
+        let settings = self.settings(scope, flags)?;
+        let keep = match (settings.text("log.file")?, scope.role()) {
+            ("off", _) | (_, None) => None,
+            (_, Some(role)) => Some(Keep {
+                file: journal::file(settings.dir()?, role),
+                file_bytes_max: settings.integer("log.file_bytes_max")?,
+                files_max: settings.integer("log.files_max")?,
+            }),
+        };
+        self.init_logs(&settings, keep)?;
+        Ok(settings)
+    }
+
+    fn init_logs(&self, settings: &Settings, file: Option<Keep>) -> Result<(), CmdError> {
+        let tried = "could not set up logs";
+        let format = settings
+            .text("log.format")?
+            .parse()
+            .or_fail(ExitCode::Configuration, tried)?;
+        let setup = telemetry::Setup {
+            level: settings.text("log.level")?,
+            format,
+            colors: io::stderr().is_terminal() && self.environment.get("NO_COLOR").is_none(),
+            is_quiet: !settings.bool("log.stderr")?,
+            file,
+            clock: self.clock.clone(),
+        };
+        let logs = telemetry::init(setup).or_fail(ExitCode::Configuration, tried)?;
+        // Set up twice is refused above.
+        drop(self.logs.set(logs));
+        Ok(())
+    }
+
+    /// Gives the last lines of the log their time to be written.
+    pub(super) fn end_logs(&self) {
+        if let Some(logs) = self.logs.get() {
+            logs.flush(LAST_LINES);
+        }
     }
 
     /// Runs a role until it ends, a signal asks it to stop, or (`--exit-with-parent`) standard input ends.

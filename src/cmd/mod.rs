@@ -10,6 +10,7 @@ pub mod executor;
 pub mod facilitator;
 pub mod job;
 pub mod key;
+pub mod logs;
 pub mod miner;
 mod table;
 pub mod up;
@@ -58,6 +59,9 @@ enum Command {
     Job(job::JobCommand),
     /// Watch the roles of this machine on one screen
     Dashboard(dashboard::DashboardArgs),
+    /// Print what the roles of this machine say of themselves, and follow it
+    #[command(after_help = logs::EXAMPLES)]
+    Logs(logs::LogsArgs),
     /// Make keys, show them, sign and verify with them
     #[command(subcommand)]
     Key(key::KeyCommand),
@@ -77,6 +81,7 @@ impl Command {
             Self::Python(args) => args.run(context).await,
             Self::Job(command) => command.run(context).await,
             Self::Dashboard(args) => args.run(context).await,
+            Self::Logs(args) => args.run(context).await,
             Self::Key(command) => command.run(context).await,
             Self::Config(command) => command.run(context).await,
         }
@@ -143,6 +148,7 @@ fn run(cli: Cli) -> Result<(), CmdError> {
         .map_err(|error| CmdError::new(ExitCode::Failed, "could not start the runtime").caused_by(&error))?;
     let outcome = runtime.block_on(cli.command.run(&context));
     runtime.shutdown_timeout(LAST_WAIT);
+    context.end_logs();
     outcome
 }
 

@@ -112,6 +112,18 @@ pub(super) fn ago(now: OffsetDateTime, span: Duration) -> OffsetDateTime {
         .unwrap_or(OffsetDateTime::UNIX_EPOCH)
 }
 
+/// Reads a time as people give it: how long ago, or a moment.
+pub(super) fn moment(now: OffsetDateTime, text: &str) -> Result<OffsetDateTime, CmdError> {
+    if text.contains('-') || text.contains(':') {
+        let parsed = Timestamp::parse(text).map_err(|error| {
+            CmdError::new(ExitCode::Usage, error.to_string())
+                .hint("as in 2026-11-25T18:00:00Z, or 2h for 2 hours ago")
+        })?;
+        return Ok(parsed.moment());
+    }
+    Ok(ago(now, parse_ago(text)?))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -33,7 +33,7 @@ use crate::core::model::job::JobStatus;
 use crate::core::model::{Hotkey, JobId};
 use crate::core::tasks::Tasks;
 
-/// Lines of a log that are shown when its writer failed.
+/// Lines of what a role has printed that are shown when it failed.
 const TAIL_LINES: usize = 15;
 
 /// `horde up …`
@@ -192,7 +192,7 @@ impl UpArgs {
             let is_given = matches!(directory, Directory::Given(_));
             let path = directory.keep();
             if !is_given {
-                context.say(format_args!("logs are kept in {}", path.display()));
+                context.say(format_args!("logs are kept: horde logs --dir {}", path.display()));
             }
         }
         outcome
@@ -594,17 +594,18 @@ fn start_error(error: &StartError) -> CmdError {
     CmdError::new(ExitCode::Failed, "could not start the network").caused_by(error)
 }
 
-/// Names the child that is to blame and shows the end of its log.
+/// Names the child that is to blame and shows the end of what it printed.
 fn ready_error(error: &ReadyError, network: &Devnet) -> CmdError {
     let failed = CmdError::new(ExitCode::Failed, "the network does not run").caused_by(error);
     let culprit = network
         .children()
         .iter()
         .find(|child| Some(child.name()) == error.culprit());
-    match culprit.map(|child| (child.log(), child::tail(child.log(), TAIL_LINES))) {
+    match culprit.map(|child| (child.console(), child::tail(child.console(), TAIL_LINES))) {
         None => failed,
-        Some((log, Ok(tail))) => failed.hint(format!("the end of {}:\n{tail}", log.display())),
-        Some((log, Err(error))) => failed.hint(format!("{} cannot be read: {error}", log.display())),
+        Some((file, Ok(tail))) if tail.is_empty() => failed.hint(format!("{} is empty", file.display())),
+        Some((file, Ok(tail))) => failed.hint(format!("the end of {}:\n{tail}", file.display())),
+        Some((file, Err(error))) => failed.hint(format!("{} cannot be read: {error}", file.display())),
     }
 }
 

@@ -14,7 +14,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("money", &["model"]),
     ("clock", &[]),
     ("tasks", &[]),
-    ("telemetry", &[]),
+    ("telemetry", &["model", "clock"]),
     ("config", &["model", "money"]),
     ("crypto", &["model"]),
     ("proto", &["model", "crypto"]),
@@ -57,8 +57,8 @@ const ROOMS: &[(&str, &[&str])] = &[
     ),
 ];
 
-/// The rooms of core that the dashboard may see.
-const SEEN_BY_TUI: &[&str] = &["model", "money", "store", "config", "clock"];
+/// The rooms of core that the dashboard may see: what it shows are databases, and the logs that roles keep.
+const SEEN_BY_TUI: &[&str] = &["model", "money", "store", "config", "clock", "telemetry"];
 
 const ROLES: &[&str] = &["facilitator", "validator", "miner", "executor"];
 
@@ -72,7 +72,7 @@ const HEAVY: &[(&str, &[&str])] = &[
     ("sd_notify", &["cmd"]),
     ("ratatui", &["tui"]),
     ("crossterm", &["tui"]),
-    ("regex", &["tui"]),
+    ("regex", &["tui", "cmd"]),
     ("dialoguer", &["cmd"]),
     ("indicatif", &["cmd"]),
     ("bollard", &["docker"]),

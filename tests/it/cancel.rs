@@ -127,12 +127,18 @@ impl Network {
         PathBuf::from(self.told["directory"].as_str().unwrap()).join(role)
     }
 
+    /// Returns the log that a role of this name keeps.
+    fn log_of(&self, name: &str) -> PathBuf {
+        let role = if name.contains("miner") { "miner" } else { name };
+        self.directory(name).join("logs").join(format!("{role}.jsonl"))
+    }
+
     /// Waits until a role has logged a line about a job.
     async fn until_logged(&self, roles: &[&str], words: &str, job: &JobId) -> String {
         let mut found = None;
         until(words, async || {
             found = roles.iter().find(|role| {
-                let log = std::fs::read_to_string(self.directory(role).join("log")).unwrap_or_default();
+                let log = std::fs::read_to_string(self.log_of(role)).unwrap_or_default();
                 log.lines()
                     .any(|line| line.contains(words) && line.contains(job.as_str()))
             });

@@ -31,7 +31,7 @@ impl RunArgs {
             })
             .into_iter()
             .collect();
-        let settings = context.role_settings(Scope::Facilitator, flags)?;
+        let settings = context.served_settings(Scope::Facilitator, flags)?;
         let config = FacilitatorConfig::from_settings(&settings)?;
         let clock = context.clock.clone();
         let chain = LocalChain::open(

@@ -5,11 +5,11 @@ use time::OffsetDateTime;
 
 use super::{UserArgs, client_error, end};
 use crate::cmd::context::Context;
-use crate::cmd::error::{CmdError, ExitCode};
-use crate::cmd::table::{NOTHING, Table, ago, or_nothing, parse_ago, printable, to_the_second};
+use crate::cmd::error::CmdError;
+use crate::cmd::table::{NOTHING, Table, moment, or_nothing, printable, to_the_second};
 use crate::core::client::explain::status_word;
+use crate::core::model::ExecutorClass;
 use crate::core::model::job::JobStatus;
-use crate::core::model::{ExecutorClass, Timestamp};
 use crate::core::proto::sdk_facilitator::JobView;
 
 pub(super) const EXAMPLES: &str = "\
@@ -89,18 +89,6 @@ impl Standing {
     }
 }
 
-/// Reads a time: how long ago, or a moment.
-fn moment(context: &Context, text: &str) -> Result<OffsetDateTime, CmdError> {
-    if text.contains('-') || text.contains(':') {
-        let parsed = Timestamp::parse(text).map_err(|error| {
-            CmdError::new(ExitCode::Usage, error.to_string())
-                .hint("as in 2026-11-25T18:00:00Z, or 2h for 2 hours ago")
-        })?;
-        return Ok(parsed.moment());
-    }
-    Ok(ago(context.clock.now(), parse_ago(text)?))
-}
-
 /// What is listed.
 struct Filter {
     standings: Vec<Standing>,
@@ -143,7 +131,11 @@ impl Filter {
 
 impl ListArgs {
     pub(super) async fn run(self, context: &Context) -> Result<(), CmdError> {
-        let time = |text: &Option<String>| text.as_deref().map(|text| moment(context, text)).transpose();
+        let time = |text: &Option<String>| {
+            text.as_deref()
+                .map(|text| moment(context.clock.now(), text))
+                .transpose()
+        };
         let (since, until) = (time(&self.since)?, time(&self.until)?);
         let filter = Filter {
             standings: self.status,
@@ -218,6 +210,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::core::model::Timestamp;
 
     fn job(status: &str, created_at: &str) -> JobView {
         serde_json::from_value(json!({

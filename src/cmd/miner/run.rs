@@ -47,7 +47,7 @@ impl RunArgs {
                 value: value?,
             })
         });
-        let settings = context.role_settings(Scope::Miner, flags.collect())?;
+        let settings = context.served_settings(Scope::Miner, flags.collect())?;
         let config = MinerConfig::from_settings(&settings)?;
         if let Some(validator) = &config.local_validator {
             ss58::decode(validator).or_fail(

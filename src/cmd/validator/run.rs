@@ -31,7 +31,7 @@ impl RunArgs {
             })
             .into_iter()
             .collect();
-        let settings = context.role_settings(Scope::Validator, flags)?;
+        let settings = context.served_settings(Scope::Validator, flags)?;
         let config = ValidatorConfig::from_settings(&settings)?;
         let keypair = open_hotkey(context, &config.wallet).await?;
         let ChainConfig { path, netuid, block } = &config.chain;

@@ -88,7 +88,35 @@ pub const SETTINGS: &[Setting] = &[
         "log.format",
         Kind::Choice(&["text", "json"]),
         "text",
-        "how log lines look",
+        "how log lines on standard error look",
+    ),
+    setting(
+        "log.file",
+        Kind::Choice(&["auto", "off"]),
+        "auto",
+        "whether a role keeps its log in its data directory, for `horde logs`; auto: in logs/ROLE.jsonl",
+    ),
+    setting(
+        "log.file_bytes_max",
+        // No smaller than what is written at once.
+        Kind::Integer {
+            min: 1 << 20,
+            max: 1 << 30,
+        },
+        "16777216",
+        "bytes after which a log file is rotated",
+    ),
+    setting(
+        "log.files_max",
+        Kind::Integer { min: 1, max: 64 },
+        "8",
+        "log files that a role keeps, the newest included; their bytes are at most this times log.file_bytes_max",
+    ),
+    setting(
+        "log.stderr",
+        Kind::Bool,
+        "true",
+        "whether a role that keeps a log file also logs on standard error",
     ),
     setting(
         "wallet.path",

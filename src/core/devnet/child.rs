@@ -1,4 +1,4 @@
-//! One supervised child process: started, logged to a file, started again when it dies, stopped with its group.
+//! One supervised child process: started, its streams kept in a file, started again when it dies, stopped with its group.
 
 use std::collections::VecDeque;
 use std::ffi::OsString;
@@ -25,7 +25,7 @@ const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// How long a child may take to end after SIGTERM; longer than the roles grant themselves.
 const TERM_GRACE: Duration = Duration::from_secs(11);
-/// How much of a log [`tail`] reads, in bytes.
+/// How much of a file [`tail`] reads, in bytes.
 const TAIL_BYTES: u64 = 16 * 1024;
 
 /// What to run.
@@ -41,16 +41,16 @@ pub struct ChildSpec {
     pub forget: Vec<String>,
     /// Variables that it gets.
     pub variables: Vec<(String, String)>,
-    /// The file that both its streams are appended to.
-    pub log: PathBuf,
+    /// The file that both its streams are appended to; its log it keeps itself.
+    pub console: PathBuf,
 }
 
 /// Why a child is not run any more.
 #[derive(Debug, thiserror::Error)]
 pub enum ChildError {
-    /// Its log file cannot be written.
-    #[error("could not write the log {}", path.display())]
-    Log {
+    /// The file of its streams cannot be written.
+    #[error("could not write {}", path.display())]
+    Console {
         /// The file.
         path: PathBuf,
         /// What the operating system said.
@@ -109,9 +109,9 @@ impl Child {
         *self.pid.borrow()
     }
 
-    /// Returns its log file.
-    pub fn log(&self) -> &Path {
-        &self.spec.log
+    /// Returns the file of its streams.
+    pub fn console(&self) -> &Path {
+        &self.spec.console
     }
 
     /// Waits until it has died too often; pends for ever if it is stopped instead. Cancel-safe.
@@ -174,16 +174,16 @@ async fn supervise(
 }
 
 fn spawn(spec: &ChildSpec) -> Result<tokio::process::Child, ChildError> {
-    let failed = |source| ChildError::Log {
-        path: spec.log.clone(),
+    let failed = |source| ChildError::Console {
+        path: spec.console.clone(),
         source,
     };
-    let log = OpenOptions::new()
+    let console = OpenOptions::new()
         .create(true)
         .append(true)
-        .open(&spec.log)
+        .open(&spec.console)
         .map_err(failed)?;
-    let errors = log.try_clone().map_err(failed)?;
+    let errors = console.try_clone().map_err(failed)?;
     let mut command = Command::new(&spec.program);
     for name in &spec.forget {
         command.env_remove(name);
@@ -193,7 +193,7 @@ fn spawn(spec: &ChildSpec) -> Result<tokio::process::Child, ChildError> {
         .envs(spec.variables.iter().cloned())
         // The child reads nothing from it, but sees it close when this process ends, however it ends.
         .stdin(Stdio::piped())
-        .stdout(log)
+        .stdout(console)
         .stderr(errors)
         // A group of its own: Ctrl-C at the terminal is for this process, which then stops the children in order.
         .process_group(0)
@@ -241,7 +241,7 @@ impl Drop for Group {
     }
 }
 
-/// Returns the last lines of a log, at most `lines`.
+/// Returns the last lines of a file, at most `lines`.
 pub fn tail(path: &Path, lines: usize) -> io::Result<String> {
     let mut file = File::open(path)?;
     let length = file.metadata()?.len();
@@ -270,7 +270,7 @@ mod tests {
             arguments: vec!["-c".into(), script.into()],
             forget: Vec::new(),
             variables: Vec::new(),
-            log: dir.join("log"),
+            console: dir.join("console.log"),
         }
     }
 
@@ -296,8 +296,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let script = "sleep 1000 & echo $!; trap 'exit 0' TERM; while :; do sleep 0.05; done";
         let child = Child::start(shell(dir.path(), script), &Tasks::new());
-        wait_for(|| tail(child.log(), 1).is_ok_and(|line| !line.is_empty())).await;
-        let grandchild = tail(child.log(), 1).unwrap().parse().unwrap();
+        wait_for(|| tail(child.console(), 1).is_ok_and(|line| !line.is_empty())).await;
+        let grandchild = tail(child.console(), 1).unwrap().parse().unwrap();
         assert!(is_alive(grandchild));
         assert!(child.stop(Duration::from_secs(10)).await);
         wait_for(|| !is_alive(grandchild)).await;
@@ -308,9 +308,9 @@ mod tests {
     async fn a_child_keeps_its_input_open_while_its_parent_lives() {
         let dir = tempfile::tempdir().unwrap();
         let child = Child::start(shell(dir.path(), "echo up; cat; echo closed"), &Tasks::new());
-        wait_for(|| tail(child.log(), 1).is_ok_and(|line| line == "up")).await;
+        wait_for(|| tail(child.console(), 1).is_ok_and(|line| line == "up")).await;
         sleep(Duration::from_millis(200)).await;
-        assert_eq!(tail(child.log(), 9).unwrap(), "up");
+        assert_eq!(tail(child.console(), 9).unwrap(), "up");
     }
 
     #[tokio::test]
@@ -320,7 +320,7 @@ mod tests {
             shell(dir.path(), "trap '' TERM; echo up; while :; do sleep 0.05; done"),
             &Tasks::new(),
         );
-        wait_for(|| tail(child.log(), 1).is_ok_and(|line| line == "up")).await;
+        wait_for(|| tail(child.console(), 1).is_ok_and(|line| line == "up")).await;
         let pid = child.pid().unwrap();
         assert!(!child.stop(Duration::from_millis(100)).await);
         wait_for(|| !is_alive(pid)).await;
@@ -334,7 +334,7 @@ mod tests {
         let cause = std::error::Error::source(&end).unwrap().to_string();
         assert_eq!(cause, "it died 5 times, the last time with exit status: 3");
         assert_eq!(
-            tail(child.log(), 99).unwrap().lines().count(),
+            tail(child.console(), 99).unwrap().lines().count(),
             DEATHS_MAX as usize
         );
     }
@@ -354,9 +354,9 @@ mod tests {
     }
 
     #[test]
-    fn the_tail_of_a_log_is_its_last_lines() {
+    fn the_tail_of_a_file_is_its_last_lines() {
         let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("log");
+        let path = dir.path().join("console.log");
         let lines: Vec<String> = (0..10_000).map(|n| format!("line {n}")).collect();
         std::fs::write(&path, lines.join("\n")).unwrap();
         assert_eq!(tail(&path, 2).unwrap(), "line 9998\nline 9999");

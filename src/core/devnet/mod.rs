@@ -117,7 +117,7 @@ impl Devnet {
                 arguments: plan.arguments_of(member),
                 forget: launch.forget.clone(),
                 variables: launch.variables.clone(),
-                log: plan.log_of(member),
+                console: plan.console_of(member),
             };
             Child::start(spec, &tasks.child())
         });

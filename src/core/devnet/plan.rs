@@ -128,6 +128,8 @@ impl Plan {
         let trusted_miner = SocketAddr::new(choices.miner_ip, choices.trusted_miner_port);
         let shared = [
             ("log.level", text(&choices.log_level)),
+            // In its files alone, which are bounded.
+            ("log.stderr", Value::Bool(false)),
             ("chain.path", Value::Path(chain_file(&choices.dir))),
             ("chain.netuid", Value::Integer(choices.netuid.into())),
             ("chain.block_seconds", Value::Seconds(choices.block.as_secs_f64())),
@@ -241,9 +243,10 @@ impl Plan {
         self.dir.join(member.name)
     }
 
-    /// Returns the log file of a child.
-    pub fn log_of(&self, member: &Member) -> PathBuf {
-        self.dir_of(member).join("log")
+    /// Returns the file of a child's streams, which hold what is not in its log: what it says before it has one, and as it
+    /// dies.
+    pub fn console_of(&self, member: &Member) -> PathBuf {
+        self.dir_of(member).join("console.log")
     }
 
     /// Returns the command line of a child, without the program.

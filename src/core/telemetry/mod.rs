@@ -1,13 +1,23 @@
-//! Logs and figures. Logs are set up once per process, always on standard error, so that data alone is on standard output.
+//! Logs and figures. Logs are set up once per process, on standard error and, for a role, in the files of its [`journal`]:
+//! data alone is on standard output.
 
 pub mod facilitator;
+pub mod journal;
 pub mod metrics;
 pub mod process;
 
 use std::str::FromStr;
+use std::time::Duration;
 
-use tracing_subscriber::EnvFilter;
-use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::filter::filter_fn;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{EnvFilter, Layer as _, Registry, reload};
+
+use self::journal::OWN_TARGET;
+use self::journal::layer::JournalLayer;
+use self::journal::writer::{Journal, Keep};
+use crate::core::clock::Clock;
 
 /// How log lines look.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -55,6 +65,54 @@ pub enum TelemetryError {
     /// Somebody set up logs before.
     #[error("logs are already set up")]
     Twice(#[source] tracing_subscriber::util::TryInitError),
+    /// The filter cannot be exchanged.
+    #[error("the log level cannot be changed")]
+    Reload(#[source] reload::Error),
+}
+
+/// How logs are set up.
+#[derive(Clone, Debug, Default)]
+pub struct Setup<'a> {
+    /// A word such as `info`, or a filter.
+    pub level: &'a str,
+    /// How lines on standard error look.
+    pub format: LogFormat,
+    /// Whether a person reads them, on a terminal with colours.
+    pub colors: bool,
+    /// Whether a file alone is enough: then standard error gets only what concerns the file.
+    pub is_quiet: bool,
+    /// The file, for a role.
+    pub file: Option<Keep>,
+    /// Dates the lines of the file.
+    pub clock: Clock,
+}
+
+/// The logs of this process.
+#[derive(Debug)]
+pub struct Logs {
+    filter: reload::Handle<EnvFilter, Registry>,
+    journal: Option<Journal>,
+}
+
+impl Logs {
+    /// Says from now on what a level or filter lets through.
+    pub fn set_level(&self, level: &str) -> Result<(), TelemetryError> {
+        self.filter.reload(filter(level)?).map_err(TelemetryError::Reload)
+    }
+
+    /// Opens the file anew before its next line; false if no file is kept.
+    pub fn reopen(&self) -> bool {
+        self.journal.as_ref().map(Journal::reopen).is_some()
+    }
+
+    /// Waits until all that was said is in the file, but not for longer than `patience`.
+    pub fn flush(&self, patience: Duration) {
+        if let Some(journal) = &self.journal
+            && !journal.flush(patience)
+        {
+            tracing::warn!(target: OWN_TARGET, "the last lines of the log are not in its file");
+        }
+    }
 }
 
 /// Checks a log level: a word such as `info`, or a filter such as `info,horde::core::net=debug`.
@@ -62,18 +120,41 @@ pub fn check_level(level: &str) -> Result<(), TelemetryError> {
     filter(level).map(drop)
 }
 
-/// Sets up logs on standard error for the rest of the process; `colors` only where a person reads them.
-pub fn init(level: &str, format: LogFormat, colors: bool) -> Result<(), TelemetryError> {
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter(level)?)
+/// Sets up logs for the rest of the process. Without its file, which is no reason not to start, all goes to standard error.
+pub fn init(setup: Setup<'_>) -> Result<Logs, TelemetryError> {
+    let (filter, handle) = reload::Layer::new(filter(setup.level)?);
+    let (journal, refusal) = match setup.file.map(|keep| Journal::open(keep, setup.clock.clone())) {
+        None => (None, None),
+        Some(Ok(journal)) => (Some(journal), None),
+        Some(Err(error)) => (None, Some(error)),
+    };
+    let stderr = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
         // A log on a closed pipe is nobody's problem; without this the subscriber prints about it.
         .log_internal_errors(false);
-    match format {
-        LogFormat::Text => builder.with_ansi(colors).with_target(false).finish().try_init(),
-        LogFormat::Json => builder.json().flatten_event(true).finish().try_init(),
+    let stderr = match setup.format {
+        LogFormat::Text => stderr.with_ansi(setup.colors).with_target(false).boxed(),
+        LogFormat::Json => stderr.json().flatten_event(true).boxed(),
+    };
+    let is_quiet = setup.is_quiet && journal.is_some();
+    let stderr = stderr.with_filter(filter_fn(move |about| !is_quiet || about.target() == OWN_TARGET));
+    let file = journal
+        .clone()
+        .map(|journal| JournalLayer::new(journal, setup.clock));
+    tracing_subscriber::registry()
+        .with(filter)
+        .with(stderr)
+        .with(file)
+        .try_init()
+        .map_err(TelemetryError::Twice)?;
+    if let Some(error) = refusal {
+        let cause = std::error::Error::source(&error).map(ToString::to_string);
+        tracing::warn!(%error, cause, "no log file is kept");
     }
-    .map_err(TelemetryError::Twice)
+    Ok(Logs {
+        filter: handle,
+        journal,
+    })
 }
 
 fn filter(level: &str) -> Result<EnvFilter, TelemetryError> {

@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use indexmap::IndexMap;
 use serde_json::json;
 use time::{Duration, OffsetDateTime};
+use tracing::Level;
 
 use self::take::{Fate, Take};
 use super::event::Header;
@@ -38,6 +39,7 @@ use crate::core::store::miner::validators::{Block, KnownValidator};
 use crate::core::store::places::{Place, Role};
 use crate::core::store::times::micros;
 use crate::core::store::validator::look::MinerGlance;
+use crate::core::telemetry::journal::Entry;
 
 /// The accounts `//Alice` to `//Dave`, which every chain for development knows.
 const ALICE: &str = "5GrwvaEF5zXb26Fz9rcQpDWS57CtERHpNehXCPcNoHGKutQY";
@@ -456,13 +458,19 @@ impl Tape {
         let mut text = Vec::new();
         for (name, event) in self.events().into_iter().rev() {
             let level = match event.standing {
-                Standing::Bad => "WARN",
-                Standing::Declined => "ERROR",
-                Standing::Open | Standing::Good => "INFO",
+                Standing::Bad => Level::WARN,
+                Standing::Declined => Level::ERROR,
+                Standing::Open | Standing::Good => Level::INFO,
             };
-            let entry = json!({"ts": Timestamp::new(event.at).to_string(), "level": level,
-                "target": "horde", "message": format!("job {}", event.what), "fields": {"job": event.job}});
-            text.extend(logs::read(&name, &entry.to_string()).map(|(_, line)| line));
+            let job = event.job.map(|job| ("job".to_owned(), json!(job)));
+            let entry = Entry {
+                at: Timestamp::new(event.at),
+                level,
+                target: "horde".to_owned(),
+                message: format!("job {}", event.what),
+                fields: job.into_iter().collect(),
+            };
+            text.push(logs::line(&name, &entry));
         }
         Page {
             text,

@@ -1,15 +1,16 @@
 //! Logs: what the roles here have written of themselves, merged by time.
 
-use std::fs::File;
-use std::io::{ErrorKind, Read, Seek, SeekFrom};
-use std::path::{Path, PathBuf};
+use std::io;
+use std::path::Path;
 
-use serde_json::Value as Json;
 use time::OffsetDateTime;
+use tracing::Level;
 
 use super::cells;
 use super::{Ask, Line, LoadError, Page, Tone, View};
 use crate::core::model::Timestamp;
+use crate::core::telemetry::journal::reader::Tail;
+use crate::core::telemetry::journal::{self, Entry};
 use crate::tui::source::Source;
 
 /// The view.
@@ -24,133 +25,102 @@ pub const VIEW: View = View {
     draw: None,
 };
 
-const EMPTY: &str = "no log is kept here: a role says what it does on standard error, `horde up` keeps that as `log` beside each database";
+const EMPTY: &str = "no log is kept here: a role keeps one in logs/ while log.file is auto; `horde logs` reads it without this screen";
 
-/// The file of a role's log in its directory.
-const FILE: &str = "log/horde.log.jsonl";
-
-/// Bytes of each log that are read, from its end.
-const TAIL_BYTES: u64 = 256 * 1024;
+/// Lines of each log that are looked at, from its end: enough for the past of some hours, and read in no time.
+const LINES_MAX: usize = 20_000;
 
 /// Characters of one line that are kept.
 const LINE_CHARS: usize = 4000;
 
 fn load(source: &Source, ask: &Ask) -> Result<Page, LoadError> {
     let until = ask.at.map(Timestamp::moment);
-    let mut files: Vec<(String, PathBuf)> = Vec::new();
-    for place in &source.places {
-        let file = place.dir.join(FILE);
-        if !files.iter().any(|(_, known)| *known == file) {
-            files.push((place.name.clone(), file));
-        }
-    }
+    let shown = usize::try_from(cells::limit(ask)).unwrap_or(usize::MAX);
     let mut lines = Vec::new();
-    for (name, file) in &files {
-        let text = tail(file).map_err(|error| LoadError::Database {
-            database: format!("{name}/{FILE}"),
+    for place in &source.places {
+        let name = &place.name;
+        let file = journal::file(&place.dir, place.role.word());
+        let entries = last(&file, until, shown).map_err(|error| LoadError::Database {
+            database: format!("the log of {name}"),
             reason: error.to_string(),
         })?;
-        lines.extend(text.lines().filter_map(|line| read(name, line)));
+        lines.extend(entries.iter().map(|entry| line(name, entry)));
     }
-    lines.retain(|(at, _)| until.is_none_or(|until| *at <= until));
-    lines.sort_by_key(|(at, _)| *at);
-    let shown = usize::try_from(cells::limit(ask)).unwrap_or(usize::MAX);
+    lines.sort_by_key(|line| line.at.map(Timestamp::moment));
     let skipped = lines.len().saturating_sub(shown);
     Ok(Page {
-        text: lines.into_iter().skip(skipped).map(|(_, line)| line).collect(),
+        text: lines.split_off(skipped),
         empty: EMPTY,
         ..Page::default()
     })
 }
 
-/// Returns the last lines of a file, whole ones; nothing if there is no file.
-fn tail(path: &Path) -> std::io::Result<String> {
-    let mut file = match File::open(path) {
-        Ok(file) => file,
-        // Under `horde up` the name of the folder is that of a file with what a role printed.
-        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
-            return Ok(String::new());
+/// Returns the last entries of a log until a moment, the oldest first.
+fn last(file: &Path, until: Option<OffsetDateTime>, count: usize) -> io::Result<Vec<Entry>> {
+    let mut tail = Tail::open(file)?;
+    let mut entries = Vec::new();
+    for _ in 0..LINES_MAX {
+        let Some(entry) = tail.previous()? else { break };
+        if until.is_none_or(|until| entry.at.moment() <= until) {
+            entries.push(entry);
         }
-        Err(error) => return Err(error),
-    };
-    let length = file.metadata()?.len();
-    let start = length.saturating_sub(TAIL_BYTES);
-    file.seek(SeekFrom::Start(start))?;
-    let mut bytes = Vec::new();
-    // The role goes on writing.
-    file.take(TAIL_BYTES).read_to_end(&mut bytes)?;
-    let text = String::from_utf8_lossy(&bytes).into_owned();
-    if start == 0 {
-        return Ok(text);
+        if entries.len() == count {
+            break;
+        }
     }
-    Ok(text
-        .split_once('\n')
-        .map_or(String::new(), |(_, whole)| whole.to_owned()))
+    entries.reverse();
+    Ok(entries)
 }
 
-/// Reads a line of a log; what is none is left out, as a line may be half written.
-pub(in crate::tui) fn read(name: &str, line: &str) -> Option<(OffsetDateTime, Line)> {
-    let entry: Json = serde_json::from_str(line).ok()?;
-    let word = |key: &str| entry.get(key).and_then(Json::as_str).unwrap_or_default();
-    let at = Timestamp::parse(word("ts")).ok()?;
-    let level = word("level");
-    let mut text = format!("{name} {level:<5} {} {}", word("target"), word("message"));
-    for (key, value) in entry
-        .get("fields")
-        .and_then(Json::as_object)
-        .into_iter()
-        .flatten()
-    {
+/// Returns an entry as a line.
+pub(in crate::tui) fn line(name: &str, entry: &Entry) -> Line {
+    let level = entry.level.as_str();
+    let mut text = format!("{name} {level:<5} {} {}", entry.target, entry.message);
+    for pair in entry.pairs() {
         text.push(' ');
-        text.push_str(key);
-        text.push('=');
-        match value {
-            Json::String(words) => text.push_str(words),
-            other => text.push_str(&other.to_string()),
-        }
+        text.push_str(&pair);
     }
     if text.chars().count() > LINE_CHARS {
         text = text.chars().take(LINE_CHARS).collect();
         text.push('…');
     }
-    let tone = match level.to_ascii_uppercase().as_str() {
-        "ERROR" => Tone::Bad,
-        "WARN" => Tone::Warning,
-        "DEBUG" | "TRACE" => Tone::Faint,
-        _ => Tone::Plain,
+    let tone = match entry.level {
+        Level::ERROR => Tone::Bad,
+        Level::WARN => Tone::Warning,
+        Level::DEBUG | Level::TRACE => Tone::Faint,
+        Level::INFO => Tone::Plain,
     };
-    Some((
-        at.moment(),
-        Line {
-            at: Some(at),
-            text,
-            tone,
-        },
-    ))
+    Line {
+        at: Some(entry.at),
+        text,
+        tone,
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]
-    fn a_long_log_is_read_from_its_end_and_half_a_line_is_left_out() {
+    fn the_last_lines_until_a_moment_are_shown() {
         let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("log");
-        assert_eq!(tail(&path).unwrap(), "");
-        std::fs::write(folder.path().join("plain"), "words").unwrap();
-        assert_eq!(tail(&folder.path().join("plain/horde.log.jsonl")).unwrap(), "");
-        let line = r#"{"ts":"2026-01-15T12:00:00Z","level":"WARN","target":"horde::miner","message":"odd","fields":{"job":"x","n":7}}"#;
-        let many = format!("{line}\n").repeat(5000);
-        std::fs::write(&path, format!("{many}{{\"ts\":\"2026")).unwrap();
-        let read: Vec<_> = tail(&path)
-            .unwrap()
-            .lines()
-            .filter_map(|line| read("miner", line))
-            .collect();
-        assert!(read.len() > 1000 && read.len() < 5000);
-        let (_, first) = read.first().unwrap();
-        assert_eq!(first.text, "miner WARN  horde::miner odd job=x n=7");
-        assert_eq!(first.tone, Tone::Warning);
+        let path = folder.path().join("miner.jsonl");
+        assert_eq!(last(&path, None, 10).unwrap(), []);
+        let entry = |second: u8| {
+            format!(
+                r#"{{"ts":"2026-01-15T12:00:{second:02}Z","level":"WARN","target":"horde::miner","message":"odd","fields":{{"job":"x","n":7}}}}"#
+            )
+        };
+        let lines: Vec<_> = (0..5).map(entry).collect();
+        fs::write(&path, format!("{}\n{{\"ts\":\"2026", lines.join("\n"))).unwrap();
+        let until = Timestamp::parse("2026-01-15T12:00:03Z").unwrap().moment();
+        let found = last(&path, Some(until), 2).unwrap();
+        let at: Vec<_> = found.iter().map(|entry| entry.at.to_string()).collect();
+        assert_eq!(at, ["2026-01-15T12:00:02Z", "2026-01-15T12:00:03Z"]);
+        let shown = line("miner", &found[0]);
+        assert_eq!(shown.text, "miner WARN  horde::miner odd job=x n=7");
+        assert_eq!(shown.tone, Tone::Warning);
     }
 }

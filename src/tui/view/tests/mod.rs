@@ -394,7 +394,7 @@ fn read(source: &Source, view: &View) -> Result<Page, LoadError> {
 fn ruin(dir: &Path) {
     for role in Role::ALL {
         let place = dir.join(role.word());
-        fs::create_dir_all(place.join("log/horde.log.jsonl")).unwrap();
+        fs::create_dir_all(place.join("logs").join(format!("{}.jsonl", role.word()))).unwrap();
         fs::write(place.join(role.database()), "no database at all ".repeat(500)).unwrap();
         fs::write(place.join("checks.json"), "no results").unwrap();
     }

@@ -471,7 +471,7 @@ async fn chain(dir: &Path) {
 
 /// What the roles leave beside their databases.
 fn files(dir: &Path) {
-    let log = dir.join("miner-1/log");
+    let log = dir.join("miner-1/logs");
     fs::create_dir_all(&log).unwrap();
     let lines = [
         r#"{"ts":"2026-01-15T12:15:45.350Z","level":"INFO","target":"horde::miner","message":"job accepted","fields":{"job":"3f2a9c03"}}"#,
@@ -479,7 +479,7 @@ fn files(dir: &Path) {
         r#"{"ts":"2026-01-15T12:20:00Z","level":"ERROR","target":"horde::net","message":"the other side has gone","fields":{"peer":"127.0.0.1"}}"#,
         r#"{"ts":"2026-01-15T12:3"#,
     ];
-    fs::write(log.join("horde.log.jsonl"), lines.join("\n")).unwrap();
+    fs::write(log.join("miner.jsonl"), lines.join("\n")).unwrap();
     let checks = json!({"at": "2026-01-15T12:00:00Z", "findings": [
         {"id": "docker", "status": "pass", "actual": "Docker 20.10.24", "required": "20.10 or newer",
             "purpose": "jobs run in containers", "remedy": "", "duration_us": 12_000},
