@@ -127,7 +127,7 @@ fn config(context: &Context) -> Result<ExecutorConfig, CmdError> {
 }
 
 fn print(context: &Context, report: &Report) -> Result<(), CmdError> {
-    if context.json {
+    if context.wants_data() {
         return context.print_json(report);
     }
     for Finding {

@@ -51,7 +51,7 @@ impl CheckArgs {
             Err(LookError::Docker(error)) => vec![posture::no_docker(error.to_string())],
             Err(LookError::Cmd(error)) => return Err(error),
         };
-        if context.json {
+        if context.wants_data() {
             context.print_json(&json!({ "checks": findings }))?;
         } else {
             for finding in &findings {
@@ -172,7 +172,7 @@ impl SpecsArgs {
         let specs = tokio::task::spawn_blocking(read)
             .await
             .or_fail(ExitCode::Bug, "could not look at the machine")?;
-        if context.json {
+        if context.wants_data() {
             return context.print_json(&specs);
         }
         for (section, value) in &specs {

@@ -4,11 +4,19 @@ use clap::{Args, Subcommand, ValueEnum};
 use serde_json::{Map, Value as Json, json};
 
 use super::context::Context;
+use super::contract::{Prints, Promise, of};
 use super::error::CmdError;
 use crate::core::config::{
     ChainConfig, ExecutorConfig, FacilitatorConfig, MinerConfig, Row, Scope, Settings, ValidatorConfig,
     Value, WalletConfig,
 };
+
+/// What these commands promise.
+pub(super) const PROMISES: &[Promise] = &[
+    Promise::new("config show", Prints::Map("key", of::<serde_json::Value>), &[]),
+    Promise::new("config check", Prints::One(of::<serde_json::Value>), &[]),
+    Promise::new("config path", Prints::One(of::<serde_json::Value>), &[]),
+];
 
 /// `horde config …`
 #[derive(Debug, Subcommand)]
@@ -79,7 +87,7 @@ fn show(context: &Context, args: &RoleArgs) -> Result<(), CmdError> {
         .rows()
         .filter(|row| concerns(row, args.scope()))
         .collect();
-    if context.json {
+    if context.wants_data() {
         let rows: Map<String, Json> = rows
             .iter()
             .map(|row| (row.setting.key.to_owned(), row_json(row)))
@@ -166,7 +174,7 @@ fn check(context: &Context, args: &RoleArgs) -> Result<(), CmdError> {
             MinerConfig::from_settings(&settings)?;
         }
     }
-    if context.json {
+    if context.wants_data() {
         return context.print_json(&json!({ "ok": true }));
     }
     context.line("the configuration is sound")
@@ -177,7 +185,7 @@ fn path(context: &Context, args: &RoleArgs) -> Result<(), CmdError> {
     let Some((path, exists)) = settings.file() else {
         return Err(crate::core::config::ConfigError::NoDirectory.into());
     };
-    if context.json {
+    if context.wants_data() {
         return context.print_json(&json!({ "path": path, "exists": exists }));
     }
     context.line(path.display())

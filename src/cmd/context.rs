@@ -11,7 +11,11 @@ use std::time::Duration;
 use clap::Args;
 use serde::Serialize;
 
+use super::catalogue;
+use super::color::{self, ColorChoice};
+use super::contract::Promise;
 use super::error::{CmdError, ExitCode, OrFail};
+use super::output::{Format, Output};
 use crate::core::clock::Clock;
 use crate::core::config::{Environment, Flag, Scope, Settings, Sources, load};
 use crate::core::store::trap::{Side, Trap};
@@ -23,9 +27,38 @@ use crate::core::telemetry::{self, Logs};
 /// Flags that every command takes.
 #[derive(Args, Clone, Debug, Default)]
 pub struct GlobalArgs {
-    /// Print data as JSON
-    #[arg(long, global = true, help_heading = "Global options")]
+    /// Print data as table, json, jsonl (a document a row) or csv
+    #[arg(
+        long,
+        short,
+        global = true,
+        value_name = "FORMAT",
+        value_enum,
+        hide_possible_values = true,
+        help_heading = "Global options"
+    )]
+    pub output: Option<Format>,
+    /// Print data as JSON; the same as --output json
+    #[arg(
+        long,
+        global = true,
+        conflicts_with = "output",
+        help_heading = "Global options"
+    )]
     pub json: bool,
+    /// Print only these fields; as the last word, without names, lists them
+    #[arg(long, global = true, value_name = "NAMES", help_heading = "Global options")]
+    pub fields: Option<String>,
+    /// Use colours: auto, always, never
+    #[arg(
+        long,
+        global = true,
+        value_name = "WHEN",
+        value_enum,
+        hide_possible_values = true,
+        help_heading = "Global options"
+    )]
+    pub color: Option<ColorChoice>,
     /// Keep data in this directory, and read horde.toml from it
     #[arg(
         long,
@@ -54,8 +87,9 @@ const LAST_LINES: Duration = Duration::from_secs(2);
 /// What every command gets.
 #[derive(Debug)]
 pub struct Context {
-    /// Whether data is printed as JSON.
-    pub json: bool,
+    /// How data is printed.
+    output: Output,
+    words: &'static str,
     /// Wall time.
     pub clock: Clock,
     /// The process environment.
@@ -68,15 +102,42 @@ pub struct Context {
 
 impl Context {
     /// Returns the context of this process.
-    pub(super) fn new(global: GlobalArgs) -> Self {
-        Self {
-            json: global.json,
+    pub(super) fn new(
+        global: GlobalArgs,
+        environment: Environment,
+        promise: &'static Promise,
+    ) -> Result<Self, CmdError> {
+        let format = if global.json {
+            Format::Json
+        } else {
+            global.output.unwrap_or_default()
+        };
+        let output = Output::new(format, global.fields.as_deref(), promise)?;
+        Ok(Self {
+            output,
+            words: promise.words,
             clock: Clock::system(),
-            environment: Environment::of_process(),
+            environment,
             interactive: io::stdout().is_terminal() && io::stderr().is_terminal(),
             global,
             logs: OnceLock::new(),
-        }
+        })
+    }
+
+    /// Returns the words of the command that runs, as in `job list`; empty for a hidden one.
+    pub fn words(&self) -> &'static str {
+        self.words
+    }
+
+    /// Tells whether data is wanted, for [`Context::print_json`], rather than text for people.
+    pub fn wants_data(&self) -> bool {
+        self.output.wants_data()
+    }
+
+    /// Tells whether a stream is to have colours, by whether it is a terminal.
+    pub fn colors(&self, is_terminal: bool) -> bool {
+        let choice = self.global.color.unwrap_or_default();
+        color::wanted(choice, |name| self.environment.get(name), is_terminal)
     }
 
     /// Returns `--dir` as given.
@@ -145,7 +206,7 @@ impl Context {
         let setup = telemetry::Setup {
             level: settings.text("log.level")?,
             format,
-            colors: io::stderr().is_terminal() && self.environment.get("NO_COLOR").is_none(),
+            colors: self.colors(io::stderr().is_terminal()),
             is_quiet: !settings.bool("log.stderr")?,
             file,
             clock: self.clock.clone(),
@@ -192,10 +253,10 @@ impl Context {
             .shut_down(if outcome.is_some() { GRACE } else { Duration::ZERO })
             .await;
         if let Some(failure) = tasks.failure() {
-            return Err(CmdError::new(ExitCode::Failed, format!("the {name} ended")).caused_by(&failure));
+            return Err(CmdError::new(catalogue::ROLE, format!("the {name} ended")).caused_by(&failure));
         }
         if let Some(outcome) = outcome {
-            outcome.or_fail(ExitCode::Failed, format!("the {name} failed"))?;
+            outcome.or_fail(catalogue::ROLE, format!("the {name} failed"))?;
         } else {
             tracing::warn!("the {name} did not stop within its grace");
         }
@@ -244,8 +305,18 @@ impl Context {
             .map_err(|error| output_error(&error))
     }
 
-    /// Prints a value as one line of JSON on standard output.
+    /// Prints data on standard output, in the form that was asked for; the value is what `--output json` prints.
     pub fn print_json(&self, value: &impl Serialize) -> Result<(), CmdError> {
+        #[cfg(debug_assertions)]
+        super::witness::printed(self, value);
+        match self.output.text(value)? {
+            Some(text) => self.line(text),
+            None => Ok(()),
+        }
+    }
+
+    /// Prints a value as a line of JSON on standard output: for text that is JSON whatever is asked for.
+    pub fn json_line(&self, value: &impl Serialize) -> Result<(), CmdError> {
         self.line(serde_json::to_string(value).or_fail(ExitCode::Bug, "could not write JSON")?)
     }
 
@@ -266,7 +337,7 @@ fn check_log_level(settings: &Settings) -> Result<(), CmdError> {
 fn output_error(error: &io::Error) -> CmdError {
     match error.kind() {
         io::ErrorKind::BrokenPipe => CmdError::quiet(ExitCode::Done),
-        _ => CmdError::new(ExitCode::Failed, "could not write to standard output").caused_by(error),
+        _ => CmdError::new(catalogue::OUTPUT, "could not write to standard output").caused_by(error),
     }
 }
 

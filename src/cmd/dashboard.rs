@@ -10,7 +10,9 @@ use clap::Args;
 use schemars::JsonSchema;
 use serde::Serialize;
 
+use super::catalogue;
 use super::context::Context;
+use super::contract::{Prints, Promise, of};
 use super::error::{CmdError, ExitCode, OrFail};
 use crate::core::config::Scope;
 use crate::core::model::Timestamp;
@@ -44,6 +46,13 @@ const EXAMPLES: &str = "Examples:
 
 Keys: ? shows them all, : takes commands, / filters, q quits.
 They can be changed in horde/keys.toml in the configuration directory, as in: quit = [\"q\", \"f10\"]";
+
+/// What these commands promise.
+pub(super) const PROMISES: &[Promise] = &[Promise::new(
+    "dashboard",
+    Prints::Under("rows", of::<Shown>),
+    &[ExitCode::NotFound],
+)];
 
 /// `horde dashboard …`
 #[derive(Args, Debug)]
@@ -129,13 +138,17 @@ struct Shown {
 
 #[derive(Debug, Serialize, JsonSchema)]
 struct ShownChart {
+    /// What it shows.
     title: &'static str,
+    /// Its bars, in their order.
     bars: Vec<ShownBar>,
 }
 
 #[derive(Debug, Serialize, JsonSchema)]
 struct ShownBar {
+    /// What it stands for.
     label: String,
+    /// Its length, in the chart's unit.
     value: f64,
 }
 
@@ -143,6 +156,7 @@ struct ShownBar {
 struct ShownLine {
     /// When it was written, where that is known.
     at: Option<String>,
+    /// What it says.
     text: String,
 }
 
@@ -157,7 +171,7 @@ impl DashboardArgs {
         };
         let start = self.start(context)?;
         let is_file = self.snapshot.is_some() || self.svg.is_some();
-        if self.once || context.json || is_file {
+        if self.once || context.wants_data() || is_file {
             return self.once(context, start, feed).await;
         }
         let is_dumb = context.environment.get("TERM") == Some("dumb");
@@ -165,11 +179,11 @@ impl DashboardArgs {
             return Box::pin(self.plain(context, start, feed)).await;
         }
         if !io::stdout().is_terminal() || !io::stdin().is_terminal() {
-            return Err(
-                CmdError::new(ExitCode::Usage, "the dashboard needs a terminal to be drawn on").hint(
-                    "`horde dashboard --once` prints one frame, `--plain` lines that change, `--json` data",
-                ),
-            );
+            return Err(CmdError::new(
+                catalogue::TERMINAL,
+                "the dashboard needs a terminal to be drawn on",
+            )
+            .hint("`horde dashboard --once` prints one frame, `--plain` lines that change, `--json` data"));
         }
         let run = Run {
             feed,
@@ -257,7 +271,7 @@ impl DashboardArgs {
                     .or_fail(ExitCode::Failed, format!("could not write {}", file.display()))?;
             }
         }
-        if context.json {
+        if context.wants_data() {
             let page = still.page().map_err(|error| load_error(&error))?;
             return context.print_json(&shown(&still, &page));
         }

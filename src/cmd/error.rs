@@ -4,6 +4,7 @@ use std::error::Error;
 use std::fmt;
 use std::io::{self, Write};
 
+use super::catalogue::Problem;
 use crate::core::config::{ConfigError, Setting};
 use crate::core::model::executor::UNHEALTHY;
 
@@ -51,6 +52,51 @@ pub enum ExitCode {
 }
 
 impl ExitCode {
+    /// Every code that does not depend on a job, with its meaning for people: what `horde help exit-codes`, the manual
+    /// and the tests know.
+    pub const ALL: &[(Self, &str)] = &[
+        (Self::Done, "done"),
+        (Self::Failed, "the thing asked for failed"),
+        (Self::Usage, "the command line makes no sense"),
+        (Self::NotFound, "the thing asked for does not exist"),
+        (Self::Refused, "refused: a key, a permission, credit, a limit"),
+        (Self::Conflict, "not possible as things stand"),
+        (Self::Unreachable, "the other side cannot be reached"),
+        (Self::TooLong, "waited too long"),
+        (Self::Partial, "done in part"),
+        (Self::Configuration, "the configuration is wrong"),
+        (Self::CheckFailed, "a check failed"),
+        (Self::Pending, "a plan was shown, and there is something to do"),
+        (
+            Self::Unhealthy,
+            "an executor has reported its job, and its machine is not fit for another one",
+        ),
+        (Self::Bug, "a bug of horde"),
+        (Self::JobTimeout, "a job ran out of time"),
+        (Self::JobFailedByHorde, "the horde failed a job"),
+        (Self::JobRejected, "nobody took a job"),
+        (
+            Self::JobNotRunnable,
+            "a job's image or command is not there, or cannot be run",
+        ),
+        (
+            Self::Passed(130),
+            "ended by Ctrl-C (SIGINT), or the job was cancelled",
+        ),
+        (Self::Passed(143), "ended by SIGTERM"),
+    ];
+
+    /// Codes that every command may end with.
+    pub const ANY: &[Self] = &[
+        Self::Done,
+        Self::Failed,
+        Self::Usage,
+        Self::Configuration,
+        Self::Bug,
+        Self::Passed(130),
+        Self::Passed(143),
+    ];
+
     /// Returns the number.
     pub fn number(self) -> u8 {
         match self {
@@ -78,11 +124,34 @@ impl ExitCode {
     }
 }
 
+/// How an end is named: an exit code, and an entry of the catalogue.
+#[derive(Clone, Copy, Debug)]
+pub struct What {
+    code: ExitCode,
+    problem: &'static Problem,
+}
+
+impl From<ExitCode> for What {
+    fn from(code: ExitCode) -> Self {
+        let problem = code.into();
+        Self { code, problem }
+    }
+}
+
+impl From<&'static Problem> for What {
+    fn from(problem: &'static Problem) -> Self {
+        let code = problem.exit;
+        Self { code, problem }
+    }
+}
+
 /// Why a command failed, in people's words: what was tried, its causes, and what to type next.
 #[derive(Clone, Debug)]
 pub struct CmdError {
     /// The exit code.
     pub code: ExitCode,
+    /// The entry of the catalogue.
+    pub problem: &'static Problem,
     /// What was tried, as in `could not reach the facilitator`; empty if everything was said already.
     pub message: String,
     /// Causes, outermost first.
@@ -92,10 +161,13 @@ pub struct CmdError {
 }
 
 impl CmdError {
-    /// Returns an error without causes and hints.
-    pub fn new(code: ExitCode, message: impl Into<String>) -> Self {
+    /// Returns an error without causes and hints: by its entry in the catalogue, or by an exit code, which stands for
+    /// its general entry.
+    pub fn new(what: impl Into<What>, message: impl Into<String>) -> Self {
+        let What { code, problem } = what.into();
         Self {
             code,
+            problem,
             message: message.into(),
             causes: Vec::new(),
             hints: Vec::new(),
@@ -105,6 +177,14 @@ impl CmdError {
     /// Returns an end with an exit code that needs no words, such as a job's own.
     pub fn quiet(code: ExitCode) -> Self {
         Self::new(code, "")
+    }
+
+    /// Makes it end with another exit code, or be known by another entry of the catalogue.
+    #[must_use]
+    pub fn known_as(mut self, what: impl Into<What>) -> Self {
+        let What { code, problem } = what.into();
+        (self.code, self.problem) = (code, problem);
+        self
     }
 
     /// Adds an error and all its sources as causes.
@@ -125,12 +205,13 @@ impl CmdError {
         self
     }
 
-    /// Writes the error for people; nothing for a quiet end.
-    pub fn render(&self, out: &mut dyn Write) -> io::Result<()> {
+    /// Writes the error for people, with colours if so; nothing for a quiet end.
+    pub fn render(&self, out: &mut dyn Write, colors: bool) -> io::Result<()> {
         if self.message.is_empty() {
             return Ok(());
         }
-        writeln!(out, "error: {}", self.message)?;
+        write_head(out, self.problem, colors)?;
+        writeln!(out, "{}", self.message)?;
         for cause in &self.causes {
             writeln!(out, "  caused by: {cause}")?;
         }
@@ -139,6 +220,16 @@ impl CmdError {
         }
         Ok(())
     }
+}
+
+/// Writes how every error begins: `error[H0601]: `.
+pub(super) fn write_head(out: &mut dyn Write, problem: &Problem, colors: bool) -> io::Result<()> {
+    let (bold, plain) = if colors {
+        ("\u{1b}[1;31m", "\u{1b}[0m")
+    } else {
+        ("", "")
+    };
+    write!(out, "{bold}error[{}]{plain}: ", problem.code)
 }
 
 impl fmt::Display for CmdError {
@@ -150,13 +241,13 @@ impl fmt::Display for CmdError {
 
 /// Turns an error into a [`CmdError`] by saying what was tried.
 pub trait OrFail<T> {
-    /// Names the exit code and what was tried, as in `could not open the store`.
-    fn or_fail(self, code: ExitCode, message: impl Into<String>) -> Result<T, CmdError>;
+    /// Names the exit code or the entry of the catalogue, and what was tried, as in `could not open the store`.
+    fn or_fail(self, what: impl Into<What>, message: impl Into<String>) -> Result<T, CmdError>;
 }
 
 impl<T, E: Error + 'static> OrFail<T> for Result<T, E> {
-    fn or_fail(self, code: ExitCode, message: impl Into<String>) -> Result<T, CmdError> {
-        self.map_err(|error| CmdError::new(code, message).caused_by(&error))
+    fn or_fail(self, what: impl Into<What>, message: impl Into<String>) -> Result<T, CmdError> {
+        self.map_err(|error| CmdError::new(what, message).caused_by(&error))
     }
 }
 
@@ -179,11 +270,7 @@ impl From<ConfigError> for CmdError {
                 _ => wrong.caused_by(&error),
             },
             ConfigError::NoDirectory => wrong.caused_by(&error).hint("pass --dir DIRECTORY"),
-            _ => Self {
-                code: ExitCode::Bug,
-                ..wrong
-            }
-            .caused_by(&error),
+            _ => Self::new(ExitCode::Bug, wrong.message).caused_by(&error),
         }
     }
 }
@@ -191,26 +278,30 @@ impl From<ConfigError> for CmdError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cmd::catalogue;
 
     #[test]
     fn an_error_reads_as_what_was_tried_then_causes_then_hints() {
         let cause = io::Error::other("connection refused");
         let error = Err::<(), _>(cause)
-            .or_fail(ExitCode::Unreachable, "could not reach the facilitator")
+            .or_fail(catalogue::NO_FACILITATOR, "could not reach the facilitator")
             .unwrap_err()
             .hint("is `horde up` running?");
         let mut text = Vec::new();
-        error.render(&mut text).unwrap();
+        error.render(&mut text, false).unwrap();
+        assert_eq!(error.code, ExitCode::Unreachable);
         assert_eq!(
             String::from_utf8(text).unwrap(),
-            "error: could not reach the facilitator\n  caused by: connection refused\nhint: is `horde up` running?\n"
+            "error[H0601]: could not reach the facilitator\n  caused by: connection refused\nhint: is `horde up` running?\n"
         );
     }
 
     #[test]
     fn a_quiet_end_says_nothing() {
         let mut text = Vec::new();
-        CmdError::quiet(ExitCode::Passed(3)).render(&mut text).unwrap();
+        CmdError::quiet(ExitCode::Passed(3))
+            .render(&mut text, false)
+            .unwrap();
         assert!(text.is_empty());
     }
 }

@@ -10,6 +10,7 @@ use clap::{Args, Subcommand};
 use super::attack::InsideArgs;
 use super::check::{CheckArgs, SpecsArgs};
 use super::context::{Context, GRACE};
+use super::contract::{Prints, Promise, of};
 use super::error::{CmdError, ExitCode, OrFail};
 use super::miner::QUESTION;
 use crate::core::config::{ExecutorConfig, Flag, Scope};
@@ -18,6 +19,30 @@ use crate::core::docker::image::{ImageError, make_executor_image};
 use crate::core::docker::reference::ImageReference;
 use crate::core::docker::{Engine, EngineError};
 use crate::core::executor;
+
+/// What these commands promise.
+pub(super) const PROMISES: &[Promise] = &[
+    Promise::new(
+        "executor run",
+        Prints::Nothing,
+        &[ExitCode::Unreachable, ExitCode::Unhealthy],
+    ),
+    Promise::new(
+        "executor image",
+        Prints::One(of::<serde_json::Value>),
+        &[ExitCode::Unreachable],
+    ),
+    Promise::new(
+        "executor check",
+        Prints::Under("checks", of::<serde_json::Value>),
+        &[ExitCode::CheckFailed, ExitCode::Unreachable],
+    ),
+    Promise::new(
+        "executor specs",
+        Prints::One(of::<serde_json::Value>),
+        &[ExitCode::Unreachable],
+    ),
+];
 
 /// `horde executor …`
 #[derive(Debug, Subcommand)]
@@ -189,7 +214,7 @@ impl ImageArgs {
             };
             CmdError::new(code, format!("could not make {image}")).caused_by(&error)
         })?;
-        if context.json {
+        if context.wants_data() {
             context.print_json(&serde_json::json!({ "image": image.as_str(), "id": id.as_str() }))
         } else {
             context.line(format_args!("{image} {}", id.as_str()))

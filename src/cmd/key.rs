@@ -8,6 +8,7 @@ use serde_json::json;
 use zeroize::Zeroizing;
 
 use super::context::Context;
+use super::contract::{Prints, Promise, of};
 use super::error::{CmdError, ExitCode, OrFail};
 use crate::core::config::{Flag, Scope, WalletConfig};
 use crate::core::crypto::keyfile::{self, KeyFileError, NewHotkey, Passwords};
@@ -16,6 +17,30 @@ use crate::core::model::Hotkey;
 
 /// Largest message read from standard input, in bytes.
 const MESSAGE_BYTES_MAX: u64 = 16 * 1024 * 1024;
+
+/// What these commands promise.
+pub(super) const PROMISES: &[Promise] = &[
+    Promise::new(
+        "key new",
+        Prints::One(of::<serde_json::Value>),
+        &[ExitCode::Refused, ExitCode::NotFound, ExitCode::Conflict],
+    ),
+    Promise::new(
+        "key show",
+        Prints::One(of::<serde_json::Value>),
+        &[ExitCode::Refused, ExitCode::NotFound],
+    ),
+    Promise::new(
+        "key sign",
+        Prints::One(of::<serde_json::Value>),
+        &[ExitCode::Refused, ExitCode::NotFound],
+    ),
+    Promise::new(
+        "key verify",
+        Prints::One(of::<serde_json::Value>),
+        &[ExitCode::CheckFailed],
+    ),
+];
 
 /// `horde key …`
 #[derive(Debug, Subcommand)]
@@ -228,7 +253,7 @@ fn new(context: &Context, args: &NewArgs) -> Result<(), CmdError> {
     let hotkey = NewHotkey::generate().or_fail(ExitCode::Failed, tried)?;
     let public_path = hotkey.write(&path).map_err(|error| wallet_error(tried, &error))?;
     let address = hotkey.keypair.hotkey();
-    if context.json {
+    if context.wants_data() {
         return context.print_json(&json!({
             "hotkey": address.as_str(),
             "path": path.display().to_string(),
@@ -261,7 +286,7 @@ fn show(context: &Context, args: &KeyArgs) -> Result<(), CmdError> {
     let public_key = ss58::decode(&hotkey).or_fail(ExitCode::Refused, "could not read the address")?;
     let public_key = format!("0x{}", hex::encode(public_key));
     let path = path.map(|path| path.display().to_string());
-    if context.json {
+    if context.wants_data() {
         return context.print_json(&json!({
             "hotkey": hotkey.as_str(),
             "public_key": public_key,
@@ -295,7 +320,7 @@ async fn sign(context: &Context, args: &SignArgs) -> Result<(), CmdError> {
         open_hotkey(context, &wallet).await?
     };
     let signature = keypair.sign(&message).to_hex_prefixed();
-    if context.json {
+    if context.wants_data() {
         return context.print_json(&json!({ "hotkey": keypair.hotkey().as_str(), "signature": signature }));
     }
     context.line(signature)
@@ -311,7 +336,7 @@ fn verify_signature(context: &Context, args: &VerifyArgs) -> Result<(), CmdError
         Err(VerifyError::Mismatch) => false,
         Err(error) => return Err(CmdError::new(ExitCode::Usage, tried).caused_by(error)),
     };
-    if context.json {
+    if context.wants_data() {
         context.print_json(&json!({ "hotkey": args.hotkey, "valid": valid }))?;
     } else if valid {
         context.line("valid")?;

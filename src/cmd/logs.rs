@@ -14,6 +14,7 @@ use tokio::time::sleep;
 use tracing::Level;
 
 use super::context::Context;
+use super::contract::{Prints, Promise, of};
 use super::error::{CmdError, ExitCode, OrFail};
 use super::table::{moment, stamp};
 use crate::core::config::Scope;
@@ -51,6 +52,13 @@ const SLACK: time::Duration = time::Duration::minutes(5);
 
 /// The version of the records.
 const SCHEMA: u32 = 1;
+
+/// What these commands promise.
+pub(super) const PROMISES: &[Promise] = &[Promise::new(
+    "logs",
+    Prints::Stream(of::<Record<'_>>),
+    &[ExitCode::NotFound],
+)];
 
 /// `horde logs …`
 #[derive(Args, Debug)]
@@ -182,7 +190,7 @@ struct Printer<'a> {
 impl Printer<'_> {
     fn print(&mut self, name: &str, entry: &Entry) -> Result<(), CmdError> {
         self.lines += 1;
-        if !self.context.json {
+        if !self.context.wants_data() {
             return self.context.line(self.line(name, entry));
         }
         self.context.print_json(&Record::Line {
@@ -239,7 +247,7 @@ impl Printer<'_> {
 
     /// Says how it ended.
     fn end(&self, unreadable: u64) -> Result<(), CmdError> {
-        if self.context.json {
+        if self.context.wants_data() {
             return self.context.print_json(&Record::End {
                 ts: stamp(self.context.clock.now()),
                 seq: self.lines + 1,
@@ -367,9 +375,7 @@ impl LogsArgs {
             } else {
                 0
             },
-            colors: io::stdout().is_terminal()
-                && context.environment.get("NO_COLOR").is_none()
-                && context.environment.get("TERM") != Some("dumb"),
+            colors: context.colors(io::stdout().is_terminal()),
             in_full: self.timestamps,
             raw: self.raw,
             lines: 0,
@@ -408,7 +414,7 @@ impl LogsArgs {
             merge.again();
             print_all(&mut merge, &filter, &mut printer)?;
         }
-        if context.json {
+        if context.wants_data() {
             printer.end(merge.unreadable() + torn)?;
         }
         Err(CmdError::quiet(ExitCode::Passed(

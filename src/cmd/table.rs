@@ -32,32 +32,42 @@ impl<const N: usize> Table<N> {
 
     /// Returns the lines.
     pub(super) fn lines(&self) -> Vec<String> {
-        let width = |column: usize| {
-            let cells = self.rows.iter().filter_map(|row| row.get(column));
-            cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
-        };
-        let widths: Vec<usize> = (0..N).map(width).collect();
-        let line = |row: &[String; N]| {
-            let mut line = String::new();
-            for (index, (cell, width)) in row.iter().zip(&widths).enumerate() {
-                if index > 0 {
-                    line.push_str("  ");
-                }
-                line.push_str(cell);
-                // Not by a format string, whose widths end at 65,535.
-                let missing = width.saturating_sub(cell.chars().count());
-                line.extend(std::iter::repeat_n(' ', missing));
-            }
-            line.truncate(line.trim_end().len());
-            line
-        };
-        self.rows.iter().map(line).collect()
+        aligned(&self.rows)
     }
 
     /// Prints it.
     pub(super) fn print(&self, context: &Context) -> Result<(), CmdError> {
         self.lines().iter().try_for_each(|line| context.line(line))
     }
+}
+
+/// Returns rows as lines, with columns as wide as their widest cell.
+pub(super) fn aligned<R: AsRef<[String]>>(rows: &[R]) -> Vec<String> {
+    let mut widths: Vec<usize> = Vec::new();
+    for row in rows {
+        for (index, cell) in row.as_ref().iter().enumerate() {
+            let width = cell.chars().count();
+            match widths.get_mut(index) {
+                Some(widest) => *widest = width.max(*widest),
+                None => widths.push(width),
+            }
+        }
+    }
+    let line = |row: &R| {
+        let mut line = String::new();
+        for (index, (cell, width)) in row.as_ref().iter().zip(&widths).enumerate() {
+            if index > 0 {
+                line.push_str("  ");
+            }
+            line.push_str(cell);
+            // Not by a format string, whose widths end at 65,535.
+            let missing = width.saturating_sub(cell.chars().count());
+            line.extend(std::iter::repeat_n(' ', missing));
+        }
+        line.truncate(line.trim_end().len());
+        line
+    };
+    rows.iter().map(line).collect()
 }
 
 /// Returns a time as JSON has it: RFC 3339, UTC, to the microsecond.

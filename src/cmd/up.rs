@@ -11,7 +11,9 @@ use ipnet::{IpNet, Ipv4Net};
 use serde::Serialize;
 use tempfile::TempDir;
 
+use super::catalogue;
 use super::context::Context;
+use super::contract::{JOBS_OWN, Prints, Promise, of};
 use super::error::{CmdError, ExitCode, OrFail};
 use super::job;
 use crate::core::client::Client;
@@ -35,6 +37,19 @@ use crate::core::tasks::Tasks;
 
 /// Lines of what a role has printed that are shown when it failed.
 const TAIL_LINES: usize = 15;
+
+/// What these commands promise.
+pub(super) const PROMISES: &[Promise] = &[Promise::new(
+    "up",
+    Prints::One(of::<serde_json::Value>),
+    &[
+        ExitCode::NotFound,
+        ExitCode::Conflict,
+        ExitCode::Unreachable,
+        ExitCode::TooLong,
+        JOBS_OWN,
+    ],
+)];
 
 /// `horde up …`
 #[derive(Args, Debug)]
@@ -355,7 +370,7 @@ impl UpArgs {
         client: &Client,
         sink: &Sink,
     ) -> Result<(), CmdError> {
-        if !context.json {
+        if !context.wants_data() {
             tell(context, &running)?;
         }
         let sample_job = sample::job(&self.image, &running.validator.hotkey, sink)
@@ -523,7 +538,7 @@ fn running(plan: &Plan, network: &Devnet) -> Result<Running, StartError> {
 
 /// Prints what runs where.
 fn tell(context: &Context, running: &Running) -> Result<(), CmdError> {
-    if context.json {
+    if context.wants_data() {
         return context.print_json(running);
     }
     let pid = |name| {
@@ -566,7 +581,7 @@ fn tell(context: &Context, running: &Running) -> Result<(), CmdError> {
 
 /// Prints what came of the sample job.
 fn tell_result(context: &Context, result: &SampleResult<'_>) -> Result<(), CmdError> {
-    if context.json {
+    if context.wants_data() {
         return context.print_json(result);
     }
     context.line(format_args!("\njob {} {}", result.job.uuid, result.job.status))?;
@@ -585,18 +600,18 @@ fn tell_result(context: &Context, result: &SampleResult<'_>) -> Result<(), CmdEr
 }
 
 fn docker_error(error: &EngineError) -> CmdError {
-    CmdError::new(ExitCode::Unreachable, "jobs cannot run without Docker")
+    CmdError::new(catalogue::NO_DOCKER, "jobs cannot run without Docker")
         .caused_by(error)
         .hint("on Debian or Ubuntu: `sh scripts/demo.sh` installs and starts the Docker engine")
 }
 
 fn start_error(error: &StartError) -> CmdError {
-    CmdError::new(ExitCode::Failed, "could not start the network").caused_by(error)
+    CmdError::new(catalogue::NETWORK, "could not start the network").caused_by(error)
 }
 
 /// Names the child that is to blame and shows the end of what it printed.
 fn ready_error(error: &ReadyError, network: &Devnet) -> CmdError {
-    let failed = CmdError::new(ExitCode::Failed, "the network does not run").caused_by(error);
+    let failed = CmdError::new(catalogue::NETWORK, "the network does not run").caused_by(error);
     let culprit = network
         .children()
         .iter()

@@ -68,7 +68,6 @@ const HEAVY: &[(&str, &[&str])] = &[
     ("clap_complete", &["cmd"]),
     ("clap_mangen", &["cmd"]),
     ("csv", &["cmd"]),
-    ("schemars", &["cmd"]),
     ("sd_notify", &["cmd"]),
     ("ratatui", &["tui"]),
     ("crossterm", &["tui"]),

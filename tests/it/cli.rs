@@ -9,9 +9,7 @@ use crate::support::Home;
 
 /// Returns the words of every visible command of the tree, parents first.
 fn commands(command: &clap::Command, words: &[String]) -> Vec<Vec<String>> {
-    let children = command
-        .get_subcommands()
-        .filter(|child| !child.is_hide_set() && child.get_name() != "help");
+    let children = command.get_subcommands().filter(|child| !child.is_hide_set());
     let below = children.flat_map(|child| {
         let mut words = words.to_vec();
         words.push(child.get_name().to_owned());

@@ -47,7 +47,7 @@ async fn a_submitted_job_is_followed_to_its_output() {
         "WHO=świat",
         "--volume",
         "data:/volume/in",
-        "--output",
+        "--deliver",
         "/output/sum.txt=https://example.com/sum?a=b",
         "busybox",
         "--",

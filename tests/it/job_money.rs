@@ -87,7 +87,7 @@ async fn a_job_that_may_cost_too_much_is_not_sent_and_one_that_may_not_goes() {
     assert_eq!(stdout, "");
     assert_eq!(
         stderr,
-        "error: the job was not submitted: it may cost more than 0.059999\n  \
+        "error[H1001]: the job was not submitted: it may cost more than 0.059999\n  \
          caused by: at most 0.06: 60 s at 0.001 a second; 0.1 is available\n\
          hint: shorter limits cost less: --limits download=…,execution=…,upload=…\n"
     );
@@ -144,7 +144,7 @@ async fn a_job_that_cannot_be_paid_is_refused_with_what_is_missing() {
     assert_eq!(stdout, "");
     assert_eq!(
         stderr,
-        "error: could not submit the job\n  \
+        "error[H0402]: could not submit the job\n  \
          caused by: the facilitator answered with HTTP status 402: Insufficient credit: With these limits the job may \
          cost 0.06 units, 0.05 are available: 0.01 are missing. Lower the limits, or ask the operator of this \
          facilitator for credit.\n\
@@ -207,7 +207,7 @@ async fn who_is_not_let_in_or_blocked_is_told_so_and_what_to_ask_for() {
     let _alice = gateway.door.try_validator().await.unwrap();
     let charlie = address("//Charlie");
     let refused = format!(
-        "error: could not choose a validator\n  \
+        "error[H0401]: could not choose a validator\n  \
          caused by: the facilitator does not let {charlie} in: Hotkey not allowed\n\
          hint: its operator lets users in (`horde facilitator user add {charlie}`) and keeps them out (`user block`)\n"
     );

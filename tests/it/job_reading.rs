@@ -818,7 +818,7 @@ async fn a_job_is_submitted_again_with_a_signature_of_its_own() {
         "--env",
         "A=2",
     ];
-    submit.extend(["--volume", "data.txt:/volume/data.txt", "--output", expired]);
+    submit.extend(["--volume", "data.txt:/volume/data.txt", "--deliver", expired]);
     submit.extend([
         "--namespace",
         "sums",

@@ -12,6 +12,7 @@ mod cancel;
 mod check;
 mod cli;
 mod command;
+mod contract;
 mod crash;
 mod dashboard;
 mod delivery;

@@ -204,7 +204,7 @@ async fn inputs_and_outputs_of_s3_are_presigned_and_the_output_is_brought_home()
         &server.url,
         "--volume",
         "s3://bucket/in/words.txt:/volume/words.txt",
-        "--output",
+        "--deliver",
         "/output/d/out.txt=s3://bucket/out/a b.txt",
         "--tag",
         "mark",
@@ -269,7 +269,7 @@ async fn inputs_and_outputs_of_s3_are_presigned_and_the_output_is_brought_home()
         "--to",
         "got",
         "--force",
-        "--output",
+        "--deliver",
         "/output/d/out.txt",
         &uuid,
     ];
@@ -294,7 +294,7 @@ async fn what_s3_would_refuse_is_told_before_anything_is_submitted() {
         assert_eq!(text(&output.stdout), "", "{output:?}");
         (output.status.code().unwrap(), text(&output.stderr))
     };
-    let to = ["--output", "/output/x=s3://bucket/x"];
+    let to = ["--deliver", "/output/x=s3://bucket/x"];
     let (code, told) = submit("not the secret", &to).await;
     assert_eq!(code, 4, "{told}");
     assert!(
@@ -302,7 +302,7 @@ async fn what_s3_would_refuse_is_told_before_anything_is_submitted() {
         "{told}"
     );
     assert!(!told.contains("not the secret"), "{told}");
-    let (code, told) = submit(SECRET, &["--output", "/output/x=s3://no-such-bucket/x"]).await;
+    let (code, told) = submit(SECRET, &["--deliver", "/output/x=s3://no-such-bucket/x"]).await;
     assert_eq!(code, 3, "{told}");
     assert!(told.contains("no bucket \"no-such-bucket\""), "{told}");
     let (code, told) = submit(SECRET, &["--volume", "s3://bucket/none:/volume/x"]).await;
@@ -353,7 +353,7 @@ async fn a_large_input_is_uploaded_in_parts_and_taken_up_where_it_broke_off() {
         "s3://bucket/inputs/",
         "--volume",
         "large.bin:/volume/large.bin",
-        "--output",
+        "--deliver",
         "/output/x=s3://bucket/out/x",
         "busybox",
     ];
@@ -457,7 +457,7 @@ async fn a_plan_tells_no_secret_and_changes_nothing() {
         "TOKEN=very-secret",
         "--volume",
         "large.bin:/volume/large.bin",
-        "--output",
+        "--deliver",
         "/output/x=s3://bucket/x",
         "busybox",
     ];
@@ -507,7 +507,7 @@ async fn a_real_job_reads_from_s3_writes_to_s3_and_its_output_is_brought_home() 
         "s3://bucket/in/words.txt:/volume/words.txt",
         "--volume",
         "large.bin:/volume/",
-        "--output",
+        "--deliver",
         "/output/sorted.txt=s3://bucket/out/sorted.txt",
         "--artifact",
         "/artifacts",

@@ -6,17 +6,20 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use horde::core::host::floors::Floors;
-use tempfile::TempDir;
+use tempfile::{NamedTempFile, TempDir};
 
 /// A home directory of a test's own, and the binary run in it with nothing else in its environment.
 pub(crate) struct Home {
     dir: TempDir,
+    /// Where commands note, for tests, what they printed as data and how they ended.
+    witness: NamedTempFile,
 }
 
 impl Home {
     pub(crate) fn new() -> Self {
         Self {
             dir: tempfile::Builder::new().prefix("horde-test-").tempdir().unwrap(),
+            witness: NamedTempFile::new().unwrap(),
         }
     }
 
@@ -51,6 +54,7 @@ impl Home {
             .args(args)
             .env_clear()
             .env("HOME", self.path())
+            .env("HORDE_TEST_WITNESS", self.witness.path())
             .env("COLUMNS", "100")
             .current_dir(self.path())
             .stdin(Stdio::null());
@@ -75,6 +79,20 @@ impl Home {
             }
         }
         text.replace(self.path().to_str().unwrap(), "$HOME")
+    }
+}
+
+impl Drop for Home {
+    /// Whatever commands ran: what they printed as data fits their schema, and they ended with a code that they promise.
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            return;
+        }
+        let notes = std::fs::read_to_string(self.witness.path()).unwrap_or_default();
+        // A command that was killed may have left a part of a line.
+        for note in notes.lines().filter_map(|line| serde_json::from_str(line).ok()) {
+            crate::contract::check(&note);
+        }
     }
 }
 

@@ -153,7 +153,7 @@ async fn add(context: &Context, args: AddArgs) -> Result<(), CmdError> {
         ),
         (false, _) => format!("this was done before under its key; {user} has {available} available"),
     });
-    if context.json {
+    if context.wants_data() {
         context.print_json(
             &json!({"hotkey": user, "added": is_new, "amount_micro": asked, "available_micro": available}),
         )?;
@@ -200,7 +200,7 @@ async fn list(context: &Context, args: ListArgs) -> Result<(), CmdError> {
         .transfers(filter, args.limit)
         .await
         .or_fail(ExitCode::Failed, "could not read the ledger")?;
-    if context.json {
+    if context.wants_data() {
         let all: Vec<Value> = transfers.iter().map(as_json).collect();
         return context.print_json(&all);
     }
@@ -256,7 +256,7 @@ async fn check(context: &Context) -> Result<(), CmdError> {
         .imbalances()
         .await
         .or_fail(ExitCode::Failed, "could not read the ledger")?;
-    if context.json {
+    if context.wants_data() {
         let all: Vec<Value> = imbalances
             .iter()
             .map(|found| json!({"what": found.what, "written_micro": found.kept, "moved_micro": found.moved}))

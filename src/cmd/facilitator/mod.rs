@@ -13,7 +13,9 @@ mod user;
 use clap::Subcommand;
 
 use self::run::RunArgs;
+use super::catalogue;
 use super::context::Context;
+use super::contract::{Prints, Promise, of};
 use super::error::{CmdError, ExitCode, OrFail};
 use crate::core::config::{Scope, Settings};
 use crate::core::crypto::ss58;
@@ -28,6 +30,57 @@ const NOTE_CHARS_MAX: usize = 200;
 /// What the administrator's commands have in common.
 const BESIDE: &str = "These commands work on the database in the data directory of the facilitator (--dir), on the same \
 machine: whoever may write that file is the administrator. A running facilitator follows within a second.";
+
+/// What these commands promise.
+pub(super) const PROMISES: &[Promise] = &[
+    Promise::new("facilitator run", Prints::Nothing, &[]),
+    Promise::new(
+        "facilitator user add",
+        Prints::One(of::<serde_json::Value>),
+        &[ExitCode::NotFound, ExitCode::Refused, ExitCode::Conflict],
+    ),
+    Promise::new(
+        "facilitator user list",
+        Prints::List(of::<serde_json::Value>),
+        &[ExitCode::NotFound],
+    ),
+    Promise::new(
+        "facilitator user show",
+        Prints::One(of::<serde_json::Value>),
+        &[ExitCode::NotFound],
+    ),
+    Promise::new(
+        "facilitator user block",
+        Prints::One(of::<serde_json::Value>),
+        &[ExitCode::NotFound, ExitCode::Refused],
+    ),
+    Promise::new(
+        "facilitator user unblock",
+        Prints::One(of::<serde_json::Value>),
+        &[ExitCode::NotFound, ExitCode::Refused],
+    ),
+    Promise::new(
+        "facilitator credit add",
+        Prints::One(of::<serde_json::Value>),
+        &[ExitCode::NotFound, ExitCode::Refused],
+    ),
+    Promise::new(
+        "facilitator credit list",
+        Prints::List(of::<serde_json::Value>),
+        &[ExitCode::NotFound],
+    ),
+    Promise::new(
+        "facilitator credit check",
+        Prints::One(of::<serde_json::Value>),
+        &[ExitCode::NotFound, ExitCode::CheckFailed],
+    ),
+    Promise::new("facilitator prices", Prints::One(of::<serde_json::Value>), &[]),
+    Promise::new(
+        "facilitator specs",
+        Prints::List(of::<serde_json::Value>),
+        &[ExitCode::NotFound],
+    ),
+];
 
 /// `horde facilitator …`
 #[derive(Debug, Subcommand)]
@@ -77,10 +130,10 @@ async fn open_beside(context: &Context) -> Result<(FacilitatorStore, Settings), 
         .or_fail(ExitCode::Bug, TRIED)?;
     match opened {
         Ok(store) => Ok((store, settings)),
-        Err(error @ OpenError::Missing { .. }) => Err(CmdError::new(ExitCode::NotFound, TRIED)
+        Err(error @ OpenError::Missing { .. }) => Err(CmdError::new(catalogue::NO_DATABASE, TRIED)
             .caused_by(&error)
             .hint("`horde facilitator run` makes it; `--dir` names the directory that it was started with")),
-        Err(error) => Err(CmdError::new(ExitCode::Failed, TRIED).caused_by(&error)),
+        Err(error) => Err(CmdError::new(catalogue::DATABASE, TRIED).caused_by(&error)),
     }
 }
 

@@ -32,7 +32,7 @@ impl PricesArgs {
     pub(super) fn run(self, context: &Context) -> Result<(), CmdError> {
         let settings = context.settings(Scope::Facilitator, Vec::new())?;
         let prices = FacilitatorConfig::from_settings(&settings)?.prices;
-        if context.json {
+        if context.wants_data() {
             let by_class: Map<_, _> = prices
                 .iter()
                 .map(|(class, price)| (class.as_str().to_owned(), json!(price)))

@@ -39,7 +39,7 @@ impl SpecsArgs {
             .specs()
             .await
             .or_fail(ExitCode::Failed, "could not read the machine specs")?;
-        if context.json {
+        if context.wants_data() {
             let all: Vec<Value> = specs.iter().map(as_json).collect();
             return context.print_json(&all);
         }

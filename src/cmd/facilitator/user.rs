@@ -202,7 +202,7 @@ fn check(ordered: Ordered) -> Result<bool, CmdError> {
 
 /// Prints how a user stands after an order, for scripts.
 fn told(context: &Context, configured: &Configured, user: &KnownUser) -> Result<(), CmdError> {
-    if context.json {
+    if context.wants_data() {
         context.print_json(&configured.json(user))?;
     }
     Ok(())
@@ -216,7 +216,7 @@ async fn list(context: &Context) -> Result<(), CmdError> {
         .known_users(&named)
         .await
         .or_fail(ExitCode::Failed, READ_FAILED)?;
-    if context.json {
+    if context.wants_data() {
         let all: Vec<Value> = users.iter().map(|user| configured.json(user)).collect();
         return context.print_json(&all);
     }
@@ -247,7 +247,7 @@ async fn show(context: &Context, who: &Who) -> Result<(), CmdError> {
         .known_user(&hotkey)
         .await
         .or_fail(ExitCode::Failed, READ_FAILED)?;
-    if context.json {
+    if context.wants_data() {
         return context.print_json(&configured.json(&user));
     }
     let standing = match configured.standing(&user) {

@@ -8,7 +8,7 @@ use crate::core::model::Hotkey;
 
 /// Whether somebody is there who may be asked: standard input and error are terminals, and `--no-input` is absent.
 pub(super) fn may_ask(context: &Context, no_input: bool) -> bool {
-    !no_input && !context.json && io::stdin().is_terminal() && io::stderr().is_terminal()
+    !no_input && !context.wants_data() && io::stdin().is_terminal() && io::stderr().is_terminal()
 }
 
 /// Asks for the image.

@@ -44,8 +44,8 @@ pub(super) struct AskedArgs {
     )]
     volumes: Vec<String>,
     #[expect(clippy::doc_markdown, reason = "help on a terminal, not Markdown")]
-    /// Upload a file below /output when the job is done: to a URL by PUT, to post+URL as a form, or to s3://bucket/key
-    #[arg(long = "output", short, value_name = "PATH=URL")]
+    /// Deliver a file below /output when the job is done: to a URL by PUT, to post+URL as a form, or to s3://bucket/key
+    #[arg(long = "deliver", value_name = "PATH=URL")]
     outputs: Vec<String>,
     /// Return the files of this folder of the container with the result
     #[arg(long, value_name = "DIRECTORY")]
@@ -131,7 +131,7 @@ impl AskedArgs {
             let shown = given.split(['?', '#']).next().unwrap_or_default();
             let read =
                 pair.and_then(|(path, to)| OutputRequest::new(path, to).map_err(|error| error.to_string()));
-            problems.take(&format!("--output {shown:?}"), read)
+            problems.take(&format!("--deliver {shown:?}"), read)
         });
         let outputs = outputs.collect();
         let names = [

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use clap::Args;
+use schemars::JsonSchema;
 use serde::Serialize;
 use tokio::time::timeout;
 
@@ -39,13 +40,15 @@ pub struct CancelArgs {
 }
 
 /// What came of one job; keys in this order.
-#[derive(Debug, Serialize)]
-struct Outcome {
+#[derive(Debug, Serialize, JsonSchema)]
+pub(super) struct Outcome {
     /// The job, or what was given for it.
     job: String,
     /// `cancelling`, `cancelled`, `ended` (otherwise, or before), `cannot` or `error`.
     result: &'static str,
+    /// How the job stands; null if that is not known.
     status: Option<&'static str>,
+    /// Why it cannot be cancelled, or what went wrong.
     detail: Option<String>,
     #[serde(skip)]
     code: ExitCode,
@@ -110,7 +113,7 @@ impl CancelArgs {
                     outcome = self.ended(context, &client, job) => outcome,
                 },
             };
-            if !context.json {
+            if !context.wants_data() {
                 let status = outcome.status.filter(|status| *status != outcome.result);
                 let status = status.map(|status| format!(" ({status})")).unwrap_or_default();
                 context.line(format_args!(
@@ -121,7 +124,7 @@ impl CancelArgs {
             }
             outcomes.push(outcome);
         }
-        if context.json {
+        if context.wants_data() {
             context.print_json(&outcomes)?;
         }
         verdict(&outcomes)

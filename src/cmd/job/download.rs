@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use clap::Args;
+use schemars::JsonSchema;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
@@ -18,6 +19,7 @@ use crate::cmd::table::printable;
 use crate::core::client::download::Downloads;
 use crate::core::client::landing::Landing;
 use crate::core::client::source::hide_query;
+use crate::core::model::JobId;
 use crate::core::model::upload::SingleFileUpload;
 use crate::core::proto::sdk_facilitator::JobView;
 use crate::core::s3::S3;
@@ -26,7 +28,7 @@ pub(super) const EXAMPLES: &str = "\
 Examples:
   horde job download 3f2a
   horde job download 3f2a --to results --artifact /artifacts/model.bin
-  horde job download 3f2a --output /output/sum.txt --s3-endpoint https://s3.example.com";
+  horde job download 3f2a --delivered /output/sum.txt --s3-endpoint https://s3.example.com";
 
 /// Where the two kinds of files go below the folder.
 const ARTIFACTS: &str = "artifacts";
@@ -43,11 +45,11 @@ pub struct DownloadArgs {
     /// Bring the files into this folder [default: one of the job's name]
     #[arg(long, value_name = "DIRECTORY")]
     to: Option<PathBuf>,
-    /// Bring this artifact; with --output, nothing else
+    /// Bring this artifact; with --delivered, nothing else
     #[arg(long = "artifact", value_name = "PATH")]
     artifacts: Vec<String>,
-    /// Bring this output; with --artifact, nothing else
-    #[arg(long = "output", value_name = "PATH")]
+    /// Bring this file from where the job delivered it; with --artifact, nothing else
+    #[arg(long = "delivered", value_name = "PATH")]
     outputs: Vec<String>,
     /// Bring standard output and error too, as stdout and stderr
     #[arg(long)]
@@ -65,7 +67,7 @@ pub struct DownloadArgs {
 }
 
 /// A file that has come.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 struct Came {
     /// Where it lies below the folder.
     path: String,
@@ -80,7 +82,7 @@ struct Came {
 }
 
 /// A file that has not.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 struct Missed {
     /// What it is called by the job.
     path: String,
@@ -88,6 +90,19 @@ struct Missed {
     source: &'static str,
     /// Why.
     error: String,
+}
+
+/// What came of a download.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(super) struct Downloaded<'a> {
+    /// The job.
+    job: &'a JobId,
+    /// The folder.
+    directory: String,
+    /// What has come.
+    files: &'a [Came],
+    /// What has not.
+    failed: &'a [Missed],
 }
 
 /// A download in progress.
@@ -301,11 +316,13 @@ impl Download<'_> {
 
     fn finish(self, to: &std::path::Path) -> Result<(), CmdError> {
         let context = self.context;
-        if context.json {
-            context.print_json(&serde_json::json!({
-                "job": self.job.uuid, "directory": to.display().to_string(),
-                "files": self.came, "failed": self.missed,
-            }))?;
+        if context.wants_data() {
+            context.print_json(&Downloaded {
+                job: &self.job.uuid,
+                directory: to.display().to_string(),
+                files: &self.came,
+                failed: &self.missed,
+            })?;
         } else {
             for file in &self.came {
                 context.line(printable(&to.join(&file.path).display().to_string()))?;

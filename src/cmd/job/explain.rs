@@ -3,7 +3,8 @@
 use std::borrow::Cow;
 
 use clap::Args;
-use serde_json::{Value, json};
+use schemars::JsonSchema;
+use serde::Serialize;
 
 use super::end::exit_code;
 use super::{UserArgs, find};
@@ -31,6 +32,15 @@ pub struct ExplainArgs {
     id: String,
 }
 
+/// An explanation, as it is printed.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(super) struct Explained<'a> {
+    #[serde(flatten)]
+    explanation: &'a Explanation,
+    /// The exit code of commands that wait for the job; null while it has not ended.
+    exit_code: Option<u8>,
+}
+
 impl ExplainArgs {
     pub(super) async fn run(self, context: &Context) -> Result<(), CmdError> {
         let client = self.user.client(context).await?;
@@ -39,12 +49,11 @@ impl ExplainArgs {
         let code = verdict(&job)
             .and_then(|meaning| meaning.ending)
             .map(|ending| exit_code(ending).number());
-        if context.json {
-            let mut record = serde_json::to_value(&explanation).unwrap_or_default();
-            if let Value::Object(fields) = &mut record {
-                fields.insert("exit_code".to_owned(), json!(code));
-            }
-            return context.print_json(&record);
+        if context.wants_data() {
+            return context.print_json(&Explained {
+                explanation: &explanation,
+                exit_code: code,
+            });
         }
         lines(&job, &explanation, code)
             .iter()
@@ -189,6 +198,8 @@ fn cells(stage: &StageTime) -> [String; 7] {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::{Value, json};
+
     use super::*;
     use crate::core::model::Timestamp;
 

@@ -1,6 +1,7 @@
 //! Finding a job by its identity, or by the beginning of it that no other job of the user has.
 
 use super::client_error;
+use crate::cmd::catalogue;
 use crate::cmd::error::{CmdError, ExitCode};
 use crate::cmd::table::printable;
 use crate::core::client::{Client, ClientError};
@@ -58,7 +59,7 @@ async fn search(client: &Client, beginning: &str) -> Result<JobView, CmdError> {
     }
     if found.len() > 1 {
         let words = format!("{beginning} is the beginning of several jobs");
-        let ambiguous = CmdError::new(ExitCode::Usage, words);
+        let ambiguous = CmdError::new(catalogue::AMBIGUOUS, words);
         let named = found.iter().take(CANDIDATES_MAX);
         let failed = named.fold(ambiguous, |failed, job| {
             let image = printable(&job.docker_image);
@@ -72,7 +73,7 @@ async fn search(client: &Client, beginning: &str) -> Result<JobView, CmdError> {
     }
     found.pop().ok_or_else(|| {
         CmdError::new(
-            ExitCode::NotFound,
+            catalogue::NO_JOB,
             format!("no job among the newest {searched} begins with {beginning}"),
         )
         .hint("`horde job list` lists them; a whole identity is found whatever its age")

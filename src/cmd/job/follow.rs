@@ -186,10 +186,10 @@ pub(super) async fn follow(
         // What a job writes is worth asking for once it runs.
         let begins =
             plan.goal == Goal::Ended && !job.current().is_terminal() && Goal::Running.is_reached(&job);
-        is_live = !context.json && (is_live || begins) && told.iter().any(Told::is_open);
+        is_live = !context.wants_data() && (is_live || begins) && told.iter().any(Told::is_open);
         if plan.goal != Goal::Ended && plan.goal.is_reached(&job) {
             moving.end();
-            return if context.json {
+            return if context.wants_data() {
                 context.print_json(&job)
             } else {
                 Ok(())
@@ -286,10 +286,8 @@ pub(super) async fn interrupted(
             context.say("this facilitator cannot cancel jobs; the job goes on");
         }
         Err(error) => {
-            return CmdError {
-                code: ExitCode::Passed(130),
-                ..client_error("could not cancel the job, which goes on", &error)
-            };
+            return client_error("could not cancel the job, which goes on", &error)
+                .known_as(ExitCode::Passed(130));
         }
     }
     left
@@ -346,7 +344,7 @@ fn finish(context: &Context, job: &JobView, moving: &Moving<'_>, told: &[Told; 2
     let Some(end) = end(job) else {
         return Err(CmdError::new(ExitCode::Bug, "the job has not ended"));
     };
-    if context.json {
+    if context.wants_data() {
         context.print_json(job)?;
     } else {
         let [stdout, stderr] = told;

@@ -168,7 +168,7 @@ impl ListArgs {
         if jobs.is_empty() {
             context.say("no such jobs; `horde job submit --help` tells how to submit one");
         }
-        if context.json {
+        if context.wants_data() {
             return context.print_json(&jobs);
         }
         if self.quiet {

@@ -6,7 +6,8 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use clap::{Args, ValueEnum};
-use serde_json::{Value, json};
+use schemars::JsonSchema;
+use serde::Serialize;
 use tokio::time::sleep;
 
 use super::follow::{Interrupts, until_ended};
@@ -14,6 +15,7 @@ use super::reader::{Look, PAUSE, Reader, WAIT};
 use super::tame::Sink;
 use super::{UserArgs, client_error, end, find};
 use crate::cmd::context::Context;
+use crate::cmd::contract::OUTPUT_VERSION;
 use crate::cmd::error::{CmdError, ExitCode};
 use crate::cmd::table::stamp;
 use crate::core::client::Client;
@@ -73,7 +75,7 @@ struct Printer<'a> {
 
 impl Printer<'_> {
     fn print(&mut self, offset: u64, data: &[u8]) -> Result<(), CmdError> {
-        if !self.context.json {
+        if !self.context.wants_data() {
             return self.sink.print(self.context, data);
         }
         let offset = offset.saturating_sub(u64::try_from(self.pending.len()).unwrap_or_default());
@@ -94,23 +96,31 @@ impl Printer<'_> {
         if bytes.is_empty() {
             return Ok(());
         }
-        let mut record = json!({"type": "output", "ts": stamp(self.context.clock.now()),
-            "seq": next(self.sequence), "schema": 1, "job": self.job, "stream": stream_word(self.stream),
-            "offset": offset});
-        insert_bytes(&mut record, bytes);
+        let record = LogEvent {
+            stream: Some(stream_word(self.stream)),
+            offset: Some(offset),
+            content: Content::of(bytes),
+            ..self.event("output")
+        };
         self.context.print_json(&record)
     }
 
     fn lost(&self, bytes: u64) -> Result<(), CmdError> {
         let stream = stream_word(self.stream);
-        if !self.context.json {
+        if !self.context.wants_data() {
             self.context
                 .say(format_args!("[{bytes} bytes of {stream} are lost here]"));
             return Ok(());
         }
-        self.context
-            .print_json(&json!({"type": "gap", "ts": stamp(self.context.clock.now()),
-            "seq": next(self.sequence), "schema": 1, "job": self.job, "stream": stream, "bytes": bytes}))
+        self.context.print_json(&LogEvent {
+            stream: Some(stream),
+            bytes: Some(bytes),
+            ..self.event("gap")
+        })
+    }
+
+    fn event(&self, kind: &'static str) -> LogEvent<'_> {
+        LogEvent::new(kind, self.context, self.sequence, self.job)
     }
 }
 
@@ -131,15 +141,109 @@ fn whole_characters(bytes: &[u8]) -> usize {
     }
 }
 
-/// Puts bytes into a record: as text if they are, else as base64.
-fn insert_bytes(record: &mut Value, bytes: &[u8]) {
-    let Value::Object(fields) = record else {
-        return;
-    };
-    match std::str::from_utf8(bytes) {
-        Ok(text) => fields.insert("text".to_owned(), text.into()),
-        Err(_) => fields.insert("base64".to_owned(), STANDARD.encode(bytes).into()),
-    };
+/// What a stream holds: text, or base64 where it is no UTF-8.
+#[derive(Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
+struct Content {
+    /// The text, if it is UTF-8.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    text: Option<String>,
+    /// The bytes in base64, if they are no UTF-8.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    base64: Option<String>,
+}
+
+impl Content {
+    fn of(bytes: &[u8]) -> Self {
+        match std::str::from_utf8(bytes) {
+            Ok(text) => Self {
+                text: Some(text.to_owned()),
+                base64: None,
+            },
+            Err(_) => Self {
+                text: None,
+                base64: Some(STANDARD.encode(bytes)),
+            },
+        }
+    }
+}
+
+/// What a job has written so far.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(super) struct Logs<'a> {
+    /// The job.
+    job: &'a JobId,
+    /// Its status.
+    status: &'static str,
+    /// Whether nothing more can come.
+    complete: bool,
+    /// Its streams.
+    streams: Vec<LogStream>,
+}
+
+#[derive(Debug, Serialize, JsonSchema)]
+struct LogStream {
+    /// `stdout` or `stderr`.
+    stream: &'static str,
+    /// How many bytes it holds.
+    bytes: u64,
+    /// How many of them are not kept anywhere.
+    omitted_bytes: u64,
+    #[serde(flatten)]
+    content: Content,
+}
+
+/// One event of `--follow`; the last is of the type `end`.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(super) struct LogEvent<'a> {
+    /// `output`, `gap` (bytes were lost) or `end`.
+    r#type: &'static str,
+    /// When it was told.
+    ts: String,
+    /// Its number, from 1 on.
+    seq: u64,
+    /// The version of this form.
+    schema: u32,
+    /// The job.
+    job: &'a JobId,
+    /// `stdout` or `stderr`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stream: Option<&'static str>,
+    /// Where in the stream an output begins, in bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    offset: Option<u64>,
+    #[serde(flatten)]
+    content: Content,
+    /// How many bytes a gap has.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bytes: Option<u64>,
+    #[serde(flatten)]
+    end: Option<LogEnd>,
+}
+
+/// How a job ended.
+#[derive(Debug, Serialize, JsonSchema)]
+struct LogEnd {
+    /// The job's status.
+    status: &'static str,
+    /// The exit code of commands that wait for the job.
+    exit_code: Option<u8>,
+}
+
+impl<'a> LogEvent<'a> {
+    fn new(kind: &'static str, context: &Context, sequence: &Cell<u64>, job: &'a JobId) -> Self {
+        Self {
+            r#type: kind,
+            ts: stamp(context.clock.now()),
+            seq: next(sequence),
+            schema: OUTPUT_VERSION,
+            job,
+            stream: None,
+            offset: None,
+            content: Content::default(),
+            bytes: None,
+            end: None,
+        }
+    }
 }
 
 /// Returns the last so many lines.
@@ -223,7 +327,7 @@ impl LogsArgs {
         for stream in self.streams() {
             let mut reader = Reader::new(client, &job.uuid, stream);
             let mut sink = self.sink(stream);
-            let is_held = context.json || self.tail.is_some();
+            let is_held = context.wants_data() || self.tail.is_some();
             let mut held = Held::default();
             loop {
                 let look = reader.look(Duration::ZERO).await;
@@ -257,11 +361,13 @@ impl LogsArgs {
             let bytes = self
                 .tail
                 .map_or(held.bytes.as_slice(), |lines| tail(&held.bytes, lines));
-            if context.json {
-                let mut record = json!({"stream": stream_word(stream), "bytes": reader.offset,
-                    "omitted_bytes": reader.omitted});
-                insert_bytes(&mut record, bytes);
-                told.push(record);
+            if context.wants_data() {
+                told.push(LogStream {
+                    stream: stream_word(stream),
+                    bytes: reader.offset,
+                    omitted_bytes: reader.omitted,
+                    content: Content::of(bytes),
+                });
             } else {
                 sink.print(context, bytes)?;
                 say_omitted(context, &reader);
@@ -274,11 +380,13 @@ impl LogsArgs {
                 status_word(job)
             ));
         }
-        if context.json {
-            context.print_json(
-                &json!({"job": job.uuid, "status": status_word(job), "complete": is_complete,
-                "streams": told}),
-            )?;
+        if context.wants_data() {
+            context.print_json(&Logs {
+                job: &job.uuid,
+                status: status_word(job),
+                complete: is_complete,
+                streams: told,
+            })?;
         }
         Ok(())
     }
@@ -297,16 +405,19 @@ impl LogsArgs {
             (Some(one), None) => one.await?,
             _ => {}
         }
-        if context.json {
+        if context.wants_data() {
             let job = client
                 .job(&job.uuid)
                 .await
                 .map_err(|error| client_error(TRIED, &error))?;
-            let code = end(&job).map(|end| end.code.number());
-            context.print_json(
-                &json!({"type": "end", "ts": stamp(context.clock.now()), "seq": next(&sequence),
-                "schema": 1, "job": job.uuid, "status": status_word(&job), "exit_code": code}),
-            )?;
+            let end = LogEnd {
+                status: status_word(&job),
+                exit_code: end(&job).map(|end| end.code.number()),
+            };
+            context.print_json(&LogEvent {
+                end: Some(end),
+                ..LogEvent::new("end", context, &sequence, &job.uuid)
+            })?;
         }
         Ok(())
     }
@@ -368,7 +479,7 @@ impl LogsArgs {
                 }
             }
         }
-        if context.json {
+        if context.wants_data() {
             printer.finish(reader.offset)?;
         }
         say_omitted(context, &reader);
@@ -429,8 +540,7 @@ mod tests {
 
     #[test]
     fn bytes_that_are_no_text_are_base64() {
-        let mut record = json!({});
-        insert_bytes(&mut record, b"\xff");
-        assert_eq!(record, json!({"base64": "/w=="}));
+        let record = serde_json::to_value(Content::of(b"\xff")).unwrap();
+        assert_eq!(record, serde_json::json!({"base64": "/w=="}));
     }
 }

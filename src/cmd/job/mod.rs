@@ -43,11 +43,113 @@ use self::retry::RetryArgs;
 use self::show::ShowArgs;
 use self::submit::SubmitArgs;
 use self::wait::WaitArgs;
+use super::catalogue::{self, Problem};
 use super::context::Context;
+use super::contract::{JOBS_OWN, Prints, Promise, of};
 use super::error::{CmdError, ExitCode};
 use super::key;
 use crate::core::client::{Client, ClientError};
 use crate::core::config::{Flag, Scope, WalletConfig};
+use crate::core::proto::sdk_facilitator::JobView;
+
+/// What these commands promise.
+pub(super) const PROMISES: &[Promise] = &[
+    Promise::new(
+        "job submit",
+        Prints::Either(of::<JobView>, of::<plan::Planned<'_>>),
+        &[
+            ExitCode::NotFound,
+            ExitCode::Refused,
+            ExitCode::Unreachable,
+            ExitCode::Conflict,
+            ExitCode::CheckFailed,
+            ExitCode::Pending,
+            JOBS_OWN,
+        ],
+    ),
+    Promise::new(
+        "job download",
+        Prints::One(of::<download::Downloaded<'_>>),
+        &[
+            ExitCode::NotFound,
+            ExitCode::Refused,
+            ExitCode::Unreachable,
+            ExitCode::Conflict,
+            ExitCode::Partial,
+            JOBS_OWN,
+        ],
+    ),
+    Promise::new(
+        "job list",
+        Prints::List(of::<JobView>),
+        &[ExitCode::NotFound, ExitCode::Refused, ExitCode::Unreachable],
+    ),
+    Promise::new(
+        "job show",
+        Prints::One(of::<JobView>),
+        &[ExitCode::NotFound, ExitCode::Refused, ExitCode::Unreachable],
+    ),
+    Promise::new(
+        "job logs",
+        Prints::Either(of::<logs::Logs<'_>>, of::<logs::LogEvent<'_>>),
+        &[
+            ExitCode::NotFound,
+            ExitCode::Refused,
+            ExitCode::Unreachable,
+            ExitCode::Conflict,
+        ],
+    ),
+    Promise::new(
+        "job wait",
+        Prints::One(of::<JobView>),
+        &[
+            ExitCode::NotFound,
+            ExitCode::Refused,
+            ExitCode::Unreachable,
+            ExitCode::TooLong,
+            JOBS_OWN,
+        ],
+    ),
+    Promise::new(
+        "job cancel",
+        Prints::List(of::<cancel::Outcome>),
+        &[
+            ExitCode::NotFound,
+            ExitCode::Refused,
+            ExitCode::Unreachable,
+            ExitCode::Conflict,
+            ExitCode::TooLong,
+            ExitCode::Partial,
+        ],
+    ),
+    Promise::new(
+        "job explain",
+        Prints::One(of::<explain::Explained<'_>>),
+        &[ExitCode::NotFound, ExitCode::Refused, ExitCode::Unreachable],
+    ),
+    Promise::new(
+        "job retry",
+        Prints::Either(of::<JobView>, of::<plan::Planned<'_>>),
+        &[
+            ExitCode::NotFound,
+            ExitCode::Refused,
+            ExitCode::Unreachable,
+            ExitCode::Conflict,
+            ExitCode::Pending,
+            JOBS_OWN,
+        ],
+    ),
+    Promise::new(
+        "job report-cheated",
+        Prints::One(of::<report_cheated::Report<'_>>),
+        &[
+            ExitCode::NotFound,
+            ExitCode::Refused,
+            ExitCode::Unreachable,
+            ExitCode::Conflict,
+        ],
+    ),
+];
 
 /// `horde job …`
 #[derive(Debug, Subcommand)]
@@ -166,19 +268,20 @@ impl UserArgs {
 }
 
 fn client_error(tried: &str, error: &ClientError) -> CmdError {
-    let code = match error {
-        ClientError::BadUrl { .. } => ExitCode::Usage,
-        ClientError::Unreachable { .. } => ExitCode::Unreachable,
-        ClientError::NotLetIn { .. } | ClientError::Refused { status: 402, .. } => ExitCode::Refused,
-        ClientError::NotFound { .. } => ExitCode::NotFound,
-        ClientError::Refused { status: 409, .. } => ExitCode::Conflict,
+    let problem: &Problem = match error {
+        ClientError::BadUrl { .. } => catalogue::USAGE,
+        ClientError::Unreachable { .. } => catalogue::NO_FACILITATOR,
+        ClientError::NotLetIn { .. } => catalogue::NOT_LET_IN,
+        ClientError::Refused { status: 402, .. } => catalogue::NO_CREDIT,
+        ClientError::NotFound { .. } => catalogue::NO_JOB,
+        ClientError::Refused { status: 409, .. } => catalogue::CONFLICT,
         ClientError::SetUp(_)
         | ClientError::Refused { .. }
         | ClientError::BadAnswer { .. }
         | ClientError::TooLarge { .. }
-        | ClientError::Request(_) => ExitCode::Failed,
+        | ClientError::Request(_) => catalogue::FAILED,
     };
-    let failed = CmdError::new(code, tried).caused_by(error);
+    let failed = CmdError::new(problem, tried).caused_by(error);
     match error {
         ClientError::Unreachable { .. } => {
             failed.hint("is a facilitator running there? --facilitator URL names another one")

@@ -1,5 +1,6 @@
 //! Outputs of a job, from what was asked for to what travels.
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::s3::s3_error;
@@ -10,7 +11,7 @@ use crate::core::model::upload::{SingleFilePost, SingleFilePut, SingleFileUpload
 use crate::core::s3::S3;
 
 /// What becomes of an output, for the plan.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub(super) struct OutputPlan {
     /// Where the job leaves it.
     pub(super) path: String,

@@ -1,11 +1,13 @@
 //! `--dry-run`: what would be submitted, without what is secret in it; and what a job may cost.
 
+use schemars::JsonSchema;
 use serde::Serialize;
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use super::client_error;
 use super::output::OutputPlan;
 use super::volume::VolumePlan;
+use crate::cmd::catalogue;
 use crate::cmd::context::Context;
 use crate::cmd::error::{CmdError, ExitCode, OrFail};
 use crate::cmd::table::printable;
@@ -17,7 +19,7 @@ use crate::core::proto::sdk_facilitator::Submit;
 const HIDDEN: &str = "<hidden>";
 
 /// What would be done.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub(super) struct Plan {
     /// The request's body, without secrets and contents.
     pub(super) request: Value,
@@ -35,6 +37,13 @@ pub(super) struct Plan {
     pub(super) request_bytes: usize,
 }
 
+/// A plan, as it is printed.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(super) struct Planned<'a> {
+    /// What would be done.
+    plan: &'a Plan,
+}
+
 /// Asks what a job may cost; none if the facilitator has no accounts.
 pub(super) async fn estimate(client: &Client, job: &Submit) -> Result<Option<Estimate>, CmdError> {
     match client.account().await {
@@ -49,11 +58,11 @@ pub(super) fn check_cost(estimate: Option<&Estimate>, max: Option<u64>) -> Resul
     let Some(max) = max else { return Ok(()) };
     let tried = "the job was not submitted: its cost is not known to be within --max-cost";
     let Some(estimate) = estimate else {
-        return Err(CmdError::new(ExitCode::CheckFailed, tried)
+        return Err(CmdError::new(catalogue::TOO_DEAR, tried)
             .hint("this facilitator has no accounts and tells no prices; leave --max-cost out"));
     };
     let Some(required) = estimate.required_micro else {
-        return Err(CmdError::new(ExitCode::CheckFailed, tried)
+        return Err(CmdError::new(catalogue::TOO_DEAR, tried)
             .hint("the facilitator has no price for this class; choose another with --class"));
     };
     if u64::try_from(required).is_ok_and(|required| required > max) {
@@ -61,7 +70,7 @@ pub(super) fn check_cost(estimate: Option<&Estimate>, max: Option<u64>) -> Resul
             "the job was not submitted: it may cost more than {}",
             show_amount(max)
         );
-        let mut failed = CmdError::new(ExitCode::CheckFailed, words);
+        let mut failed = CmdError::new(catalogue::TOO_DEAR, words);
         failed.causes.push(words_of(estimate));
         return Err(failed.hint("shorter limits cost less: --limits download=…,execution=…,upload=…"));
     }
@@ -111,8 +120,8 @@ impl Plan {
 
     /// Prints it.
     pub(super) fn print(&self, context: &Context, job: &Submit) -> Result<(), CmdError> {
-        if context.json {
-            return context.print_json(&json!({ "plan": self }));
+        if context.wants_data() {
+            return context.print_json(&Planned { plan: self });
         }
         let args: Vec<String> = job.args.iter().map(|arg| format!("{arg:?}")).collect();
         let names: Vec<String> = job.env.keys().map(|name| printable(name)).collect();
@@ -205,6 +214,8 @@ fn hide(item: &mut Value) {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]

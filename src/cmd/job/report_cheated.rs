@@ -3,12 +3,15 @@
 use std::io::{self, Read as _};
 
 use clap::Args;
-use serde_json::{Value, json};
+use schemars::JsonSchema;
+use serde::Serialize;
+use serde_json::Value;
 
 use super::{UserArgs, client_error, find};
 use crate::cmd::context::Context;
 use crate::cmd::error::{CmdError, ExitCode, OrFail as _};
 use crate::core::client::ClientError;
+use crate::core::model::JobId;
 use crate::core::model::job::JobStatus;
 use crate::core::proto::sdk_facilitator::JobView;
 
@@ -36,6 +39,21 @@ pub struct ReportCheatedArgs {
     trusted_id: String,
 }
 
+/// A report that was taken.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(super) struct Report<'a> {
+    /// The job whose miner is said to have cheated.
+    job: &'a JobId,
+    /// The same job on the trusted miner.
+    trusted_job: &'a JobId,
+    /// Whether the report was taken: always, or the command fails.
+    reported: bool,
+    /// What the facilitator said.
+    message: &'a str,
+    /// In what the two results differ, as far as that can be seen here.
+    differs: &'a [&'static str],
+}
+
 impl ReportCheatedArgs {
     pub(super) async fn run(self, context: &Context) -> Result<(), CmdError> {
         let details = self
@@ -58,11 +76,14 @@ impl ReportCheatedArgs {
             .report_cheated(&job.uuid, &trusted.uuid, &details)
             .await
             .map_err(|error| report_error(&error))?;
-        if context.json {
-            return context.print_json(
-                &json!({"job": job.uuid, "trusted_job": trusted.uuid, "reported": true,
-                "message": words, "differs": differs}),
-            );
+        if context.wants_data() {
+            return context.print_json(&Report {
+                job: &job.uuid,
+                trusted_job: &trusted.uuid,
+                reported: true,
+                message: &words,
+                differs: &differs,
+            });
         }
         context.line(format_args!(
             "{} reported as cheated, as {} shows",
@@ -75,11 +96,9 @@ impl ReportCheatedArgs {
 fn report_error(error: &ClientError) -> CmdError {
     let failed = client_error("could not report the job", error);
     match error {
-        ClientError::Refused { status: 400, words } if words.contains("already exists") => CmdError {
-            code: ExitCode::Conflict,
-            ..failed
-        }
-        .hint("the first report stands; nothing more needs to be done"),
+        ClientError::Refused { status: 400, words } if words.contains("already exists") => failed
+            .known_as(ExitCode::Conflict)
+            .hint("the first report stands; nothing more needs to be done"),
         _ => failed,
     }
 }

@@ -122,7 +122,7 @@ impl RetryArgs {
         if !self.detach {
             return follow(context, &client, again, Plan::to_the_end(self.interrupt)).await;
         }
-        if context.json {
+        if context.wants_data() {
             return context.print_json(&again);
         }
         context.line(&again.uuid)

@@ -35,7 +35,7 @@ impl ShowArgs {
     pub(super) async fn run(self, context: &Context) -> Result<(), CmdError> {
         let client = self.user.client(context).await?;
         let job = find(&client, &self.id).await?;
-        if context.json {
+        if context.wants_data() {
             return context.print_json(&job);
         }
         let mut last = "";

@@ -39,7 +39,7 @@ const IMAGE_CHARS_MAX: usize = 255;
 pub(super) const EXAMPLES: &str = "\
 Examples:
   horde job submit alpine:3.19 -- echo hello
-  horde job submit --volume data/:/volume/in --output /output/sum.txt=s3://bucket/sum.txt IMAGE -- sh -c '…'
+  horde job submit --volume data/:/volume/in --deliver /output/sum.txt=s3://bucket/sum.txt IMAGE -- sh -c '…'
   horde job submit --volume hf://org/model@main:/volume/model --limits execution=3600 --max-cost 2.5 IMAGE
   horde job submit --example > job.toml; horde job submit --file job.toml --dry-run";
 
@@ -210,7 +210,7 @@ impl SubmitArgs {
             if let Some(files) = &stream {
                 stream::say_files(context, &job, files);
             }
-            return if context.json {
+            return if context.wants_data() {
                 context.print_json(&job)
             } else {
                 context.line(&job.uuid)

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
@@ -32,7 +33,7 @@ const PACKED_FILE_BYTES_MAX: u64 = 8 * 1024 * 1024;
 const PACKED_NAME: &str = "volume.zip";
 
 /// What becomes of an input, for the plan.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub(super) struct VolumePlan {
     /// Where the job finds it.
     pub(super) path: String,

@@ -170,7 +170,7 @@ impl Inspection<'_> {
         if !self.wants(name) {
             return Ok(());
         }
-        if !self.context.json {
+        if !self.context.wants_data() {
             self.context.line(line(&finding))?;
         }
         self.findings.push(finding);
@@ -484,7 +484,7 @@ impl Inspection<'_> {
 
     /// Prints what was found and ends as it must.
     fn end(self) -> Result<(), CmdError> {
-        if self.context.json {
+        if self.context.wants_data() {
             self.context.print_json(&json!({ "checks": self.findings }))?;
         }
         let failed = self

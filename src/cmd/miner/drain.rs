@@ -87,7 +87,7 @@ async fn running(store: &MinerStore) -> Result<u32, CmdError> {
 }
 
 fn tell(context: &Context, is_draining: bool, jobs: u32) -> Result<(), CmdError> {
-    if context.json {
+    if context.wants_data() {
         return context.print_json(&json!({ "is_draining": is_draining, "jobs": jobs }));
     }
     let word = if is_draining {

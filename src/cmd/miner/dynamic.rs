@@ -25,7 +25,7 @@ impl DynamicArgs {
         let values = kept(&store).await.or_fail(ExitCode::Failed, tried)?;
         let documents = store.dynamic_documents().await.or_fail(ExitCode::Failed, tried)?;
         let values = values.borrow().clone();
-        if context.json {
+        if context.wants_data() {
             return print_json(context, &settings, &values, &documents);
         }
         print(context, &values, &documents)?;

@@ -115,7 +115,7 @@ impl ListArgs {
         if items.is_empty() {
             context.say(view.hint());
         }
-        if context.json {
+        if context.wants_data() {
             let rows: Vec<Value> = items.iter().map(Item::json).collect();
             return context.print_json(&rows);
         }
@@ -445,7 +445,7 @@ async fn follow(context: &Context, store: &MinerStore, view: &View, limit: u32) 
             () = sleep(LOOK) => {}
         }
     }
-    if context.json {
+    if context.wants_data() {
         let end = json!({"type": "end", "ts": stamp(context.clock.now()), "seq": sequence + 1, "schema": 1});
         context.print_json(&end)?;
     }
@@ -455,7 +455,7 @@ async fn follow(context: &Context, store: &MinerStore, view: &View, limit: u32) 
 }
 
 fn print_change(context: &Context, view: &View, item: &Item, sequence: u64) -> Result<(), CmdError> {
-    if context.json {
+    if context.wants_data() {
         return context.print_json(
             &json!({"type": item.kind(), "ts": stamp(context.clock.now()), "seq": sequence,
             "schema": 1, item.kind(): item.json()}),

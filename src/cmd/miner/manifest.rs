@@ -103,7 +103,7 @@ impl ManifestCommand {
         let now = context.clock.now();
         let known = Known::read(&store, &settings, now).await?;
         match self {
-            Self::Show if context.json => show_json(context, &settings, &known, now),
+            Self::Show if context.wants_data() => show_json(context, &settings, &known, now),
             Self::Show => show(context, &settings, &known, now),
             Self::Set(args) => set(context, &store, known, args, now).await,
         }
@@ -131,7 +131,7 @@ async fn set(
         .or_fail(ExitCode::Failed, "could not order a change of the manifest")?;
     known.order = Some(order);
     let due = known.due(now);
-    if context.json {
+    if context.wants_data() {
         let wanted = known.wanted().0;
         return context.print_json(&json!({ "wanted": wanted, "takes_effect_at": text(due)? }));
     }

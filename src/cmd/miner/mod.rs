@@ -19,7 +19,9 @@ pub(super) use self::selftest::QUESTION;
 
 use clap::Subcommand;
 
+use super::catalogue;
 use super::context::Context;
+use super::contract::{Prints, Promise, of};
 use super::error::{CmdError, ExitCode, OrFail};
 use crate::core::config::{Scope, Settings};
 use crate::core::store::OpenError;
@@ -27,6 +29,91 @@ use crate::core::store::miner::MinerStore;
 
 /// The miner's database in its data directory.
 pub(super) const DATABASE: &str = "miner.sqlite";
+
+/// What these commands promise.
+pub(super) const PROMISES: &[Promise] = &[
+    Promise::new("miner run", Prints::Nothing, &[]),
+    Promise::new(
+        "miner jobs",
+        Prints::List(of::<serde_json::Value>),
+        &[ExitCode::NotFound],
+    ),
+    Promise::new(
+        "miner jobs show",
+        Prints::One(of::<serde_json::Value>),
+        &[ExitCode::NotFound],
+    ),
+    Promise::new(
+        "miner stats",
+        Prints::Under("counters", of::<serde_json::Value>),
+        &[ExitCode::NotFound],
+    ),
+    Promise::new(
+        "miner check",
+        Prints::Under("checks", of::<serde_json::Value>),
+        &[ExitCode::NotFound, ExitCode::CheckFailed, ExitCode::Unreachable],
+    ),
+    Promise::new(
+        "miner validator list",
+        Prints::List(of::<serde_json::Value>),
+        &[ExitCode::NotFound],
+    ),
+    Promise::new(
+        "miner validator add",
+        Prints::List(of::<serde_json::Value>),
+        &[ExitCode::NotFound],
+    ),
+    Promise::new(
+        "miner validator remove",
+        Prints::List(of::<serde_json::Value>),
+        &[ExitCode::NotFound],
+    ),
+    Promise::new(
+        "miner validator block",
+        Prints::List(of::<serde_json::Value>),
+        &[ExitCode::NotFound],
+    ),
+    Promise::new(
+        "miner validator unblock",
+        Prints::List(of::<serde_json::Value>),
+        &[ExitCode::NotFound],
+    ),
+    Promise::new(
+        "miner drain",
+        Prints::One(of::<serde_json::Value>),
+        &[ExitCode::NotFound, ExitCode::TooLong],
+    ),
+    Promise::new(
+        "miner undrain",
+        Prints::One(of::<serde_json::Value>),
+        &[ExitCode::NotFound],
+    ),
+    Promise::new(
+        "miner manifest show",
+        Prints::One(of::<serde_json::Value>),
+        &[ExitCode::NotFound],
+    ),
+    Promise::new(
+        "miner manifest set",
+        Prints::One(of::<serde_json::Value>),
+        &[ExitCode::NotFound],
+    ),
+    Promise::new(
+        "miner receipts",
+        Prints::Under("receipts", of::<serde_json::Value>),
+        &[ExitCode::NotFound, ExitCode::CheckFailed],
+    ),
+    Promise::new(
+        "miner receipts export",
+        Prints::Stream(of::<serde_json::Value>),
+        &[ExitCode::NotFound],
+    ),
+    Promise::new(
+        "miner dynamic",
+        Prints::One(of::<serde_json::Value>),
+        &[ExitCode::NotFound, ExitCode::Unreachable],
+    ),
+];
 
 /// `horde miner …`
 #[derive(Debug, Subcommand)]
@@ -99,13 +186,13 @@ async fn open_beside(context: &Context) -> Result<(MinerStore, Settings), CmdErr
     match opened {
         Ok(store) => Ok((store, settings)),
         Err(error @ OpenError::Missing { .. }) => Err(CmdError::new(
-            ExitCode::NotFound,
+            catalogue::NO_DATABASE,
             "could not open the miner's database",
         )
         .caused_by(&error)
         .hint("`horde miner run` makes it; `--dir` names the directory that the miner was started with")),
         Err(error) => {
-            Err(CmdError::new(ExitCode::Failed, "could not open the miner's database").caused_by(&error))
+            Err(CmdError::new(catalogue::DATABASE, "could not open the miner's database").caused_by(&error))
         }
     }
 }

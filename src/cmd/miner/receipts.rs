@@ -147,7 +147,12 @@ async fn export(context: &Context, store: &MinerStore, filter: ReceiptFilter) ->
         };
         after = last.id;
         for listed in batch {
-            context.print_json(&whole(listed))?;
+            let receipt = whole(listed);
+            if context.wants_data() {
+                context.print_json(&receipt)?;
+            } else {
+                context.json_line(&receipt)?;
+            }
         }
     }
 }
@@ -163,7 +168,7 @@ fn list(context: &Context, found: Vec<ListedReceipt>, verify: bool) -> Result<()
         let stored_at = stored_at
             .format(&Rfc3339)
             .or_fail(ExitCode::Bug, "could not write a time")?;
-        if context.json {
+        if context.wants_data() {
             rows.push(json!({
                 "stored_at": stored_at,
                 "page": page,
@@ -175,7 +180,7 @@ fn list(context: &Context, found: Vec<ListedReceipt>, verify: bool) -> Result<()
             context.line(row(&stored_at, &receipt, verdict.as_ref()))?;
         }
     }
-    if context.json {
+    if context.wants_data() {
         context.print_json(&json!({ "receipts": rows }))?;
     }
     if wrong > 0 {

@@ -3,6 +3,7 @@
 use clap::Args;
 use serde_json::{Value, json};
 
+use super::super::catalogue;
 use super::super::context::Context;
 use super::super::error::{CmdError, ExitCode, OrFail};
 use super::super::table::{or_nothing, printable, stamp};
@@ -46,7 +47,7 @@ impl ShowArgs {
             .refusals(filter, REFUSALS)
             .await
             .or_fail(ExitCode::Failed, TRIED)?;
-        if context.json {
+        if context.wants_data() {
             return context.print_json(&whole(details.as_ref(), &receipts, &refusals));
         }
         match &details {
@@ -79,10 +80,10 @@ async fn find(store: &MinerStore, name: &str) -> Result<JobId, CmdError> {
     let jobs = store.jobs_named(name).await.or_fail(ExitCode::Failed, TRIED)?;
     match jobs.as_slice() {
         [job] => Ok(job.clone()),
-        [] => Err(CmdError::new(ExitCode::NotFound, format!("there is no job {name:?}"))
+        [] => Err(CmdError::new(catalogue::NO_JOB, format!("there is no job {name:?}"))
             .hint("`horde miner jobs` lists the accepted jobs, with --rejected the others; both are kept for days")),
         many => {
-            let mut error = CmdError::new(ExitCode::Usage, format!("{name:?} is the beginning of several jobs"));
+            let mut error = CmdError::new(catalogue::AMBIGUOUS, format!("{name:?} is the beginning of several jobs"));
             for job in many {
                 error = error.hint(format!("horde miner jobs show {}", printable(job.as_str())));
             }

@@ -58,7 +58,7 @@ impl StatsArgs {
         if counts.is_empty() {
             context.say("nothing was counted yet: no validator has offered a job or tried to authenticate");
         }
-        if context.json {
+        if context.wants_data() {
             return context.print_json(&json!({ "counters": list(&counts) }));
         }
         if counts.is_empty() {

@@ -112,7 +112,7 @@ async fn list(context: &Context) -> Result<(), CmdError> {
         .await
         .or_fail(ExitCode::Failed, "could not read the validators")?;
     let now = context.clock.now();
-    if context.json {
+    if context.wants_data() {
         let all: Vec<Value> = known.iter().map(|validator| as_json(validator, now)).collect();
         return context.print_json(&all);
     }

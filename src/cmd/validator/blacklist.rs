@@ -20,7 +20,7 @@ impl BlacklistArgs {
             .blacklist(context.clock.now())
             .await
             .or_fail(ExitCode::Failed, "could not read the blacklist")?;
-        if context.json {
+        if context.wants_data() {
             let all: Vec<Value> = listed
                 .iter()
                 .map(|entry| {

@@ -22,7 +22,7 @@ impl CheatsArgs {
             .cheats()
             .await
             .or_fail(ExitCode::Failed, "could not read the reports")?;
-        if context.json {
+        if context.wants_data() {
             let all: Vec<Value> = reports.iter().map(as_json).collect();
             return context.print_json(&all);
         }

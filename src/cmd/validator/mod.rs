@@ -8,7 +8,9 @@ mod run;
 
 use clap::Subcommand;
 
+use super::catalogue;
 use super::context::Context;
+use super::contract::{Prints, Promise, of};
 use super::error::{CmdError, ExitCode, OrFail};
 use crate::core::config::Scope;
 use crate::core::store::OpenError;
@@ -16,6 +18,21 @@ use crate::core::store::validator::ValidatorStore;
 
 /// The validator's database in its data directory.
 const DATABASE: &str = "validator.sqlite";
+
+/// What these commands promise.
+pub(super) const PROMISES: &[Promise] = &[
+    Promise::new("validator run", Prints::Nothing, &[]),
+    Promise::new(
+        "validator cheats",
+        Prints::List(of::<serde_json::Value>),
+        &[ExitCode::NotFound],
+    ),
+    Promise::new(
+        "validator blacklist",
+        Prints::List(of::<serde_json::Value>),
+        &[ExitCode::NotFound],
+    ),
+];
 
 /// `horde validator …`
 #[derive(Debug, Subcommand)]
@@ -57,10 +74,10 @@ async fn open_beside(context: &Context) -> Result<ValidatorStore, CmdError> {
     opened.map_err(|error| {
         let words = "could not open the validator's database";
         match error {
-            OpenError::Missing { .. } => CmdError::new(ExitCode::NotFound, words)
+            OpenError::Missing { .. } => CmdError::new(catalogue::NO_DATABASE, words)
                 .caused_by(&error)
                 .hint("`horde validator run` makes it; `--dir` names the directory that the validator was started with"),
-            _ => CmdError::new(ExitCode::Failed, words).caused_by(&error),
+            _ => CmdError::new(catalogue::DATABASE, words).caused_by(&error),
         }
     })
 }

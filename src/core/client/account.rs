@@ -1,5 +1,6 @@
 //! What the user has, what a job may cost, and a submission that happens once.
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::{Call, Client, ClientError};
@@ -9,7 +10,7 @@ use crate::core::proto::sdk_facilitator::{
 };
 
 /// What a job may cost at most.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Estimate {
     /// Whether jobs cost anything here.
     pub charges: bool,

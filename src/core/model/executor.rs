@@ -4,6 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use indexmap::IndexMap;
+use schemars::JsonSchema;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
 
@@ -15,7 +16,7 @@ pub const UNHEALTHY: u8 = 11;
 /// A hardware class of executors (wire-dynamic-config §5).
 ///
 /// An unknown class makes a whole message invalid, on every wire.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 pub enum ExecutorClass {
     /// 24 GB of GPU memory, started on demand within four minutes.
     #[serde(rename = "spin_up-4min.gpu-24gb")]

@@ -3,6 +3,7 @@
 //! Both sign the same bytes: the payload as sorted, spaced JSON (`crypto::signed`). Bounds and signatures are
 //! checked in the `receipts` room; here is only the shape.
 
+use schemars::JsonSchema;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value;
@@ -39,6 +40,16 @@ macro_rules! literal {
             }
         }
 
+        impl schemars::JsonSchema for $name {
+            fn schema_name() -> std::borrow::Cow<'static, str> {
+                stringify!($name).into()
+            }
+
+            fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+                schemars::json_schema!({ "const": $word })
+            }
+        }
+
         impl<'de> serde::Deserialize<'de> for $name {
             fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
                 let word = <String as serde::Deserialize>::deserialize(deserializer)?;
@@ -67,7 +78,7 @@ literal!(
 );
 
 /// Says that a validator asked a miner to start a job.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct JobStarted {
     /// The job.
     pub job_uuid: JobId,
@@ -91,7 +102,7 @@ pub struct JobStarted {
 }
 
 /// Says that the miner accepted.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct JobAccepted {
     /// The job.
     pub job_uuid: JobId,
@@ -112,7 +123,7 @@ pub struct JobAccepted {
 }
 
 /// Says that the job is over and what it is worth.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct JobFinished {
     /// The job.
     pub job_uuid: JobId,
@@ -205,6 +216,20 @@ impl Serialize for ReceiptPayload {
     }
 }
 
+impl JsonSchema for ReceiptPayload {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "ReceiptPayload".into()
+    }
+
+    fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({ "anyOf": [
+            generator.subschema_for::<JobStarted>(),
+            generator.subschema_for::<JobAccepted>(),
+            generator.subschema_for::<JobFinished>(),
+        ]})
+    }
+}
+
 impl<'de> Deserialize<'de> for ReceiptPayload {
     /// The type word decides, and is required here.
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -225,7 +250,7 @@ impl<'de> Deserialize<'de> for ReceiptPayload {
 }
 
 /// A payload with both signatures, as a miner publishes it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Receipt {
     /// What is signed.
     pub payload: ReceiptPayload,

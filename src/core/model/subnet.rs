@@ -3,13 +3,14 @@
 use std::fmt;
 use std::net::IpAddr;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// A hotkey as it travels: SS58 text that nobody has checked yet.
 ///
 /// The wires carry addresses that are no valid SS58 (`fake-hotkey` of the reachability probe, the 48 zeros of
 /// the trusted miner), so decoding to a public key is a separate step that can fail (`crypto::ss58::decode`).
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(transparent)]
 pub struct Hotkey(String);
 

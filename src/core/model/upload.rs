@@ -1,6 +1,7 @@
 //! Output uploads: where a job's results go (wire-executor-miner §8).
 
 use indexmap::IndexMap;
+use schemars::JsonSchema;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
@@ -9,7 +10,7 @@ use serde_json::Value;
 pub type Fields = IndexMap<String, String>;
 
 /// A zip of everything under `/output/`, sent as a form.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ZipPost {
     /// Where to.
     pub url: String,
@@ -19,14 +20,14 @@ pub struct ZipPost {
 }
 
 /// A zip of everything under `/output/`, sent as a body.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ZipPut {
     /// Where to.
     pub url: String,
 }
 
 /// One file of `/output/`, sent as a form.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct SingleFilePost {
     /// Where to.
     pub url: String,
@@ -41,7 +42,7 @@ pub struct SingleFilePost {
 }
 
 /// One file of `/output/`, sent as a body.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct SingleFilePut {
     /// Where to.
     pub url: String,
@@ -53,7 +54,7 @@ pub struct SingleFilePut {
 }
 
 /// An upload of one file.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "output_upload_type")]
 pub enum SingleFileUpload {
     /// By form.
@@ -75,7 +76,7 @@ impl SingleFileUpload {
 }
 
 /// An upload of a zip.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(tag = "output_upload_type")]
 pub enum ZipUpload {
     /// By form.
@@ -105,7 +106,7 @@ impl<'de> Deserialize<'de> for ZipUpload {
 }
 
 /// Several files, and optionally a zip of the rest.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct MultiUpload {
     /// The named files.
     pub uploads: Vec<SingleFileUpload>,
@@ -115,7 +116,7 @@ pub struct MultiUpload {
 }
 
 /// Any output upload.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "output_upload_type")]
 pub enum OutputUpload {
     /// A zip by form.

@@ -1,9 +1,10 @@
 //! Input volumes: what a job finds under `/volume/` (wire-executor-miner §6).
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// A zip that travels inside the message.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct InlineVolume {
     /// Base64 of the zip.
     pub contents: String,
@@ -13,7 +14,7 @@ pub struct InlineVolume {
 }
 
 /// A zip that is fetched.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ZipUrlVolume {
     /// Its URL (the wire calls it `contents`).
     pub contents: String,
@@ -23,7 +24,7 @@ pub struct ZipUrlVolume {
 }
 
 /// One file that is fetched.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct SingleFileVolume {
     /// Its URL.
     pub url: String,
@@ -32,7 +33,7 @@ pub struct SingleFileVolume {
 }
 
 /// The kind of a repository on the hub.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum RepoType {
     /// A model.
@@ -44,7 +45,7 @@ pub enum RepoType {
 }
 
 /// Glob patterns of wanted files: one or several.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(untagged)]
 pub enum Patterns {
     /// One pattern.
@@ -54,7 +55,7 @@ pub enum Patterns {
 }
 
 /// A snapshot of a Hugging Face repository.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct HuggingfaceVolume {
     /// `owner/name`.
     pub repo_id: String,
@@ -76,7 +77,7 @@ pub struct HuggingfaceVolume {
 }
 
 /// A volume that is not made of others.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "volume_type")]
 pub enum SimpleVolume {
     /// A zip inside the message.
@@ -94,14 +95,14 @@ pub enum SimpleVolume {
 }
 
 /// Several volumes, one after another into the same folder.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct MultiVolume {
     /// The parts; a multi volume cannot hold another.
     pub volumes: Vec<SimpleVolume>,
 }
 
 /// Any input volume.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "volume_type")]
 pub enum Volume {
     /// A zip inside the message.

@@ -4,6 +4,7 @@
 //! the validator recomputes what the user signed from typed values, so an omitted null breaks the signature.
 
 use indexmap::IndexMap;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -342,7 +343,7 @@ pub fn signed_fields_payload(body: &Map<String, Value>, class_if_absent: &str) -
 }
 
 /// One step of a job's history.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct StatusEntry {
     /// The state.
     pub status: JobStatus,
@@ -356,7 +357,7 @@ pub struct StatusEntry {
 /// A job, as the facilitator shows it; keys in the order of the reference.
 ///
 /// What the SDK cannot do without is required on reading; the rest has defaults, so that an older facilitator is read.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct JobView {
     /// The job.
     pub uuid: JobId,
@@ -442,7 +443,7 @@ pub struct JobView {
 }
 
 /// What the reference's job object has no place for. Each part is absent where it does not apply.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct HordeView {
     /// What the job costs; absent if it is not charged.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -456,7 +457,7 @@ pub struct HordeView {
 }
 
 /// What a job costs, in micro-units (millionths of a unit).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct CostView {
     /// What was set aside for it when it was submitted.
     pub reserved_micro: i64,
@@ -467,7 +468,7 @@ pub struct CostView {
 }
 
 /// A user's wish to end a job, as the facilitator shows it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct CancelView {
     /// When it was made.
     pub asked_at: Timestamp,
@@ -477,7 +478,7 @@ pub struct CancelView {
 }
 
 /// How a job waited for a validator that was away.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct DeliveryView {
     /// Since when.
     pub waiting_since: Timestamp,

@@ -4,6 +4,7 @@
 //! stage leaves unused is carried over to the next (sem-organic-jobs §7); the stages before the executor is ready have
 //! limits of their own.
 
+use schemars::JsonSchema;
 use serde::Serialize;
 use time::OffsetDateTime;
 
@@ -21,7 +22,7 @@ const STARTUP_SECONDS: i64 = 10;
 const LEEWAY_SECONDS: i64 = 5;
 
 /// A part of a job's way.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Stage {
     /// To the validator.
@@ -41,7 +42,7 @@ pub enum Stage {
 }
 
 /// How far a stage has come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Progress {
     /// Over.
@@ -57,7 +58,7 @@ pub enum Progress {
 }
 
 /// What one stage took and was allowed.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 pub struct StageTime {
     /// Which.
     pub stage: Stage,
@@ -89,7 +90,7 @@ impl StageTime {
 }
 
 /// Everything about a job's time.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 pub struct Ledger {
     /// In the order of the way.
     pub stages: Vec<StageTime>,

@@ -9,6 +9,7 @@ pub mod ledger;
 pub mod reasons;
 mod waiting;
 
+use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::Value;
 use time::OffsetDateTime;
@@ -32,7 +33,7 @@ const FACT_CHARACTERS_MAX: usize = 400;
 const STDERR_LINES: usize = 10;
 
 /// One thing that is known.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 pub struct Evidence {
     /// What it is.
     pub name: String,
@@ -41,7 +42,7 @@ pub struct Evidence {
 }
 
 /// Everything that `horde job explain` tells; keys in this order.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 pub struct Explanation {
     /// The job.
     pub job: JobId,

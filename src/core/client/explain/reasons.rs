@@ -2,6 +2,7 @@
 //!
 //! Every `match` names all words, so that a new word of the wire does not compile without an explanation.
 
+use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::Value;
 
@@ -14,7 +15,7 @@ use crate::core::proto::sdk_facilitator::JobView;
 const QUOTED_CHARACTERS_MAX: usize = 300;
 
 /// Who is to blame.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Blame {
     /// Nobody: all is well, or nobody knows yet.

@@ -1,5 +1,6 @@
 //! What a job that has not ended waits for, since when, and what can be done.
 
+use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::Value;
 
@@ -10,7 +11,7 @@ use crate::core::model::job::JobStatus;
 use crate::core::proto::sdk_facilitator::JobView;
 
 /// What a job waits for.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 pub struct Waiting {
     /// What for.
     pub what: String,
