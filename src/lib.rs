@@ -29,6 +29,7 @@
 //! | [`core::chain`] | the chain, and a local one | model, crypto, clock, tasks, store |
 //! | [`core::docker`] | containers | model |
 //! | [`core::host`] | the machine that jobs run on | docker |
+//! | [`core::doctor`] | what keeps a role from working | model, store, host |
 //! | [`core::transfer`] | bytes into and out of a job | model, net, clock |
 //! | [`core::dynamic`] | what the subnet's owners set for all | model, clock, store, net |
 //! | [`core::receipts`] | proofs of work done | model, crypto, proto, store, net |

@@ -4,12 +4,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::Args;
-use serde_json::json;
 
 use super::attack::AttackArgs;
 use super::context::Context;
 use super::error::{CmdError, ExitCode, OrFail};
 use super::executor::engine;
+use super::findings::{FindingRow, Findings, status_word};
 use crate::core::config::{Scope, Settings};
 use crate::core::docker::reference::ImageReference;
 use crate::core::docker::{Engine, EngineError};
@@ -44,15 +44,9 @@ impl CheckArgs {
             return self.attack.run(context).await;
         }
         let settings = context.role_settings(Scope::Executor, Vec::new())?;
-        let engine = engine(settings.text("executor.docker_host")?)?;
-        let accepted = settings.list("executor.accept")?;
-        let findings = match self.look(&settings, &engine, accepted).await {
-            Ok(findings) => findings,
-            Err(LookError::Docker(error)) => vec![posture::no_docker(error.to_string())],
-            Err(LookError::Cmd(error)) => return Err(error),
-        };
+        let findings = look(&settings, self.gpu).await?;
         if context.wants_data() {
-            context.print_json(&json!({ "checks": findings }))?;
+            context.print_json(&Findings::of(findings.iter().map(FindingRow::from)))?;
         } else {
             for finding in &findings {
                 tell(context, finding)?;
@@ -71,45 +65,54 @@ impl CheckArgs {
         Err(error
             .hint("each remedy is above; `executor.accept` takes the risk of a vulnerability by its name"))
     }
+}
 
-    async fn look(
-        &self,
-        settings: &Settings,
-        engine: &Arc<dyn Engine>,
-        accepted: &[String],
-    ) -> Result<Vec<Finding>, LookError> {
-        let floors = Floors::built_in().or_fail(ExitCode::Bug, "could not read the table of versions")?;
-        for name in checks::unknown_names(&floors, accepted) {
-            tracing::warn!(name, "executor.accept names no check");
-        }
-        let host = Host::new(Arc::clone(engine), Arc::new(NvmlGpus::new()));
-        let has_runtime = host.engine().await?.has_nvidia_runtime();
-        let gpus = Arc::clone(host.gpus());
-        let path = settings
-            .path("executor.work_dir")
-            .map_err(CmdError::from)?
-            .to_owned();
-        let (has_library, work_dir) =
-            tokio::task::spawn_blocking(move || (gpus.has_library(), WorkDir::read(&path)))
-                .await
-                .or_fail(ExitCode::Bug, "could not look at the machine")?;
-        let has_gpus =
-            !settings.bool("executor.no_gpu").map_err(CmdError::from)? && (has_runtime || has_library);
-        let wants = Wants {
-            disk_bytes: bytes_of_a_job(settings).map_err(CmdError::from)?,
-            gpus: self.gpu || has_gpus,
-        };
-        let facts = host.facts(wants.gpus).await?;
-        let name = settings.text(EXECUTOR_IMAGE).map_err(CmdError::from)?;
-        let image = ImageReference::parse(name).or_fail(
-            ExitCode::Configuration,
-            "could not use the setting miner.executor_image",
-        )?;
-        let image = engine.find_image(&image).await?.map(|_| name);
-        let mut findings = checks::security(&facts, &floors, accepted);
-        findings.extend(posture::posture(&facts, &work_dir, image, wants));
-        Ok(findings)
+/// Looks at this machine as these settings have jobs run on it; expects GPUs where it is told to, or finds traces of some.
+pub(super) async fn look(settings: &Settings, expects_gpus: bool) -> Result<Vec<Finding>, CmdError> {
+    let engine = engine(settings.text("executor.docker_host")?)?;
+    match look_by(settings, expects_gpus, &engine).await {
+        Ok(findings) => Ok(findings),
+        Err(LookError::Docker(error)) => Ok(vec![posture::no_docker(error.to_string())]),
+        Err(LookError::Cmd(error)) => Err(error),
     }
+}
+
+async fn look_by(
+    settings: &Settings,
+    expects_gpus: bool,
+    engine: &Arc<dyn Engine>,
+) -> Result<Vec<Finding>, LookError> {
+    let accepted = settings.list("executor.accept").map_err(CmdError::from)?;
+    let floors = Floors::built_in().or_fail(ExitCode::Bug, "could not read the table of versions")?;
+    for name in checks::unknown_names(&floors, accepted) {
+        tracing::warn!(name, "executor.accept names no check");
+    }
+    let host = Host::new(Arc::clone(engine), Arc::new(NvmlGpus::new()));
+    let has_runtime = host.engine().await?.has_nvidia_runtime();
+    let gpus = Arc::clone(host.gpus());
+    let path = settings
+        .path("executor.work_dir")
+        .map_err(CmdError::from)?
+        .to_owned();
+    let (has_library, work_dir) =
+        tokio::task::spawn_blocking(move || (gpus.has_library(), WorkDir::read(&path)))
+            .await
+            .or_fail(ExitCode::Bug, "could not look at the machine")?;
+    let has_gpus = !settings.bool("executor.no_gpu").map_err(CmdError::from)? && (has_runtime || has_library);
+    let wants = Wants {
+        disk_bytes: bytes_of_a_job(settings).map_err(CmdError::from)?,
+        gpus: expects_gpus || has_gpus,
+    };
+    let facts = host.facts(wants.gpus).await?;
+    let name = settings.text(EXECUTOR_IMAGE).map_err(CmdError::from)?;
+    let image = ImageReference::parse(name).or_fail(
+        ExitCode::Configuration,
+        "could not use the setting miner.executor_image",
+    )?;
+    let image = engine.find_image(&image).await?.map(|_| name);
+    let mut findings = checks::security(&facts, &floors, accepted);
+    findings.extend(posture::posture(&facts, &work_dir, image, wants));
+    Ok(findings)
 }
 
 /// Returns what one job may need of the disk: input and output at their limits.
@@ -134,18 +137,6 @@ impl From<EngineError> for LookError {
 impl From<CmdError> for LookError {
     fn from(error: CmdError) -> Self {
         Self::Cmd(error)
-    }
-}
-
-/// Returns the word by which people read what came of a check.
-pub(super) const fn status_word(status: Status) -> &'static str {
-    match status {
-        Status::Held => "held",
-        Status::Failed => "FAILED",
-        Status::Accepted => "accepted",
-        Status::Unknown => "unknown",
-        Status::Advice => "advice",
-        Status::Skipped => "skipped",
     }
 }
 

@@ -17,7 +17,7 @@ use super::contract::Promise;
 use super::error::{CmdError, ExitCode, OrFail};
 use super::output::{Format, Output};
 use crate::core::clock::Clock;
-use crate::core::config::{Environment, Flag, Scope, Settings, Sources, load};
+use crate::core::config::{ConfigError, Environment, Flag, Scope, Settings, Sources, load};
 use crate::core::store::trap::{Side, Trap};
 use crate::core::tasks::Tasks;
 use crate::core::tasks::signals::{self, Received};
@@ -170,6 +170,17 @@ impl Context {
         Ok(settings)
     }
 
+    /// Loads the settings of a scope as they are for who is started with `--dir` naming this directory.
+    pub(super) fn settings_in(&self, scope: Scope, dir: Option<PathBuf>) -> Result<Settings, ConfigError> {
+        load(&Sources {
+            scope,
+            environment: &self.environment,
+            dir,
+            config: self.global.config.clone(),
+            flags: Vec::new(),
+        })
+    }
+
     /// Sets up logs on standard error as the settings say; once per process.
     pub fn start_logs(&self, settings: &Settings) -> Result<(), CmdError> {
         self.init_logs(settings, None)
@@ -289,6 +300,16 @@ impl Context {
         Ok(received)
     }
 
+    /// Tells whether the locale is one of UTF-8, as the environment says; where it says nothing, it is taken to be.
+    pub(super) fn speaks_utf8(&self) -> bool {
+        let names = ["LC_ALL", "LC_CTYPE", "LANG"];
+        let Some(locale) = names.iter().find_map(|name| self.environment.get(name)) else {
+            return true;
+        };
+        let locale = locale.to_ascii_lowercase();
+        locale.contains("utf-8") || locale.contains("utf8")
+    }
+
     /// Prints a line of data on standard output.
     pub fn line(&self, text: impl fmt::Display) -> Result<(), CmdError> {
         let mut out = io::stdout().lock();
@@ -328,7 +349,6 @@ impl Context {
 }
 
 fn check_log_level(settings: &Settings) -> Result<(), CmdError> {
-    use crate::core::config::ConfigError;
     telemetry::check_level(settings.text("log.level")?)
         .map_err(|error| ConfigError::refused(settings, "log.level", error).into())
 }

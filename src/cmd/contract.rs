@@ -103,8 +103,12 @@ impl Prints {
             Self::One(of) | Self::List(of) | Self::Stream(of) => names(&of(), &mut fields),
             Self::Under(key, of) => {
                 let whole = of();
-                let rows = whole.pointer(&format!("/properties/{key}/items"));
-                names(rows.unwrap_or(&Value::Null), &mut fields);
+                let alternatives = whole.get("anyOf").and_then(Value::as_array);
+                let alternatives = alternatives.map_or(std::slice::from_ref(&whole), Vec::as_slice);
+                for alternative in alternatives {
+                    let rows = alternative.pointer(&format!("/properties/{key}/items"));
+                    names(rows.unwrap_or(&Value::Null), &mut fields);
+                }
             }
             Self::Map(key, of) => {
                 names(&of(), &mut fields);

@@ -220,7 +220,7 @@ impl DashboardArgs {
             theme: self.theme()?,
             // A picture has all colours; what was asked for by name is meant.
             depth: if self.svg.is_some() { Depth::Many } else { depth },
-            ascii: !speaks_utf8(context),
+            ascii: !context.speaks_utf8(),
             mouse: !self.no_mouse,
             at: self.moment(context)?,
             header: Header::default(),
@@ -337,16 +337,6 @@ fn load_error(error: &LoadError) -> CmdError {
         LoadError::Database { .. } => ExitCode::Failed,
     };
     CmdError::new(code, "could not read the view").caused_by(error)
-}
-
-/// Tells whether the locale is one of UTF-8, as the environment says; where it says nothing, it is taken to be.
-fn speaks_utf8(context: &Context) -> bool {
-    let names = ["LC_ALL", "LC_CTYPE", "LANG"];
-    let Some(locale) = names.iter().find_map(|name| context.environment.get(name)) else {
-        return true;
-    };
-    let locale = locale.to_ascii_lowercase();
-    locale.contains("utf-8") || locale.contains("utf8")
 }
 
 /// Reads the key map file, if there is one; what is wrong with it is told, and the built-in keys are taken.

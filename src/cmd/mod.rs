@@ -8,9 +8,11 @@ pub mod config;
 pub mod context;
 pub mod contract;
 pub mod dashboard;
+pub mod doctor;
 pub mod error;
 pub mod executor;
 pub mod facilitator;
+mod findings;
 pub mod help;
 pub mod job;
 pub mod key;
@@ -48,6 +50,7 @@ const PROMISES: &[&[Promise]] = &[
     job::PROMISES,
     dashboard::PROMISES,
     logs::PROMISES,
+    doctor::PROMISES,
     key::PROMISES,
     config::PROMISES,
     schema::PROMISES,
@@ -91,6 +94,8 @@ enum Command {
     /// Print what the roles of this machine say of themselves, and follow it
     #[command(after_help = logs::EXAMPLES)]
     Logs(logs::LogsArgs),
+    /// Tell what keeps the roles of this machine from working, and what helps
+    Doctor(doctor::DoctorArgs),
     /// Make keys, show them, sign and verify with them
     #[command(subcommand)]
     Key(key::KeyCommand),
@@ -115,6 +120,7 @@ impl Command {
             Self::Job(command) => command.run(context).await,
             Self::Dashboard(args) => args.run(context).await,
             Self::Logs(args) => args.run(context).await,
+            Self::Doctor(args) => args.run(context).await,
             Self::Key(command) => command.run(context).await,
             Self::Config(command) => command.run(context).await,
             Self::Schema(args) => args.run(context),

@@ -13,6 +13,7 @@ pub mod proto;
 
 pub mod chain;
 pub mod docker;
+pub mod doctor;
 pub mod host;
 pub mod net;
 pub mod s3;

@@ -23,6 +23,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("chain", &["model", "crypto", "clock", "tasks", "store"]),
     ("docker", &["model"]),
     ("host", &["docker"]),
+    ("doctor", &["model", "store", "host"]),
     ("transfer", &["model", "net", "clock"]),
     ("dynamic", &["model", "clock", "store", "net"]),
     ("receipts", &["model", "crypto", "proto", "store", "net"]),
@@ -48,7 +49,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     (
         "miner",
         &[
-            "proto", "crypto", "net", "store", "chain", "docker", "host", "dynamic", "receipts",
+            "proto", "crypto", "net", "store", "chain", "docker", "doctor", "host", "dynamic", "receipts",
         ],
     ),
     (

@@ -17,6 +17,7 @@ mod crash;
 mod dashboard;
 mod delivery;
 mod described;
+mod doctor;
 mod door;
 mod dropin;
 mod dynamic;

@@ -6,12 +6,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
-use serde_json::json;
 
-use super::super::check::{bytes_of_a_job, status_word};
+use super::super::check::bytes_of_a_job;
 use super::super::context::Context;
 use super::super::error::{CmdError, ExitCode, OrFail};
 use super::super::executor::engine;
+use super::super::findings::{FindingRow, Findings, status_word};
 use super::super::key::own_address;
 use super::super::table::printable;
 use super::open_beside;
@@ -19,10 +19,12 @@ use crate::core::chain::local::LocalChain;
 use crate::core::chain::{Chain, ChainError};
 use crate::core::config::{Backend, ChainConfig, MinerConfig, Scope, Settings};
 use crate::core::docker::reference::ImageReference;
+use crate::core::doctor::facts::{Directory, KeyFile};
+use crate::core::doctor::judge::{self, Looked};
 use crate::core::host::facts::{Facts, Host};
 use crate::core::host::gpu::NvmlGpus;
 use crate::core::host::posture::{self, Wants, WorkDir};
-use crate::core::miner::check::{self, FROM_ELSEWHERE, Finding, KeyFile, NAMES, Status, probe, skipped};
+use crate::core::miner::check::{self, FROM_ELSEWHERE, Finding, NAMES, Status, probe, skipped};
 use crate::core::miner::ports::count_free;
 use crate::core::model::Hotkey;
 use crate::core::model::subnet::{Axon, Metagraph};
@@ -200,25 +202,28 @@ impl Inspection<'_> {
             self.config.wallet.coldkey_file(),
         );
         let is_development = self.config.wallet.uri.is_some();
-        let (hotkey, coldkey) = blocking(move || (KeyFile::read(&hotkey), KeyFile::read(&coldkey))).await?;
+        let read = move || (KeyFile::read(&hotkey), KeyFile::read(&coldkey));
+        let (hotkey, coldkey) = blocking(read).await?;
         self.add(if is_development {
             skipped("key-file", "wallet.uri is a development key")
         } else {
-            check::key_file(&hotkey)
+            judge::key_file(&hotkey).finding
         })?;
-        self.add(check::coldkey(&coldkey))
+        self.add(judge::coldkey(&coldkey))
     }
 
     /// Looks at the data directory; returns the database, if it can be opened.
     async fn data(&mut self) -> Result<Option<MinerStore>, CmdError> {
         let dir = self.config.dir.clone();
-        let kind = blocking(move || check::file_system(&dir)).await?;
-        self.add(check::data_dir(&self.config.dir, &kind))?;
+        let directory = blocking(move || Directory::read(&dir)).await?;
+        self.add(judge::data_dir(&directory).finding)?;
         match open_beside(self.context).await {
             Ok((store, _)) => {
                 if self.wants("database") {
-                    let damage = store.damage().await.map_err(|error| error.to_string());
-                    self.add(check::database(&damage))?;
+                    self.add(judge::database(&match store.damage().await {
+                        Ok(faults) => Looked::Through(faults),
+                        Err(error) => Looked::Refused(error.to_string()),
+                    }))?;
                 }
                 Ok(Some(store))
             }
@@ -227,7 +232,7 @@ impl Inspection<'_> {
                 Ok(None)
             }
             Err(error) => {
-                self.add(check::database(&Err(error.to_string())))?;
+                self.add(judge::database(&Looked::Refused(error.to_string())))?;
                 Ok(None)
             }
         }
@@ -275,7 +280,7 @@ impl Inspection<'_> {
                 } else {
                     self.configured()
                 };
-                self.add(check::registered(hotkey, metagraph))?;
+                self.add(judge::registered(hotkey, metagraph))?;
                 self.add(check::axon(announced, configured))?;
             }
         }
@@ -288,7 +293,7 @@ impl Inspection<'_> {
                 None => None,
             };
             let head = read.ok().map(|(_, time)| time);
-            self.add(check::clock(self.context.clock.now(), head, server))?;
+            self.add(judge::clock(self.context.clock.now(), head, server))?;
         }
         Ok(announced)
     }
@@ -485,7 +490,8 @@ impl Inspection<'_> {
     /// Prints what was found and ends as it must.
     fn end(self) -> Result<(), CmdError> {
         if self.context.wants_data() {
-            self.context.print_json(&json!({ "checks": self.findings }))?;
+            self.context
+                .print_json(&Findings::of(self.findings.iter().map(FindingRow::from)))?;
         }
         let failed = self
             .findings

@@ -50,7 +50,7 @@ pub(super) const PROMISES: &[Promise] = &[
     ),
     Promise::new(
         "miner check",
-        Prints::Under("checks", of::<serde_json::Value>),
+        Prints::Under("checks", of::<super::findings::Findings>),
         &[ExitCode::NotFound, ExitCode::CheckFailed, ExitCode::Unreachable],
     ),
     Promise::new(

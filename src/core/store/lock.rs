@@ -88,7 +88,8 @@ fn is_locked(locks: &str, pid: u32, inode: u64) -> bool {
     })
 }
 
-fn lock_path(database: &Path) -> PathBuf {
+/// Returns the path of the lock of the database at `database`.
+pub fn lock_path(database: &Path) -> PathBuf {
     let mut name = database.as_os_str().to_owned();
     name.push(".lock");
     PathBuf::from(name)

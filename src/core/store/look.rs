@@ -9,15 +9,17 @@
 //! [`ValidatorLook`](super::validator::look::ValidatorLook), [`ChainLook`](super::local_chain::ChainLook).
 
 use std::ffi::OsString;
+use std::fmt;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rusqlite::{Connection, ErrorCode, OpenFlags};
+use rusqlite::{Connection, ErrorCode, InterruptHandle, OpenFlags};
 use thiserror::Error;
 use time::OffsetDateTime;
 
+use super::places::Role;
 use super::{Migration, StoreError, set_up};
 
 /// Time that a look waits for somebody who mends the database after a crash: 250 ms.
@@ -174,10 +176,63 @@ impl Look {
         found
     }
 
+    /// Opens the database of a role; blocks.
+    pub fn of_role(role: Role, path: &Path) -> Result<Self, LookError> {
+        let migrations = match role {
+            Role::Facilitator => super::facilitator::MIGRATIONS,
+            Role::Validator => super::validator::MIGRATIONS,
+            Role::Miner => super::miner::MIGRATIONS,
+        };
+        Self::open(path, migrations)
+    }
+
+    /// Has SQLite look for damage; returns what it found, nothing when all is well. Blocks for as long as it takes to read
+    /// the whole file, or until it is interrupted.
+    pub fn faults(&self) -> Result<Vec<String>, LookError> {
+        self.read(faults)
+    }
+
+    /// Returns what ends a question that takes too long, from another thread.
+    pub fn interrupter(&self) -> Interrupter {
+        Interrupter(self.connection.get_interrupt_handle())
+    }
+
     /// Returns the version of the schema in the file, and the newest of this program.
     pub fn schema(&self) -> (u32, u32) {
         (self.found, self.known)
     }
+}
+
+/// Ends a question to a database.
+pub struct Interrupter(InterruptHandle);
+
+impl fmt::Debug for Interrupter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Interrupter")
+    }
+}
+
+impl Interrupter {
+    /// Ends the question that is being answered, if there is one: it fails.
+    pub fn interrupt(&self) {
+        self.0.interrupt();
+    }
+}
+
+/// Faults that are named at most.
+const FAULTS_MAX: u32 = 10;
+
+/// Has SQLite look for damage.
+pub(super) fn faults(connection: &Connection) -> Result<Vec<String>, StoreError> {
+    let mut statement = connection.prepare(&format!("PRAGMA quick_check({FAULTS_MAX})"))?;
+    let lines = statement.query_map((), |row| row.get::<_, String>(0))?;
+    let lines: Vec<String> = lines.collect::<Result<_, _>>()?;
+    Ok(lines.into_iter().filter(|line| line != "ok").collect())
+}
+
+/// Returns the files of the database at `path`: itself, and what SQLite keeps beside it.
+pub fn files(path: &Path) -> [PathBuf; 3] {
+    [path.to_owned(), beside(path, "-wal"), beside(path, "-shm")]
 }
 
 /// What a database takes on the disk, and when it was written last.

@@ -41,7 +41,7 @@ use std::{
 use rusqlite::{Connection, OpenFlags};
 use thiserror::Error;
 
-pub use self::lock::{Holder, holder};
+pub use self::lock::{Holder, holder, lock_path};
 pub use self::migrate::Migration;
 pub use self::writer::StoreLoad;
 use self::{lock::Lock, readers::Readers, writer::Writer};

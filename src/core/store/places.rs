@@ -3,6 +3,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+/// The file in a role's directory, or in that of all roles, that holds what the last checks found.
+pub const CHECKS_FILE: &str = "checks.json";
+
 /// A role that keeps a database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Role {

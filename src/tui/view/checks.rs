@@ -2,12 +2,13 @@
 
 use std::fs;
 use std::io::ErrorKind;
+use std::path::Path;
 
 use serde_json::Value as Json;
 
 use super::cells::{self, or_nothing};
 use super::{Ask, Cell, LoadError, Page, Row, Tone, View};
-use crate::core::store::places::Place;
+use crate::core::store::places::{CHECKS_FILE as FILE, Place};
 use crate::tui::source::Source;
 
 /// The view.
@@ -23,10 +24,10 @@ pub const VIEW: View = View {
 };
 
 const EMPTY: &str =
-    "no results of checks are kept here: `horde miner check` and `horde executor check` tell theirs at once";
+    "no results of checks are kept here: `horde doctor` looks at the roles of this directory, and keeps them";
 
-/// The file of a role's last results in its directory.
-const FILE: &str = "checks.json";
+/// Whose results lie beside the directories of the roles: what all of them share.
+const SHARED: &str = "machine";
 
 /// Bytes of results that are read; a check writes some hundred for each finding.
 const BYTES_MAX: u64 = 1024 * 1024;
@@ -57,9 +58,9 @@ impl Outcome {
     fn read(word: &str) -> Self {
         match word.to_ascii_lowercase().as_str() {
             "fail" | "failed" => Self::Failed,
-            "warn" | "warned" | "warning" | "accepted" => Self::Warned,
+            "warn" | "warned" | "warning" | "accepted" | "advice" => Self::Warned,
             "skip" | "skipped" => Self::Skipped,
-            "pass" | "passed" => Self::Passed,
+            "pass" | "passed" | "held" => Self::Passed,
             _ => Self::Told,
         }
     }
@@ -76,7 +77,7 @@ impl Outcome {
 }
 
 fn load(source: &Source, _: &Ask) -> Result<Page, LoadError> {
-    let mut findings = Vec::new();
+    let mut findings = shared(source)?;
     for place in &source.places {
         findings.extend(read(place)?);
     }
@@ -137,11 +138,23 @@ pub(in crate::tui) fn page(mut findings: Vec<Finding>) -> Page {
     }
 }
 
+/// Reads the last results of what all roles share; none if there are none, or if they stand with those of a role.
+pub(super) fn shared(source: &Source) -> Result<Vec<Finding>, LoadError> {
+    if source.places.iter().any(|place| place.dir == source.dir) {
+        return Ok(Vec::new());
+    }
+    read_in(SHARED, &source.dir)
+}
+
 /// Reads the last results of a role; none if there are none.
 pub(super) fn read(place: &Place) -> Result<Vec<Finding>, LoadError> {
-    let path = place.dir.join(FILE);
+    read_in(&place.name, &place.dir)
+}
+
+fn read_in(name: &str, dir: &Path) -> Result<Vec<Finding>, LoadError> {
+    let path = dir.join(FILE);
     let refused = |reason: String| LoadError::Database {
-        database: format!("{}/{FILE}", place.name),
+        database: format!("{name}/{FILE}"),
         reason,
     };
     let length = match fs::metadata(&path) {
@@ -159,7 +172,7 @@ pub(super) fn read(place: &Place) -> Result<Vec<Finding>, LoadError> {
         .unwrap_or(&kept)
         .as_array()
         .ok_or_else(|| refused("it holds no list of findings".to_owned()))?;
-    Ok(list.iter().map(|found| finding(&place.name, found)).collect())
+    Ok(list.iter().map(|found| finding(name, found)).collect())
 }
 
 /// Reads one finding of a role.
@@ -174,7 +187,9 @@ pub(in crate::tui) fn finding(place: &str, found: &Json) -> Finding {
     };
     let number = |key: &str| found.get(key).and_then(Json::as_f64);
     Finding {
-        place: place.to_owned(),
+        place: Some(word(&["role"]))
+            .filter(|role| !role.is_empty())
+            .unwrap_or_else(|| place.to_owned()),
         id: word(&["id", "check"]),
         outcome: Outcome::read(&word(&["status"])),
         actual: word(&["actual"]),

@@ -8,8 +8,9 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc2822;
 use tokio::time::timeout;
 
-use super::{PROBE_HOTKEY, Told};
+use super::PROBE_HOTKEY;
 use crate::core::clock::Clock;
+use crate::core::doctor::judge::Told;
 use crate::core::net::http::{ClientOptions, Redirects, client};
 use crate::core::net::ws::{self, ConnectOptions};
 use crate::core::net::{Event, close_code};

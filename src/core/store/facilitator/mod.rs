@@ -32,7 +32,7 @@ pub use self::users::{KnownUser, Ordered, USERS_MAX, UserBlock, UserOrders};
 use super::trap::{self, Trap};
 use super::{Migration, OpenError, Store, StoreError, StoreLoad};
 
-const MIGRATIONS: &[Migration] = &[
+pub(super) const MIGRATIONS: &[Migration] = &[
     Migration {
         name: "0001_start",
         sql: include_str!("../migrations/facilitator/0001_start.sql"),

@@ -23,7 +23,7 @@ use crate::core::model::receipt::{Receipt, ReceiptPayload};
 use crate::core::model::{ExecutorClass, Hotkey, JobId};
 use crate::core::store::times::micros;
 
-const MIGRATIONS: &[Migration] = &[
+pub(super) const MIGRATIONS: &[Migration] = &[
     Migration {
         name: "miner/0001_start",
         sql: include_str!("../migrations/miner/0001_start.sql"),

@@ -20,7 +20,7 @@ use crate::core::model::subnet::Axon;
 use crate::core::model::{ExecutorClass, Hotkey, JobId};
 use crate::core::store::times::{micros, moment};
 
-const MIGRATIONS: &[Migration] = &[
+pub(super) const MIGRATIONS: &[Migration] = &[
     receipts::MIGRATION,
     Migration {
         name: "validator/0001_start",

@@ -15,6 +15,7 @@ use time::{Duration, OffsetDateTime};
 pub(super) use self::record::forget;
 use super::{JobState, MinerStore, StoreError};
 use crate::core::model::{ExecutorClass, Hotkey, JobId};
+use crate::core::store::look;
 use crate::core::store::times::micros;
 
 /// Refused offers and receipts that are kept, at most.
@@ -485,13 +486,7 @@ impl MinerStore {
 
     /// Has SQLite look for damage; returns what it found, nothing when all is well.
     pub async fn damage(&self) -> Result<Vec<String>, StoreError> {
-        let query = |connection: &Connection| {
-            let mut statement = connection.prepare("PRAGMA quick_check(10)")?;
-            let lines = statement.query_map((), |row| row.get::<_, String>(0))?;
-            let lines: Vec<String> = lines.collect::<Result<_, _>>()?;
-            Ok(lines.into_iter().filter(|line| line != "ok").collect())
-        };
-        self.store.read(query).await
+        self.store.read(look::faults).await
     }
 }
 
