@@ -5,7 +5,7 @@ use std::fmt;
 use std::future::Future;
 use std::io::{self, IsTerminal, Read, Write};
 use std::path::PathBuf;
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use clap::Args;
@@ -16,13 +16,14 @@ use super::color::{self, ColorChoice};
 use super::contract::Promise;
 use super::error::{CmdError, ExitCode, OrFail};
 use super::output::{Format, Output};
+use super::service::attend::Attendant;
 use crate::core::clock::Clock;
 use crate::core::config::{ConfigError, Environment, Flag, Scope, Settings, Sources, load};
 use crate::core::store::trap::{Side, Trap};
 use crate::core::tasks::Tasks;
 use crate::core::tasks::signals::{self, Received};
 use crate::core::telemetry::journal::{self, writer::Keep};
-use crate::core::telemetry::{self, Logs};
+use crate::core::telemetry::{self, Logs, STATE_TARGET};
 
 /// Flags that every command takes.
 #[derive(Args, Clone, Debug, Default)]
@@ -81,6 +82,9 @@ pub struct GlobalArgs {
 /// How long a role may take to say goodbye before its tasks are aborted.
 pub(super) const GRACE: Duration = Duration::from_secs(10);
 
+/// The setting that counts at once when it is read again.
+const LEVEL: &str = "log.level";
+
 /// How long the end of the process waits for the last lines of the log.
 const LAST_LINES: Duration = Duration::from_secs(2);
 
@@ -98,6 +102,15 @@ pub struct Context {
     pub interactive: bool,
     global: GlobalArgs,
     logs: OnceLock<Logs>,
+    served: OnceLock<Served>,
+}
+
+/// With what a role is served.
+#[derive(Debug)]
+struct Served {
+    flags: Vec<Flag>,
+    /// As they count now.
+    settings: Mutex<Settings>,
 }
 
 impl Context {
@@ -121,6 +134,7 @@ impl Context {
             interactive: io::stdout().is_terminal() && io::stderr().is_terminal(),
             global,
             logs: OnceLock::new(),
+            served: OnceLock::new(),
         })
     }
 
@@ -143,6 +157,11 @@ impl Context {
     /// Returns `--dir` as given.
     pub fn dir(&self) -> Option<&PathBuf> {
         self.global.dir.as_ref()
+    }
+
+    /// Returns `--config` as given.
+    pub fn config_file(&self) -> Option<&PathBuf> {
+        self.global.config.as_ref()
     }
 
     /// Returns `--log-level` as given.
@@ -195,7 +214,7 @@ impl Context {
 
     /// Loads the settings of a role that is to be served, and sets up its logs, the files included.
     pub fn served_settings(&self, scope: Scope, flags: Vec<Flag>) -> Result<Settings, CmdError> {
-        let settings = self.settings(scope, flags)?;
+        let settings = self.settings(scope, flags.clone())?;
         let keep = match (settings.text("log.file")?, scope.role()) {
             ("off", _) | (_, None) => None,
             (_, Some(role)) => Some(Keep {
@@ -205,7 +224,46 @@ impl Context {
             }),
         };
         self.init_logs(&settings, keep)?;
+        let served = Served {
+            flags,
+            settings: Mutex::new(settings.clone()),
+        };
+        // A process serves one role.
+        drop(self.served.set(served));
         Ok(settings)
+    }
+
+    /// Reads a served role's configuration again, takes over what can be taken over, and writes to the log what was and
+    /// what was not; opens its log file anew.
+    pub(super) fn reload(&self) {
+        let (Some(logs), Some(served)) = (self.logs.get(), self.served.get()) else {
+            return;
+        };
+        let has_log_file = logs.reopen();
+        let mut settings = served.settings.lock().unwrap_or_else(PoisonError::into_inner);
+        let read = match self.settings(settings.scope(), served.flags.clone()) {
+            Ok(read) => read,
+            Err(error) => {
+                tracing::error!(target: STATE_TARGET, has_log_file, %error, "the configuration cannot be used: all stays as it was");
+                return;
+            }
+        };
+        let mut waiting = settings.changed(&read);
+        let mut applied = Vec::new();
+        if let Some(index) = waiting.iter().position(|key| *key == LEVEL)
+            && let Ok(level) = read.text(LEVEL)
+            && logs.set_level(level).is_ok()
+        {
+            applied.push(waiting.remove(index));
+            settings.take_over(LEVEL, &read);
+        }
+        tracing::info!(
+            target: STATE_TARGET,
+            has_log_file,
+            applied = listed(&applied),
+            waiting_for_a_restart = listed(&waiting),
+            "the configuration is read again"
+        );
     }
 
     fn init_logs(&self, settings: &Settings, file: Option<Keep>) -> Result<(), CmdError> {
@@ -247,7 +305,12 @@ impl Context {
         E: Error + 'static,
     {
         let tasks = Tasks::new();
-        let received = self.watch(&tasks)?;
+        let (received, orders) =
+            signals::listen_all(&tasks).or_fail(ExitCode::Failed, "could not listen for signals")?;
+        if self.global.exit_with_parent {
+            stop_when_input_ends(&tasks);
+        }
+        let mut attendant = Attendant::new(self, &tasks, orders);
         let patience = async {
             tasks.stopped().await;
             tokio::select! {
@@ -259,10 +322,14 @@ impl Context {
             biased;
             outcome = role(tasks.clone()) => Some(outcome),
             () = patience => None,
+            never = attendant.attend() => match never {},
         };
-        let in_order = tasks
-            .shut_down(if outcome.is_some() { GRACE } else { Duration::ZERO })
-            .await;
+        attendant.stopping();
+        let in_order = tokio::select! {
+            biased;
+            in_order = tasks.shut_down(if outcome.is_some() { GRACE } else { Duration::ZERO }) => in_order,
+            never = attendant.attend() => match never {},
+        };
         if let Some(failure) = tasks.failure() {
             return Err(CmdError::new(catalogue::ROLE, format!("the {name} ended")).caused_by(&failure));
         }
@@ -351,6 +418,11 @@ impl Context {
 fn check_log_level(settings: &Settings) -> Result<(), CmdError> {
     telemetry::check_level(settings.text("log.level")?)
         .map_err(|error| ConfigError::refused(settings, "log.level", error).into())
+}
+
+/// Returns keys as the log names them.
+fn listed(keys: &[&str]) -> Option<String> {
+    (!keys.is_empty()).then(|| keys.join(", "))
 }
 
 /// A closed pipe is no error: the reader has seen enough.

@@ -20,6 +20,7 @@ pub mod logs;
 pub mod miner;
 pub mod output;
 pub mod schema;
+pub mod service;
 mod table;
 pub mod up;
 pub mod validator;
@@ -51,6 +52,7 @@ const PROMISES: &[&[Promise]] = &[
     dashboard::PROMISES,
     logs::PROMISES,
     doctor::PROMISES,
+    service::PROMISES,
     key::PROMISES,
     config::PROMISES,
     schema::PROMISES,
@@ -96,6 +98,9 @@ enum Command {
     Logs(logs::LogsArgs),
     /// Tell what keeps the roles of this machine from working, and what helps
     Doctor(doctor::DoctorArgs),
+    /// Run a role under systemd
+    #[command(subcommand)]
+    Service(service::ServiceCommand),
     /// Make keys, show them, sign and verify with them
     #[command(subcommand)]
     Key(key::KeyCommand),
@@ -121,6 +126,7 @@ impl Command {
             Self::Dashboard(args) => args.run(context).await,
             Self::Logs(args) => args.run(context).await,
             Self::Doctor(args) => args.run(context).await,
+            Self::Service(command) => command.run(context).await,
             Self::Key(command) => command.run(context).await,
             Self::Config(command) => command.run(context).await,
             Self::Schema(args) => args.run(context),

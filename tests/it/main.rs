@@ -54,6 +54,7 @@ mod s3;
 mod sandbox;
 mod second_engine;
 mod served;
+mod service;
 mod signatures;
 mod streaming;
 mod submit;

@@ -38,6 +38,14 @@ pub const VARIABLES: &[(&str, &str)] = &[
         "AWS_ACCESS_KEY_ID",
         "S3 credentials come from where Amazon's own tools look: variables AWS_*, profiles, roles",
     ),
+    (
+        "NOTIFY_SOCKET",
+        "where systemd hears of a role: that it serves, reloads, stops",
+    ),
+    (
+        "WATCHDOG_USEC",
+        "within how many microseconds systemd wants a sign of life; WATCHDOG_PID: from whom",
+    ),
     ("MINER_ADDRESS", "the executor's miner; what Python miners set"),
     ("EXECUTOR_TOKEN", "the executor's token; what Python miners set"),
 ];
@@ -60,6 +68,14 @@ pub const FILES: &[(&str, &str)] = &[
     (
         "$XDG_DATA_HOME/horde/miner/miner.sqlite",
         "offers, jobs, executors, receipts",
+    ),
+    (
+        "$XDG_DATA_HOME/horde/ROLE/logs/ROLE.jsonl",
+        "what a role says of itself, a JSON document a line; older ones end with .1, .2, …",
+    ),
+    (
+        "/etc/systemd/system/horde-ROLE.service",
+        "the unit of a role; with --user below $XDG_CONFIG_HOME/systemd/user",
     ),
     (
         "~/.bittensor/wallets/NAME/hotkeys/HOTKEY",

@@ -4,6 +4,7 @@ use super::registry::{FILES, VARIABLES};
 use crate::cmd::catalogue::PROBLEMS;
 use crate::cmd::error::ExitCode;
 use crate::core::config::SETTINGS;
+use crate::core::tasks::signals::SIGNALS;
 
 /// The width of running text, in columns.
 const WIDTH: usize = 96;
@@ -172,14 +173,11 @@ fn formatting() -> String {
 }
 
 fn signals() -> String {
-    pairs(&[
-        (
-            "SIGINT, SIGTERM",
-            "stop in order: finish what is in hand, say goodbye; exit code 0",
-        ),
-        ("a second one", "abort what is not finished; 130 or 143"),
-        ("a third one", "end at once"),
-    ])
+    let rows = SIGNALS
+        .iter()
+        .map(|row| format!("  {}\n{}\n", row.name, wrapped(row.does, 4)));
+    let rows: Vec<String> = rows.collect();
+    rows.join("\n")
 }
 
 fn security() -> String {
@@ -262,6 +260,8 @@ mod tests {
                 .iter()
                 .all(|setting| text.contains(&setting.environment_name()))
         );
+        let text = signals();
+        assert!(SIGNALS.iter().all(|row| text.contains(row.name)));
         let text = exit_codes();
         assert!(ExitCode::ALL.iter().all(|(_, meaning)| text.contains(meaning)));
     }

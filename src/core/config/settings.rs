@@ -244,6 +244,22 @@ impl Settings {
         })
     }
 
+    /// Returns the keys whose values differ, in the order of the table; secrets count by what they are.
+    pub fn changed(&self, other: &Self) -> Vec<&'static str> {
+        let value = |settings: &Self, key| settings.entries.get(key).map(|entry| entry.value.clone());
+        let keys = SETTINGS.iter().map(|setting| setting.key);
+        keys.filter(|key| value(self, *key) != value(other, *key))
+            .collect()
+    }
+
+    /// Takes over the value of a key from others.
+    pub fn take_over(&mut self, key: &'static str, other: &Self) {
+        match other.entries.get(key) {
+            Some(entry) => self.entries.insert(key, entry.clone()),
+            None => self.entries.remove(key),
+        };
+    }
+
     /// Returns where a setting's value came from; none if it is unset.
     pub fn origin(&self, key: &str) -> Option<&Origin> {
         self.entries.get(key).map(|entry| &entry.origin)

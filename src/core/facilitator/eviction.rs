@@ -21,7 +21,7 @@ pub(super) async fn keep(office: Office, keep: Duration) {
     let mut turns = office.tasks.turns(LOOK_EVERY);
     while turns.next().await {
         turn(&office, keep).await;
-        office.metrics.beat(Loop::Forget, office.clock.unix_seconds());
+        office.beat(Loop::Forget);
     }
 }
 

@@ -86,6 +86,7 @@ use crate::core::store::trap::Trap;
 use crate::core::store::{OpenError, StoreError};
 use crate::core::tasks::Tasks;
 use crate::core::telemetry::facilitator::FacilitatorMetrics;
+use crate::core::telemetry::metrics::Loop;
 
 /// Links of validators at once, authenticated or not; the subnet has 256 neurons.
 const LINKS_MAX: usize = 512;
@@ -95,6 +96,9 @@ pub const DATABASE: &str = "facilitator.sqlite";
 
 /// Readers of logs that wait for news at once; further ones are answered without waiting.
 const READERS_MAX: usize = 1024;
+
+/// Longest time between two turns of the loop that follows orders, which goes through the database every second.
+const ORDERS_PATIENCE: Duration = Duration::from_secs(60);
 
 /// Why the facilitator did not start.
 #[derive(Debug, thiserror::Error)]
@@ -149,6 +153,14 @@ struct Inner {
     /// For how long after its last sign of life a validator's jobs wait for it.
     away: Duration,
     tasks: Tasks,
+}
+
+impl Office {
+    /// Shows that a loop turns.
+    fn beat(&self, which: Loop) {
+        self.metrics.beat(which, self.clock.unix_seconds());
+        self.tasks.life().beat(which.word());
+    }
 }
 
 impl std::ops::Deref for Office {
@@ -232,6 +244,8 @@ async fn start_trapped(
     if let Some(address) = config.metrics_listen {
         figures::start(&office, address).await;
     }
+    tasks.life().watch(Loop::Orders.word(), ORDERS_PATIENCE);
+    figures::tell_when_asked(&office);
     tasks.spawn_vital("eviction", eviction::keep(office.clone(), config.keep));
     tasks.spawn_vital("sweep of validators", driver::sweep(office.clone()));
     tasks.spawn_vital("orders", users::watch(office.clone(), revision));
@@ -248,6 +262,7 @@ async fn start_trapped(
             Some(certificates) => http::serve_tls(listener, router, &serving, certificates).await,
         }
     });
+    tasks.life().serves(format!("serves at {address}"));
     tracing::info!(%address, tls = is_tls, "facilitator serves");
     Ok(address)
 }

@@ -8,6 +8,7 @@ use super::{Causes, Office};
 use crate::core::model::Hotkey;
 use crate::core::store::StoreError;
 use crate::core::store::facilitator::UserOrders;
+use crate::core::telemetry::metrics::Loop;
 
 /// Time between two looks for new orders.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -54,6 +55,7 @@ pub(super) async fn watch(office: Office, mut followed: i64) {
     let mut turns = office.tasks.turns(LOOK_EVERY);
     let mut is_failing = false;
     while turns.next().await {
+        office.beat(Loop::Orders);
         match look(&office, followed).await {
             Ok(revision) => {
                 followed = revision;

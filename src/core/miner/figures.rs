@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use axum::Router;
 use axum::extract::State;
@@ -16,7 +17,7 @@ use crate::core::model::ExecutorClass;
 use crate::core::net::http;
 use crate::core::tasks::Tasks;
 use crate::core::telemetry::metrics::{CONTENT_TYPE as OPENMETRICS, ClassFigures, Snapshot};
-use crate::core::telemetry::process;
+use crate::core::telemetry::{STATE_TARGET, process};
 
 /// Starts to serve figures; a port that is taken is a warning, since jobs matter more.
 pub(super) async fn start(miner: &Arc<Miner>, address: SocketAddr, tasks: &Tasks) {
@@ -51,6 +52,45 @@ async fn metrics(State(miner): State<Arc<Miner>>) -> Response {
             StatusCode::INTERNAL_SERVER_ERROR.into_response()
         }
     }
+}
+
+/// Writes how things stand to the log whenever somebody wants to know.
+pub(super) fn tell_when_asked(miner: &Arc<Miner>) {
+    let known = Arc::downgrade(miner);
+    miner.life.when_asked(move || {
+        if let Some(miner) = known.upgrade() {
+            tell(&miner);
+        }
+    });
+}
+
+fn tell(miner: &Miner) {
+    let snapshot = snapshot(miner);
+    tracing::info!(
+        target: STATE_TARGET,
+        jobs = miner.pool.busy().len(),
+        validators = miner.validators.active().len(),
+        is_draining = miner.is_draining.load(Ordering::Relaxed),
+        is_closing = miner.is_closing.load(Ordering::Relaxed),
+        "state of the miner"
+    );
+    for ClassFigures {
+        class,
+        offered,
+        busy,
+        resting,
+        lost,
+    } in snapshot.executors
+    {
+        tracing::info!(target: STATE_TARGET, class, offered, busy, resting, lost, "state of executors");
+    }
+    tracing::info!(
+        target: STATE_TARGET,
+        writes = snapshot.store_writes,
+        commits = snapshot.store_commits,
+        waiting = snapshot.store_waiting,
+        "state of the store"
+    );
 }
 
 fn snapshot(miner: &Miner) -> Snapshot {

@@ -99,6 +99,7 @@ use crate::core::store::StoreError;
 use crate::core::store::miner::MinerStore;
 use crate::core::store::miner::validators::ListedValidator;
 use crate::core::tasks::Tasks;
+use crate::core::tasks::life::Life;
 use crate::core::telemetry::metrics::{Loop, Metrics};
 
 /// Longest wait for room in the queue of a connection that gets an outcome.
@@ -106,6 +107,9 @@ const DELIVERY_TIME: Duration = Duration::from_secs(10);
 
 /// Time between two looks for containers that no executor knows.
 const REAP_EVERY: Duration = Duration::from_secs(60);
+
+/// Longest time between two turns of the loop that follows orders, which goes through the database every second.
+const ORDERS_PATIENCE: Duration = Duration::from_secs(60);
 
 /// The setting of executors that says for how long they look for a miner that they have lost.
 const EXECUTOR_RECONNECT: &str = "HORDE_EXECUTOR_RECONNECT_SECONDS";
@@ -199,6 +203,7 @@ pub struct Miner {
     is_draining: AtomicBool,
     /// Whether this life is about to end.
     is_closing: AtomicBool,
+    life: Life,
 }
 
 impl Miner {
@@ -221,6 +226,7 @@ impl Miner {
     /// Shows that a loop turns.
     fn beat(&self, which: Loop) {
         self.metrics.beat(which, self.clock.unix_seconds());
+        self.life.beat(which.word());
     }
 
     /// Returns what validators are told: what the pool offers, without the classes that do not pay.
@@ -370,6 +376,7 @@ pub async fn run(
         leaves_jobs,
         is_draining: AtomicBool::new(false),
         is_closing: AtomicBool::new(false),
+        life: tasks.life().clone(),
         config,
         keypair,
         clock,
@@ -399,6 +406,12 @@ pub async fn run(
     work.spawn("forget", forget(Arc::clone(&miner), work.clone()));
     work.spawn("reap", reap(Arc::clone(&miner), work.clone()));
     work.spawn("pack receipts", pages::pack(Arc::clone(&miner), work.clone()));
+    miner.life.watch(Loop::Orders.word(), ORDERS_PATIENCE);
+    figures::tell_when_asked(&miner);
+    miner.life.serves(format!(
+        "serves at {local} with {} executors",
+        miner.offered().0.values().sum::<i64>()
+    ));
     tracing::info!(
         hotkey = %miner.hotkey(),
         address = %local,

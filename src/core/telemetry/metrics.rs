@@ -39,7 +39,8 @@ pub enum Loop {
 }
 
 impl Loop {
-    pub(super) const fn word(self) -> &'static str {
+    /// Returns its name.
+    pub const fn word(self) -> &'static str {
         match self {
             Self::Chain => "chain",
             Self::Address => "address",

@@ -19,6 +19,9 @@ use self::journal::layer::JournalLayer;
 use self::journal::writer::{Journal, Keep};
 use crate::core::clock::Clock;
 
+/// The target of what a role writes when a signal asks for it: it is let through whatever the level is, but `off`.
+pub const STATE_TARGET: &str = "horde::state";
+
 /// How log lines look.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum LogFormat {
@@ -168,7 +171,12 @@ fn filter(level: &str) -> Result<EnvFilter, TelemetryError> {
     if is_word && !levels.contains(&level.to_ascii_lowercase().as_str()) {
         return Err(refusal(None));
     }
-    EnvFilter::try_new(level).map_err(|error| refusal(Some(error)))
+    let filter = EnvFilter::try_new(level).map_err(|error| refusal(Some(error)))?;
+    if level.eq_ignore_ascii_case("off") {
+        return Ok(filter);
+    }
+    let asked_for = format!("{STATE_TARGET}=info").parse();
+    Ok(filter.add_directive(asked_for.map_err(|error| refusal(Some(error)))?))
 }
 
 #[cfg(test)]

@@ -41,6 +41,12 @@ const FRAME_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Time between two heartbeats: 60 s (wire-facilitator-validator §4).
 const HEARTBEAT_EVERY: Duration = Duration::from_secs(60);
 
+/// The name of the loop that serves the facilitator.
+pub(super) const LOOP: &str = "facilitator";
+
+/// Longest time between two turns of it: three heartbeats, which is also longer than any attempt to connect.
+pub(super) const LOOP_PATIENCE: Duration = HEARTBEAT_EVERY.saturating_mul(3);
+
 /// How long the facilitator has to answer the authentication.
 const WELCOME_WITHIN: Duration = Duration::from_secs(10);
 
@@ -118,6 +124,7 @@ impl Broker {
     pub(super) async fn serve_facilitator(self: Arc<Self>) -> Result<(), StoreError> {
         let mut pause = Duration::ZERO;
         loop {
+            self.tasks.life().beat(LOOP);
             let error = match self.session(&mut pause).await {
                 Ok(()) => return Ok(()),
                 Err(SessionError::Store(error)) if error.is_fatal() => return Err(error),
@@ -131,6 +138,9 @@ impl Broker {
                 .map(ToString::to_string)
                 .unwrap_or_default();
             tracing::warn!(%error, cause, retry_in = ?pause, "no connection to the facilitator");
+            self.tasks
+                .life()
+                .says(format!("no connection to the facilitator: {error}"));
             tokio::select! {
                 biased;
                 () = self.tasks.stopped() => return Ok(()),
@@ -162,6 +172,9 @@ impl Broker {
             link = opening => link?,
         };
         tracing::info!(url = %self.config.facilitator_url, "connected to the facilitator");
+        self.tasks
+            .life()
+            .says(format!("takes jobs from {}", self.config.facilitator_url));
         *pause = Duration::ZERO;
         let mut session = Session {
             broker: self,
@@ -352,6 +365,7 @@ impl Session<'_> {
         heartbeats.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let broker = Arc::clone(self.broker);
         loop {
+            broker.tasks.life().beat(LOOP);
             let room = self.unanswered.len() < UNANSWERED_MAX;
             let deaf_at = self.unanswered.front().map(|sent| sent.at + ANSWER_WITHIN);
             tokio::select! {

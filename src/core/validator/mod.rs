@@ -45,6 +45,7 @@ use crate::core::receipts::{self, About, ReceiptError, Work};
 use crate::core::store::validator::{Entry, PendingJob, ValidatorStore};
 use crate::core::store::{OpenError, StoreError};
 use crate::core::tasks::Tasks;
+use crate::core::telemetry::STATE_TARGET;
 
 /// Jobs that run at once; a further one is rejected with this reason.
 const JOBS_MAX: usize = 1024;
@@ -129,6 +130,11 @@ pub async fn run(config: ValidatorConfig, ports: Ports, tasks: &Tasks) -> Result
         fatal,
     });
     broker.settle_last_run().await?;
+    tasks.life().watch(intake::LOOP, intake::LOOP_PATIENCE);
+    tell_when_asked(&broker);
+    tasks
+        .life()
+        .serves("takes jobs as soon as the facilitator answers");
     tracing::info!(
         hotkey = %broker.keypair.hotkey(),
         facilitator = %broker.config.facilitator_url,
@@ -148,6 +154,28 @@ pub async fn run(config: ValidatorConfig, ports: Ports, tasks: &Tasks) -> Result
     });
     tasks.stopped().await;
     Ok(())
+}
+
+/// Writes how things stand to the log whenever somebody wants to know.
+fn tell_when_asked(broker: &Arc<Broker>) {
+    let known = Arc::downgrade(broker);
+    broker.tasks.life().when_asked(move || {
+        let Some(broker) = known.upgrade() else { return };
+        tracing::info!(
+            target: STATE_TARGET,
+            jobs = JOBS_MAX.saturating_sub(broker.slots.available_permits()),
+            last_answered = *broker.answered.borrow(),
+            "state of the validator"
+        );
+        let load = broker.store.load();
+        tracing::info!(
+            target: STATE_TARGET,
+            writes = load.writes,
+            commits = load.commits,
+            waiting = load.waiting,
+            "state of the store"
+        );
+    });
 }
 
 impl Broker {

@@ -122,7 +122,7 @@ const EVENTS: &str = "SELECT s.created_us, s.status, j.uuid, j.target_validator,
     FROM steps s CROSS JOIN jobs j ON j.seq = s.job WHERE s.rowid <= ?1 ORDER BY s.rowid DESC LIMIT ?2";
 const OUTCOMES: &str = "SELECT status, count(*) FROM steps WHERE job > ?1 AND job <= ?2
     AND status IN ('sent', 'completed', 'rejected', 'failed', 'horde_failed') GROUP BY status";
-const OPEN: &str = "SELECT count(*) FROM (SELECT 1 FROM deliveries WHERE ended = 0 LIMIT ?1)";
+pub(super) const OPEN: &str = "SELECT count(*) FROM (SELECT 1 FROM deliveries WHERE ended = 0 LIMIT ?1)";
 const OVERDUE: &str = "SELECT count(*) FROM (SELECT 1 FROM deliveries WHERE ended = 0
     AND CASE WHEN pushed_us IS NULL THEN deliver_until_us ELSE pushed_us + budget_us END <= ?1 LIMIT ?2)";
 const USERS_KNOWN: &str = "SELECT hotkey FROM users WHERE hotkey > ?1 ORDER BY hotkey LIMIT ?2";

@@ -29,6 +29,7 @@ pub use self::ledger::{Grant, Granted, Imbalance, Party, Transfer, TransferFilte
 pub use self::requests::{Feedback, KEY_LIVES, KeyUse, RequestKey, Tally};
 pub use self::specs::KeptSpecs;
 pub use self::users::{KnownUser, Ordered, USERS_MAX, UserBlock, UserOrders};
+use super::glance::COUNTED_MAX;
 use super::trap::{self, Trap};
 use super::{Migration, OpenError, Store, StoreError, StoreLoad};
 
@@ -157,6 +158,15 @@ impl FacilitatorStore {
     /// Returns what the writer has done and has to do.
     pub fn load(&self) -> StoreLoad {
         self.store.load()
+    }
+
+    /// Returns how many jobs have not ended, up to [`COUNTED_MAX`].
+    pub async fn open_jobs(&self) -> Result<i64, StoreError> {
+        let query = |connection: &Connection| {
+            let row = connection.query_row(look::OPEN, [COUNTED_MAX], |row| row.get(0));
+            Ok(row?)
+        };
+        self.store.read(query).await
     }
 
     /// Returns the secret that tokens and nonces are signed with, which is `proposal` if there is none yet.

@@ -13,7 +13,7 @@ use time::OffsetDateTime;
 
 pub use self::cheats::{Blacklisted, CheatReport, JudgedReport, Verdict};
 use super::receipts::{self, KeptReceipt};
-use super::{Migration, OpenError, Store, StoreError};
+use super::{Migration, OpenError, Store, StoreError, StoreLoad};
 use crate::core::model::job::JobStatus;
 use crate::core::model::receipt::ReceiptPayload;
 use crate::core::model::subnet::Axon;
@@ -133,6 +133,11 @@ impl ValidatorStore {
     pub fn open(path: &Path) -> Result<Self, OpenError> {
         let store = Store::open(path, MIGRATIONS)?;
         Ok(Self { store })
+    }
+
+    /// Returns what the writer of this process has done and has to do.
+    pub fn load(&self) -> StoreLoad {
+        self.store.load()
     }
 
     /// Stores a job with its first status, unless it is known already.

@@ -4,6 +4,9 @@
 //! finishes what is in hand and says goodbye) and *abort* (everyone ends at the next await point). The end or
 //! the panic of a vital task stops its whole family, and [`Tasks::failure`] keeps the reason.
 
+pub mod life;
+pub mod signals;
+
 use std::any::Any;
 use std::error::Error;
 use std::fmt;
@@ -18,6 +21,8 @@ use tokio::time::{Interval, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use self::life::Life;
+
 /// A family of tasks that is stopped and waited for as one; clones are handles to the same family.
 #[derive(Clone)]
 pub struct Tasks {
@@ -26,6 +31,7 @@ pub struct Tasks {
     /// Own tracker first, then those of all ancestors, so that a parent also waits for its children's tasks.
     trackers: Arc<[TaskTracker]>,
     failure: Arc<Mutex<Option<VitalEnd>>>,
+    life: Life,
 }
 
 /// The turns of a periodic task, until its family is asked to stop.
@@ -118,6 +124,7 @@ impl Tasks {
             abort: CancellationToken::new(),
             trackers: Arc::new([TaskTracker::new()]),
             failure: Arc::default(),
+            life: Life::default(),
         }
     }
 
@@ -135,6 +142,7 @@ impl Tasks {
             abort: self.abort.child_token(),
             trackers,
             failure: Arc::default(),
+            life: self.life.clone(),
         }
     }
 
@@ -228,6 +236,11 @@ impl Tasks {
             ticks,
             stop: self.token(),
         }
+    }
+
+    /// Returns what the family, its parents and its children show of themselves.
+    pub fn life(&self) -> &Life {
+        &self.life
     }
 
     /// Waits until the family is aborted. Cancel-safe.
@@ -326,90 +339,6 @@ fn panic_message(panic: &(dyn Any + Send)) -> String {
         text.clone()
     } else {
         "no message".to_owned()
-    }
-}
-
-/// The signal ladder: the first SIGINT or SIGTERM asks, the second aborts, the third ends the process.
-pub mod signals {
-    use std::io;
-    use std::sync::Arc;
-    use std::sync::atomic::{AtomicU8, Ordering};
-
-    use tokio::signal::unix::{SignalKind, signal};
-
-    use super::Tasks;
-
-    /// What came from outside since [`listen`] was called.
-    #[derive(Clone, Debug, Default)]
-    pub struct Received {
-        first: Arc<AtomicU8>,
-        count: Arc<AtomicU8>,
-    }
-
-    impl Received {
-        /// Returns the exit code of a process ended by the first signal: 130 (SIGINT) or 143 (SIGTERM).
-        pub fn exit_code(&self) -> Option<u8> {
-            match self.first.load(Ordering::Relaxed) {
-                0 => None,
-                code => Some(code),
-            }
-        }
-
-        /// Tells whether a second signal asked to stop at once.
-        pub fn is_impatient(&self) -> bool {
-            self.count.load(Ordering::Relaxed) > 1
-        }
-
-        fn note(&self, code: u8) -> u8 {
-            let seen = self.count.fetch_add(1, Ordering::Relaxed).saturating_add(1);
-            if seen == 1 {
-                self.first.store(code, Ordering::Relaxed);
-            }
-            seen
-        }
-    }
-
-    /// Starts to watch SIGINT and SIGTERM for the family; needs a running runtime.
-    ///
-    /// The watcher outlives the family's stop, for the second and third signal, and ends with its abort.
-    pub fn listen(tasks: &Tasks) -> io::Result<Received> {
-        let mut interrupts = signal(SignalKind::interrupt())?;
-        let mut terminations = signal(SignalKind::terminate())?;
-        let received = Received::default();
-        let (family, noted) = (tasks.clone(), received.clone());
-        let watch = async move {
-            loop {
-                let code = tokio::select! {
-                    Some(()) = interrupts.recv() => 130,
-                    Some(()) = terminations.recv() => 143,
-                    else => return,
-                };
-                match noted.note(code) {
-                    1 => {
-                        tracing::info!(code, "asked to stop; a second signal aborts");
-                        family.stop();
-                    }
-                    2 => {
-                        tracing::warn!(code, "asked again: aborting");
-                        family.abort();
-                    }
-                    _ => exit_now(code),
-                }
-            }
-        };
-        // Outside the family on purpose: the family's shutdown must not wait for the one who watches it.
-        #[expect(clippy::disallowed_methods, reason = "see above; it ends with the runtime")]
-        drop(tokio::spawn(watch));
-        Ok(received)
-    }
-
-    #[expect(
-        clippy::exit,
-        clippy::disallowed_methods,
-        reason = "the third signal: nothing else helped"
-    )]
-    fn exit_now(code: u8) -> ! {
-        std::process::exit(i32::from(code))
     }
 }
 
