@@ -8,6 +8,7 @@ use clap::{Args, ValueEnum};
 use super::context::Context;
 use super::error::{CmdError, ExitCode, OrFail};
 use super::executor::engine;
+use super::progress::Progress;
 use crate::core::config::{ExecutorConfig, Flag, Scope};
 use crate::core::docker::EngineError;
 use crate::core::docker::image::ImageError;
@@ -74,8 +75,10 @@ impl AttackArgs {
                 profile,
                 only: only.clone(),
             };
-            let tell = |job: &str| context.say(format_args!("  running {job} …"));
-            let report = attack::run(&config, Arc::clone(&engine), &options, &tasks, &tell).await;
+            let progress = Progress::of_time(context, "preparing the attack");
+            let tell = |job: &str| progress.tell(format!("running {job}"));
+            let attack = attack::run(&config, Arc::clone(&engine), &options, &tasks, &tell);
+            let report = progress.during(attack).await;
             let report = match report {
                 Ok(report) => report,
                 Err(error) => return Err(refusal(&error, received.exit_code())),

@@ -10,6 +10,7 @@ use super::context::Context;
 use super::error::{CmdError, ExitCode, OrFail};
 use super::executor::engine;
 use super::findings::{FindingRow, Findings, status_word};
+use super::progress::Progress;
 use crate::core::config::{Scope, Settings};
 use crate::core::docker::reference::ImageReference;
 use crate::core::docker::{Engine, EngineError};
@@ -44,7 +45,8 @@ impl CheckArgs {
             return self.attack.run(context).await;
         }
         let settings = context.role_settings(Scope::Executor, Vec::new())?;
-        let findings = look(&settings, self.gpu).await?;
+        let looking = Progress::of_time(context, "looking at this machine");
+        let findings = looking.during(look(&settings, self.gpu)).await?;
         if context.wants_data() {
             context.print_json(&Findings::of(findings.iter().map(FindingRow::from)))?;
         } else {

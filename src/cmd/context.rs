@@ -103,6 +103,8 @@ pub struct Context {
     global: GlobalArgs,
     logs: OnceLock<Logs>,
     served: OnceLock<Served>,
+    /// Whether the settings say that nothing may move.
+    is_still: OnceLock<bool>,
 }
 
 /// With what a role is served.
@@ -135,6 +137,7 @@ impl Context {
             global,
             logs: OnceLock::new(),
             served: OnceLock::new(),
+            is_still: OnceLock::new(),
         })
     }
 
@@ -186,6 +189,8 @@ impl Context {
             flags,
         })?;
         check_log_level(&settings)?;
+        self.is_still
+            .get_or_init(|| matches!(settings.text("terminal.motion"), Ok("off")));
         Ok(settings)
     }
 
@@ -198,6 +203,13 @@ impl Context {
             config: self.global.config.clone(),
             flags: Vec::new(),
         })
+    }
+
+    /// Tells whether bars and spinners may move: on a terminal that a person watches and that can, unless they are not
+    /// wanted (`terminal.motion`).
+    pub fn moves(&self) -> bool {
+        let can = io::stderr().is_terminal() && !matches!(self.environment.get("TERM"), None | Some("dumb"));
+        can && !self.is_still.get().copied().unwrap_or(false)
     }
 
     /// Sets up logs on standard error as the settings say; once per process.

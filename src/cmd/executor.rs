@@ -13,6 +13,7 @@ use super::context::{Context, GRACE};
 use super::contract::{Prints, Promise, of};
 use super::error::{CmdError, ExitCode, OrFail};
 use super::miner::QUESTION;
+use super::progress::Progress;
 use crate::core::config::{ExecutorConfig, Flag, Scope};
 use crate::core::docker::engine::Bollard;
 use crate::core::docker::image::{ImageError, make_executor_image};
@@ -206,8 +207,9 @@ impl ImageArgs {
             ExitCode::Usage,
             format!("{:?} cannot be the name of an image", self.tag),
         )?;
-        context.say(format_args!("making {image} out of this binary …"));
-        let id = make_executor_image(&*engine, &image).await.map_err(|error| {
+        let progress = Progress::of_time(context, format!("making {image} out of this binary"));
+        let made = progress.during(make_executor_image(&*engine, &image)).await;
+        let id = made.map_err(|error| {
             let code = match &error {
                 ImageError::Engine(EngineError::Unreachable { .. }) => ExitCode::Unreachable,
                 ImageError::Engine(_) | ImageError::Read { .. } | ImageError::Write(_) => ExitCode::Failed,

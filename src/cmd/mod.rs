@@ -19,6 +19,7 @@ pub mod key;
 pub mod logs;
 pub mod miner;
 pub mod output;
+mod progress;
 pub mod schema;
 pub mod service;
 mod table;

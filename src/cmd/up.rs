@@ -16,6 +16,7 @@ use super::context::Context;
 use super::contract::{JOBS_OWN, Prints, Promise, of};
 use super::error::{CmdError, ExitCode, OrFail};
 use super::job;
+use super::progress::Progress;
 use crate::core::client::Client;
 use crate::core::config::{Backend, ConfigError, Environment, SETTINGS, Scope, Setting, Settings, Value};
 use crate::core::crypto::Keypair;
@@ -199,7 +200,7 @@ impl UpArgs {
         context.start_logs(&settings)?;
         let engine = Bollard::new(settings.text("executor.docker_host")?)
             .or_fail(ExitCode::Configuration, "could not use the Docker engine")?;
-        self.check_docker(&engine).await?;
+        self.check_docker(context, &engine).await?;
         let accepted = accept_this_machine(context, &settings, Arc::new(engine)).await?;
         let directory = Directory::open(context)?;
         let outcome = self.run_in(context, &settings, accepted, directory.path()).await;
@@ -214,7 +215,7 @@ impl UpArgs {
     }
 
     /// Without Docker no job can run, and without its image not this one: better said before anything starts.
-    async fn check_docker(&self, engine: &Bollard) -> Result<(), CmdError> {
+    async fn check_docker(&self, context: &Context, engine: &Bollard) -> Result<(), CmdError> {
         engine.version().await.map_err(|error| docker_error(&error))?;
         if self.once {
             let image = ImageReference::parse(&self.image)
@@ -234,7 +235,8 @@ impl UpArgs {
         if self.backend == BackendArg::Docker {
             let image = ImageReference::parse("horde-executor:latest")
                 .or_fail(ExitCode::Bug, "the executor's image has no name")?;
-            make_executor_image(engine, &image)
+            Progress::of_time(context, format!("making {image} out of this binary"))
+                .during(make_executor_image(engine, &image))
                 .await
                 .or_fail(ExitCode::Failed, "could not make the executor's image")?;
         }
@@ -333,7 +335,13 @@ impl UpArgs {
         let client = Client::new(&plan.facilitator_url(), user, context.clock.clone())
             .or_fail(ExitCode::Failed, "could not set up a client")?;
         let probes = ready::probes(plan, validator.hotkey());
-        ready::wait(network, &client, &probes, Duration::from_secs(self.wait.into()))
+        Progress::of_time(context, "waiting until all roles answer")
+            .during(ready::wait(
+                network,
+                &client,
+                &probes,
+                Duration::from_secs(self.wait.into()),
+            ))
             .await
             .map_err(|error| ready_error(&error, network))?;
         let running = running(plan, network).map_err(|error| start_error(&error))?;

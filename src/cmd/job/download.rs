@@ -10,11 +10,11 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 use super::end::end;
-use super::progress::Progress;
 use super::s3::{self, S3Args, s3_error};
 use super::{UserArgs, find};
 use crate::cmd::context::Context;
 use crate::cmd::error::{CmdError, ExitCode, OrFail};
+use crate::cmd::progress::Progress;
 use crate::cmd::table::printable;
 use crate::core::client::download::Downloads;
 use crate::core::client::landing::Landing;
@@ -253,7 +253,7 @@ impl Download<'_> {
         let to = part.path().to_string();
         let downloads = Downloads::new().or_fail(ExitCode::Failed, "could not download")?;
         let what = format!("downloading {}", printable(path));
-        let progress = Progress::new(self.context, what, None, self.args.quiet);
+        let progress = Progress::of_bytes(self.context, what, None, self.args.quiet);
         let fetched = downloads
             .fetch(&url, part, is_s3, &|bytes, total| progress.set(bytes, total))
             .await;

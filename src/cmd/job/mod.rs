@@ -15,7 +15,6 @@ mod logs;
 mod moving;
 mod output;
 mod plan;
-mod progress;
 mod reader;
 mod report_cheated;
 mod retry;

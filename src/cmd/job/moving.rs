@@ -97,7 +97,7 @@ impl<'a> Moving<'a> {
 
     fn go_on(&self) {
         let is_idle = self.is_over.get() || self.is_open.get() || self.message.get().is_empty();
-        if is_idle || !self.context.interactive || self.bar.borrow().is_some() {
+        if is_idle || !self.context.interactive || !self.context.moves() || self.bar.borrow().is_some() {
             return;
         }
         let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());

@@ -11,10 +11,10 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
-use super::progress::Progress;
 use super::s3::s3_error;
 use crate::cmd::context::Context;
 use crate::cmd::error::{CmdError, ExitCode, OrFail};
+use crate::cmd::progress::Progress;
 use crate::core::client::inline::{self, PackError};
 use crate::core::client::source::{Source, VolumeRequest, hide_query};
 use crate::core::model::volume::{InlineVolume, SimpleVolume, SingleFileVolume, ZipUrlVolume};
@@ -217,7 +217,7 @@ impl Inputs<'_> {
         let out = packed.reopen().or_fail(ExitCode::Failed, tried)?;
         {
             let what = format!("packing {}", source.display());
-            let progress = Progress::new(self.context, what, None, self.quiet);
+            let progress = Progress::of_bytes(self.context, what, None, self.quiet);
             let (from, read) = (source.to_owned(), Arc::new(AtomicU64::new(0)));
             let counter = Arc::clone(&read);
             let mut work = tokio::task::spawn_blocking(move || {
@@ -264,7 +264,7 @@ impl Inputs<'_> {
         let place = to.join(&digest).join(name);
         if !self.is_dry {
             let what = format!("uploading {}", source.display());
-            let progress = Progress::new(self.context, what, Some(bytes), self.quiet);
+            let progress = Progress::of_bytes(self.context, what, Some(bytes), self.quiet);
             let resume = Resume {
                 folder: self.notes()?,
                 name: hex::encode(Sha256::digest(place.to_string().as_bytes())),

@@ -13,6 +13,7 @@ use super::super::error::{CmdError, ExitCode, OrFail};
 use super::super::executor::engine;
 use super::super::findings::{FindingRow, Findings, status_word};
 use super::super::key::own_address;
+use super::super::progress::Progress;
 use super::super::table::printable;
 use super::open_beside;
 use crate::core::chain::local::LocalChain;
@@ -74,8 +75,10 @@ impl CheckArgs {
         let config = MinerConfig::from_settings(&settings)?;
         let tasks = Tasks::new();
         let received = context.watch(&tasks)?;
+        let progress = Progress::of_time(context, "looking at the miner");
         let mut inspection = Inspection {
             context,
+            progress: &progress,
             settings,
             config,
             wanted,
@@ -88,7 +91,7 @@ impl CheckArgs {
         let outcome = tokio::select! {
             biased;
             () = tasks.stopped() => None,
-            outcome = inspection.look() => Some(outcome),
+            outcome = progress.during(Box::pin(inspection.look())) => Some(outcome),
         };
         inspection.clear_away().await;
         tasks.shut_down(GRACE).await;
@@ -127,6 +130,7 @@ impl CheckArgs {
 /// A check in progress.
 pub(super) struct Inspection<'a> {
     pub(super) context: &'a Context,
+    pub(super) progress: &'a Progress<'a>,
     pub(super) args: CheckArgs,
     settings: Settings,
     pub(super) config: MinerConfig,
@@ -173,7 +177,7 @@ impl Inspection<'_> {
             return Ok(());
         }
         if !self.context.wants_data() {
-            self.context.line(line(&finding))?;
+            self.progress.beside(|| self.context.line(line(&finding)))?;
         }
         self.findings.push(finding);
         Ok(())

@@ -68,10 +68,8 @@ impl Inspection<'_> {
                     continue;
                 }
             };
-            self.context.say(format_args!(
-                "running a job of class {class} in {} …",
-                trial.image
-            ));
+            self.progress
+                .tell(format!("running a job of class {class} in {}", trial.image));
             let outcome = bench.run(&trial).await;
             self.add(judge_trial(&name, &outcome))?;
             ran = ran.or(outcome.ok().map(|passed| passed.job));

@@ -119,6 +119,12 @@ pub const SETTINGS: &[Setting] = &[
         "whether a role that keeps a log file also logs on standard error",
     ),
     setting(
+        "terminal.motion",
+        Kind::Choice(&["auto", "off"]),
+        "auto",
+        "whether bars and spinners move on a terminal; off: a line every five seconds, as where no person watches",
+    ),
+    setting(
         "wallet.path",
         Kind::Path,
         "~/.bittensor/wallets",
