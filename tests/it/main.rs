@@ -10,6 +10,7 @@ mod architecture;
 mod attack;
 mod cancel;
 mod check;
+mod checklist;
 mod cli;
 mod command;
 mod contract;
