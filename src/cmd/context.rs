@@ -71,6 +71,9 @@ pub struct GlobalArgs {
     /// Read this configuration file
     #[arg(long, global = true, value_name = "FILE", help_heading = "Global options")]
     pub config: Option<PathBuf>,
+    /// Work in this context, whichever is in use
+    #[arg(long, global = true, value_name = "NAME", help_heading = "Global options")]
+    pub context: Option<String>,
     /// Log from this level on: error, warn, info, debug, trace, off
     #[arg(long, global = true, value_name = "LEVEL", help_heading = "Global options")]
     pub log_level: Option<String>,
@@ -186,6 +189,7 @@ impl Context {
             environment: &self.environment,
             dir: self.global.dir.clone(),
             config: self.global.config.clone(),
+            context: self.global.context.clone(),
             flags,
         })?;
         check_log_level(&settings)?;

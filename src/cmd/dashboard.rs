@@ -14,7 +14,8 @@ use super::catalogue;
 use super::context::Context;
 use super::contract::{Prints, Promise, of};
 use super::error::{CmdError, ExitCode, OrFail};
-use crate::core::config::Scope;
+use crate::core::config::contexts::Contexts;
+use crate::core::config::{MAINNET, Scope};
 use crate::core::model::Timestamp;
 use crate::tui::app::Start;
 use crate::tui::app::command::moment_of;
@@ -163,13 +164,13 @@ struct ShownLine {
 impl DashboardArgs {
     /// Runs the command.
     pub async fn run(self, context: &Context) -> Result<(), CmdError> {
-        let feed = if self.demo {
-            Feed::Demo
+        let (feed, feeds) = if self.demo {
+            (Feed::Demo, Vec::new())
         } else {
-            let settings = context.settings(Scope::Tool, Vec::new())?;
-            Feed::Directory(settings.dir()?.to_owned(), None)
+            feeds(context)?
         };
-        let start = self.start(context)?;
+        let mut start = self.start(context)?;
+        start.contexts = feeds.iter().map(|(name, _)| name.clone()).collect();
         let is_file = self.snapshot.is_some() || self.svg.is_some();
         if self.once || context.wants_data() || is_file {
             return self.once(context, start, feed).await;
@@ -187,7 +188,7 @@ impl DashboardArgs {
         }
         let run = Run {
             feed,
-            feeds: Vec::new(),
+            feeds,
             clock: context.clock.clone(),
             trap: context.environment.get(Trap::VARIABLE).and_then(Trap::parse),
         };
@@ -321,6 +322,28 @@ impl DashboardArgs {
             tokio::time::sleep(PLAIN_PAUSE).await;
         }
     }
+}
+
+/// Returns what is read, and by name what the contexts with directories of their own keep.
+fn feeds(context: &Context) -> Result<(Feed, Vec<(String, Feed)>), CmdError> {
+    let settings = context.settings(Scope::Tool, Vec::new())?;
+    let is_mainnet = settings.is_mainnet();
+    let name = settings.context().map(str::to_owned);
+    // The main network is marked also where no context names it.
+    let named = name.clone().or_else(|| is_mainnet.then(|| MAINNET.to_owned()));
+    let feed = Feed::Directory(settings.dir()?.to_owned(), named.map(|name| (name, is_mainnet)));
+    let contexts = Contexts::read(&context.environment)?;
+    let mut feeds: Vec<_> = contexts
+        .all()
+        .filter(|other| name.as_ref() != Some(&other.name))
+        .filter_map(|other| {
+            let of = (other.name.clone(), other.is_mainnet());
+            Some((other.name.clone(), Feed::Directory(other.dir.clone()?, Some(of))))
+        })
+        .collect();
+    // So that one can turn back.
+    feeds.extend(name.map(|name| (name, feed.clone())));
+    Ok((feed, feeds))
 }
 
 fn found(name: &str) -> Result<&'static View, CmdError> {

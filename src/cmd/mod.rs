@@ -5,7 +5,9 @@ pub mod catalogue;
 pub mod check;
 pub mod color;
 pub mod config;
+pub mod confirm;
 pub mod context;
+pub mod contexts;
 pub mod contract;
 pub mod dashboard;
 pub mod doctor;
@@ -56,6 +58,7 @@ const PROMISES: &[&[Promise]] = &[
     service::PROMISES,
     key::PROMISES,
     config::PROMISES,
+    contexts::PROMISES,
     schema::PROMISES,
     help::PROMISES,
 ];
@@ -108,6 +111,9 @@ enum Command {
     /// Show and check the configuration
     #[command(subcommand)]
     Config(config::ConfigCommand),
+    /// Name networks and servers, and choose which of them commands work on
+    #[command(subcommand, after_help = contexts::ContextCommand::ABOUT)]
+    Context(contexts::ContextCommand),
     /// Print the JSON Schema of what a command prints
     Schema(schema::SchemaArgs),
     /// Explain a command, an error's code or a topic
@@ -130,6 +136,7 @@ impl Command {
             Self::Service(command) => command.run(context).await,
             Self::Key(command) => command.run(context).await,
             Self::Config(command) => command.run(context).await,
+            Self::Context(command) => command.run(context).await,
             Self::Schema(args) => args.run(context),
             Self::Help(args) => args.run(context),
         }

@@ -678,6 +678,7 @@ mod tests {
                 environment: &environment,
                 dir: None,
                 config: None,
+                context: None,
                 flags: Vec::new(),
             });
             let variables =

@@ -13,6 +13,7 @@ mod check;
 mod checklist;
 mod cli;
 mod command;
+mod context;
 mod contract;
 mod crash;
 mod dashboard;

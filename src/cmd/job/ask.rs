@@ -1,15 +1,10 @@
-//! Questions to a person at a terminal; nobody else is ever asked.
+//! Questions of `horde job` to a person at a terminal.
 
-use std::io::{self, IsTerminal};
-
-use crate::cmd::context::Context;
-use crate::cmd::error::{CmdError, ExitCode};
+use crate::cmd::confirm::ask;
+pub(super) use crate::cmd::confirm::may_ask;
+use crate::cmd::error::CmdError;
+use crate::cmd::table::printable;
 use crate::core::model::Hotkey;
-
-/// Whether somebody is there who may be asked: standard input and error are terminals, and `--no-input` is absent.
-pub(super) fn may_ask(context: &Context, no_input: bool) -> bool {
-    !no_input && !context.wants_data() && io::stdin().is_terminal() && io::stderr().is_terminal()
-}
 
 /// Asks for the image.
 pub(super) async fn image() -> Result<String, CmdError> {
@@ -23,10 +18,7 @@ pub(super) async fn image() -> Result<String, CmdError> {
 
 /// Asks which of several validators; returns its place in the list.
 pub(super) async fn validator(known: &[Hotkey]) -> Result<Option<Hotkey>, CmdError> {
-    let names: Vec<String> = known
-        .iter()
-        .map(|hotkey| crate::cmd::table::printable(hotkey.as_str()))
-        .collect();
+    let names: Vec<String> = known.iter().map(|hotkey| printable(hotkey.as_str())).collect();
     let chosen = ask(move || {
         dialoguer::Select::new()
             .with_prompt("Which validator")
@@ -36,19 +28,4 @@ pub(super) async fn validator(known: &[Hotkey]) -> Result<Option<Hotkey>, CmdErr
     })
     .await?;
     Ok(known.get(chosen).cloned())
-}
-
-/// Runs a question on a thread of its own: it waits for a person.
-async fn ask<T: Send + 'static>(
-    question: impl FnOnce() -> dialoguer::Result<T> + Send + 'static,
-) -> Result<T, CmdError> {
-    let tried = "could not ask";
-    tokio::task::spawn_blocking(question)
-        .await
-        .map_err(|error| CmdError::new(ExitCode::Bug, tried).caused_by(&error))?
-        .map_err(|dialoguer::Error::IO(error)| {
-            CmdError::new(ExitCode::Failed, tried)
-                .caused_by(&error)
-                .hint("--no-input asks nothing")
-        })
 }

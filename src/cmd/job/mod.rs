@@ -199,9 +199,9 @@ pub enum JobCommand {
 /// Which facilitator, as whom.
 #[derive(Args, Debug)]
 pub struct UserArgs {
-    /// The facilitator
-    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:9000")]
-    facilitator: String,
+    /// The facilitator, if not the one that the setting `client.facilitator_url` names
+    #[arg(long, value_name = "URL")]
+    facilitator: Option<String>,
     /// Sign with a development key such as //Charlie
     #[arg(long, value_name = "URI", conflicts_with_all = ["wallet_path", "wallet", "hotkey"])]
     key_uri: Option<String>,
@@ -241,6 +241,11 @@ impl UserArgs {
     async fn client(&self, context: &Context) -> Result<Client, CmdError> {
         let path = |path: &Option<PathBuf>| path.as_ref().map(|path| path.display().to_string());
         let flags = [
+            (
+                "client.facilitator_url",
+                "--facilitator",
+                self.facilitator.clone(),
+            ),
             ("wallet.path", "--wallet-path", path(&self.wallet_path)),
             ("wallet.name", "--wallet", self.wallet.clone()),
             ("wallet.hotkey", "--hotkey", self.hotkey.clone()),
@@ -256,13 +261,17 @@ impl UserArgs {
             .filter_map(|(key, flag, value)| value.map(|value| Flag { key, flag, value }));
         let settings = context.settings(Scope::Tool, flags.collect())?;
         let mut wallet = WalletConfig::from_settings(&settings)?;
-        // A wallet named on the command line outranks a development key from the file or the environment.
+        // A wallet named on the command line outranks a development key from elsewhere.
         if self.wallet_path.is_some() || self.wallet.is_some() || self.hotkey.is_some() {
             wallet.uri = None;
         }
         let keypair = key::open_hotkey(context, &wallet).await?;
-        Client::new(&self.facilitator, keypair, context.clock.clone())
-            .map_err(|error| client_error("could not use the facilitator", &error))
+        Client::new(
+            settings.text("client.facilitator_url")?,
+            keypair,
+            context.clock.clone(),
+        )
+        .map_err(|error| client_error("could not use the facilitator", &error))
     }
 }
 

@@ -29,7 +29,7 @@ impl WalletConfig {
             Some(_) => Some(Secret::new(settings.text("wallet.uri")?)),
             None => None,
         };
-        if uri.is_some() && settings.text("chain.network")? != "local" {
+        if uri.is_some() && settings.network()? != "local" {
             let text = "a development key is everybody's key: only for the local chain";
             return Err(ConfigError::refused(settings, "wallet.uri", text));
         }
@@ -71,6 +71,10 @@ pub struct ChainConfig {
 impl ChainConfig {
     /// Builds it from settings.
     pub fn from_settings(settings: &Settings) -> Result<Self, ConfigError> {
+        if settings.network()? != "local" {
+            let text = "roles run on the local chain only, in this version; users reach other networks";
+            return Err(ConfigError::refused(settings, "chain.network", text));
+        }
         let path = match settings.optional("chain.path")? {
             Some(_) => settings.path("chain.path")?.to_owned(),
             None => return Err(ConfigError::NoDirectory),

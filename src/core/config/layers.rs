@@ -1,12 +1,16 @@
-//! Layers of settings: built-in defaults < file < environment < flags.
+//! Layers of settings: built-in defaults < file < context < environment < flags.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use super::contexts::{Contexts, NamedContext};
 use super::environment::Environment;
 use super::settings::{ConfigError, Entry, Origin, Problem, Scope, Settings};
 use super::table::{SETTINGS, Setting};
 use super::value::{Kind, KindError, Value};
+
+/// The variable that names a context.
+const CONTEXT_VARIABLE: &str = "HORDE_CONTEXT";
 
 /// A setting that the command line gave.
 #[derive(Clone, Debug)]
@@ -30,6 +34,8 @@ pub struct Sources<'a> {
     pub dir: Option<PathBuf>,
     /// `--config`: a configuration file, which must exist.
     pub config: Option<PathBuf>,
+    /// `--context`: the context that the command line names.
+    pub context: Option<String>,
     /// Settings from flags.
     pub flags: Vec<Flag>,
 }
@@ -37,24 +43,29 @@ pub struct Sources<'a> {
 /// Loads the settings of a scope; all problems are reported at once.
 pub fn load(sources: &Sources<'_>) -> Result<Settings, ConfigError> {
     let environment = sources.environment;
-    let mut layers = Layers {
-        environment,
-        entries: BTreeMap::new(),
-        problems: Vec::new(),
+    let mut layers = Layers::new(environment);
+    let context = layers.choose_context(sources);
+    let role_dir = |base: PathBuf| match sources.scope.role() {
+        Some(role) => base.join(role),
+        None => base,
     };
+    let context_dir = context.as_ref().and_then(|context| context.dir.clone());
+    let context_dir = context_dir.map(role_dir);
     let dir = match &sources.dir {
         // Absolute, so that its parent is known even of `.`; this fails only for an empty path.
         Some(dir) => Some(std::path::absolute(dir).unwrap_or_else(|_| dir.clone())),
-        None => environment.data_home().map(|home| match sources.scope.role() {
-            Some(role) => home.join("horde").join(role),
-            None => home.join("horde"),
-        }),
+        None => context_dir
+            .clone()
+            .or_else(|| Some(role_dir(environment.data_home()?.join("horde")))),
     };
-    let file = file_of(sources);
+    let file = file_of(sources, context_dir.as_deref());
     layers.add_defaults();
     let mut file_exists = false;
     if let Some(file) = &file {
         file_exists = layers.add_file(file, sources.config.is_some());
+    }
+    if let Some(context) = &context {
+        layers.add_context(context);
     }
     layers.add_environment(sources.scope);
     for flag in &sources.flags {
@@ -70,18 +81,21 @@ pub fn load(sources: &Sources<'_>) -> Result<Settings, ConfigError> {
         dir,
         file,
         file_exists,
+        context: context.map(|context| context.name),
         entries: layers.entries,
     };
     settings.derive(environment);
     Ok(settings)
 }
 
-/// Returns the configuration file: `--config`, else `horde.toml` in `--dir`, else under the configuration home.
-fn file_of(sources: &Sources<'_>) -> Option<PathBuf> {
+/// Returns the configuration file: `--config`, else `horde.toml` in `--dir` or in the context's directory, else under
+/// the configuration home.
+fn file_of(sources: &Sources<'_>, context_dir: Option<&Path>) -> Option<PathBuf> {
+    let dir = sources.dir.as_deref().or(context_dir);
     sources
         .config
         .clone()
-        .or_else(|| sources.dir.as_ref().map(|dir| dir.join("horde.toml")))
+        .or_else(|| dir.map(|dir| dir.join("horde.toml")))
         .or_else(|| {
             sources
                 .environment
@@ -90,13 +104,70 @@ fn file_of(sources: &Sources<'_>) -> Option<PathBuf> {
         })
 }
 
-struct Layers<'a> {
+/// What was read so far, the later layer over the earlier one.
+pub(super) struct Layers<'a> {
     environment: &'a Environment,
-    entries: BTreeMap<&'static str, Entry>,
-    problems: Vec<Problem>,
+    pub(super) entries: BTreeMap<&'static str, Entry>,
+    pub(super) problems: Vec<Problem>,
 }
 
-impl Layers<'_> {
+impl<'a> Layers<'a> {
+    pub(super) fn new(environment: &'a Environment) -> Self {
+        Self {
+            environment,
+            entries: BTreeMap::new(),
+            problems: Vec::new(),
+        }
+    }
+
+    pub(super) fn environment(&self) -> &'a Environment {
+        self.environment
+    }
+
+    /// Returns the context that `--context` or `HORDE_CONTEXT` names, else the one that is in use.
+    ///
+    /// Who says by `--dir` or `--config` where to work is not sent elsewhere by what a person once put in use; and an
+    /// executor is started by its miner, not by that person.
+    fn choose_context(&mut self, sources: &Sources<'_>) -> Option<NamedContext> {
+        let is_executor = sources.scope == Scope::Executor;
+        let says_where = sources.dir.is_some() || sources.config.is_some();
+        let variable = self.environment.get(CONTEXT_VARIABLE).filter(|_| !is_executor);
+        let named = match (&sources.context, variable) {
+            (Some(name), _) => Some((name.as_str(), Origin::Flag("--context"))),
+            (None, Some(name)) => Some((name, Origin::Environment(CONTEXT_VARIABLE.to_owned()))),
+            (None, None) if is_executor || says_where => return None,
+            (None, None) => None,
+        };
+        let contexts = match Contexts::read(self.environment) {
+            Ok(contexts) => contexts,
+            Err(error) => {
+                self.problems.extend_from_slice(error.problems());
+                return None;
+            }
+        };
+        let Some((name, origin)) = named else {
+            return contexts.find(contexts.current()?);
+        };
+        let found = contexts.find(name);
+        if found.is_none() {
+            let suggestion = contexts.nearest(name);
+            self.problem(origin, format!("there is no context {name:?}"), suggestion);
+        }
+        found
+    }
+
+    fn add_context(&mut self, context: &NamedContext) {
+        // A context that names a wallet means it, whatever development key a file has.
+        if context.settings.keys().any(|key| key.starts_with("wallet.")) {
+            self.entries.remove("wallet.uri");
+        }
+        for (key, value) in &context.settings {
+            if let Some(setting) = Setting::find(key) {
+                self.insert(setting, value.clone(), Origin::Context(context.name.clone()));
+            }
+        }
+    }
+
     fn add_defaults(&mut self) {
         for setting in SETTINGS {
             if let Some(default) = setting.default {
@@ -127,7 +198,8 @@ impl Layers<'_> {
         true
     }
 
-    fn add_sections(&mut self, table: &toml::Table, origin: &Origin, path: &Path) {
+    /// Adds what stands in the sections of a TOML table; relative paths are seen from where the file lies.
+    pub(super) fn add_sections(&mut self, table: &toml::Table, origin: &Origin, path: &Path) {
         for (section, content) in table {
             let known: Vec<_> = SETTINGS
                 .iter()
@@ -191,7 +263,7 @@ impl Layers<'_> {
         }
         for name in environment.names() {
             // `HORDE_TEST_*` belongs to the test suite.
-            if !name.starts_with("HORDE_") || name.starts_with("HORDE_TEST_") {
+            if !name.starts_with("HORDE_") || name.starts_with("HORDE_TEST_") || name == CONTEXT_VARIABLE {
                 continue;
             }
             let origin = Origin::Environment(name.to_owned());
@@ -239,7 +311,7 @@ impl Layers<'_> {
         self.problem(origin, text, None);
     }
 
-    fn problem(&mut self, origin: Origin, text: String, suggestion: Option<String>) {
+    pub(super) fn problem(&mut self, origin: Origin, text: String, suggestion: Option<String>) {
         self.problems.push(Problem {
             origin,
             text,
@@ -260,7 +332,7 @@ fn reference_truth(text: &str) -> &'static str {
 }
 
 /// Returns the known name that is near enough to be meant.
-fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+pub(super) fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let scored = known.map(|candidate| (strsim::jaro_winkler(name, candidate), candidate));
     scored
         .filter(|(score, _)| *score > 0.8)
@@ -278,6 +350,7 @@ mod tests {
             environment,
             dir: None,
             config: None,
+            context: None,
             flags: Vec::new(),
         }
     }
@@ -331,6 +404,118 @@ mod tests {
         }
         assert_eq!(settings.integer::<u16>("miner.port").unwrap(), 3);
         assert_eq!(settings.file(), Some((file.as_path(), true)));
+    }
+
+    /// A home with a file and contexts that all say something, and a variable for one setting of the three.
+    fn home_with_contexts() -> (tempfile::TempDir, Environment) {
+        let home = tempfile::tempdir().unwrap();
+        let folder = home.path().join("horde");
+        std::fs::create_dir(&folder).unwrap();
+        std::fs::write(
+            folder.join("horde.toml"),
+            "[chain]\nnetuid = 1\n[wallet]\nname = 'file'\nhotkey = 'file'\nuri = '//Eve'\n[log]\nlevel = 'warn'",
+        )
+        .unwrap();
+        let contexts = "current = 'used'\n[context.used]\ndir = '/used'\n[context.used.wallet]\nname = 'used'\nhotkey = 'used'\n\
+            [context.named.chain]\nnetuid = 3";
+        std::fs::write(folder.join("contexts.toml"), contexts).unwrap();
+        let environment = Environment::from_iter([
+            ("HOME", home.path().to_str().unwrap()),
+            ("XDG_CONFIG_HOME", home.path().to_str().unwrap()),
+            ("HORDE_WALLET_HOTKEY", "env"),
+        ]);
+        (home, environment)
+    }
+
+    #[test]
+    fn a_context_stands_between_the_file_and_the_environment() {
+        let (home, environment) = home_with_contexts();
+        let settings = load(&sources(&environment)).unwrap();
+        let used = Origin::Context("used".to_owned());
+        let file = Origin::File(home.path().join("horde/horde.toml"));
+        // Its directory is also where the file of a role is looked for, so this one is not read.
+        assert_eq!(settings.origin("log.level"), Some(&Origin::Default));
+        assert_eq!(settings.dir().unwrap(), Path::new("/used/miner"));
+        assert_eq!(settings.origin("wallet.name"), Some(&used));
+        assert_eq!(settings.text("wallet.hotkey").unwrap(), "env");
+        assert_eq!(settings.context(), Some("used"));
+        // A context without a directory leaves all that it does not set to the file.
+        let named = |environment: &Environment, scope, context: Option<&str>| {
+            load(&Sources {
+                scope,
+                context: context.map(str::to_owned),
+                ..sources(environment)
+            })
+            .unwrap()
+        };
+        let settings = named(&environment, Scope::Tool, Some("named"));
+        let named_origin = Origin::Context("named".to_owned());
+        assert_eq!(settings.origin("chain.netuid"), Some(&named_origin));
+        assert_eq!(settings.origin("wallet.name"), Some(&file));
+        assert_eq!(settings.text("wallet.uri").unwrap(), "//Eve");
+        // The flag before the variable before what is in use.
+        let variable = environment.clone().with("HORDE_CONTEXT", "finney");
+        let settings = named(&variable, Scope::Tool, None);
+        assert_eq!(settings.context(), Some("finney"));
+        assert!(settings.is_mainnet());
+        assert_eq!(
+            named(&variable, Scope::Tool, Some("named")).context(),
+            Some("named")
+        );
+        // An executor is started by its miner, whatever a person has in use.
+        assert_eq!(named(&variable, Scope::Executor, None).context(), None);
+    }
+
+    #[test]
+    fn a_context_that_names_a_wallet_means_it() {
+        let (home, environment) = home_with_contexts();
+        let settings = load(&Sources {
+            config: Some(home.path().join("horde/horde.toml")),
+            context: Some("used".to_owned()),
+            ..sources(&environment)
+        })
+        .unwrap();
+        assert_eq!(settings.text("wallet.name").unwrap(), "used");
+        assert!(settings.optional("wallet.uri").unwrap().is_none());
+    }
+
+    #[test]
+    fn where_to_work_is_said_by_dir_and_config_and_not_by_what_is_in_use() {
+        let (home, environment) = home_with_contexts();
+        let dir = Some(home.path().join("d"));
+        let config = Some(home.path().join("horde/horde.toml"));
+        for (dir, config) in [(dir.clone(), None), (None, config)] {
+            let settings = load(&Sources {
+                dir,
+                config,
+                ..sources(&environment)
+            });
+            assert_eq!(settings.unwrap().context(), None);
+        }
+        let named = load(&Sources {
+            dir: dir.clone(),
+            context: Some("used".to_owned()),
+            ..sources(&environment)
+        })
+        .unwrap();
+        assert_eq!(named.dir().unwrap(), dir.unwrap());
+        assert_eq!(named.text("wallet.name").unwrap(), "used");
+    }
+
+    #[test]
+    fn an_unknown_context_is_an_error_with_a_suggestion() {
+        let (_home, environment) = home_with_contexts();
+        let flag = problems(&Sources {
+            context: Some("namd".to_owned()),
+            ..sources(&environment)
+        });
+        assert_eq!(
+            flag,
+            ["flag --context: there is no context \"namd\"; did you mean named?"]
+        );
+        let variable = environment.with("HORDE_CONTEXT", "moon");
+        let told = problems(&sources(&variable));
+        assert_eq!(told, ["environment HORDE_CONTEXT: there is no context \"moon\""]);
     }
 
     #[test]

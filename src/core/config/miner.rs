@@ -146,7 +146,7 @@ impl MinerConfig {
             chain: ChainConfig::from_settings(settings)?,
             listen: settings.parsed("miner.listen")?,
             address: address(settings)?,
-            is_local: settings.text("chain.network")? == "local",
+            is_local: settings.network()? == "local",
             address_services: settings.list("miner.address_services")?.to_owned(),
             port,
             executor_address,
@@ -196,7 +196,7 @@ fn validator_stake_min(settings: &Settings) -> Result<u64, ConfigError> {
     if settings.optional(KEY)?.is_some() {
         return settings.integer(KEY);
     }
-    Ok(match settings.text("chain.network")? {
+    Ok(match settings.network()? {
         "local" => 0,
         _ => 1000,
     })
@@ -226,7 +226,7 @@ fn address(settings: &Settings) -> Result<Option<IpAddr>, ConfigError> {
         return Ok(None);
     }
     let ip: IpAddr = settings.parsed(KEY)?;
-    if settings.text("chain.network")? != "local" && !is_public(ip) {
+    if settings.network()? != "local" && !is_public(ip) {
         let text = format!("{ip} is no public address: validators on the internet cannot reach it");
         return Err(ConfigError::refused(settings, KEY, text));
     }

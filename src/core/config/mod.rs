@@ -1,9 +1,10 @@
-//! Settings: built-in defaults, file, environment and flags, each value with its origin.
+//! Settings: built-in defaults, file, context, environment and flags, each value with its origin.
 //!
-//! [`SETTINGS`] is the table of everything that can be set; [`load`] layers the four sources over it and
+//! [`SETTINGS`] is the table of everything that can be set; [`load`] layers the five sources over it and
 //! reports every problem at once. A setting `miner.listen` is `listen` in the section `[miner]` of the file and
 //! `HORDE_MINER_LISTEN` in the environment. Roles get plain structs, built from [`Settings`] at the door.
 
+pub mod contexts;
 pub mod engines;
 
 mod common;
@@ -27,7 +28,7 @@ pub use layers::{Flag, Sources, load};
 pub use miner::{Backend, MinerConfig, Publishing};
 pub use secret::Secret;
 pub use settings::{ConfigError, Origin, Problem, Row, Scope, Settings};
-pub use table::{SETTINGS, Setting};
+pub use table::{MAINNET, SETTINGS, Setting};
 pub use validator::ValidatorConfig;
 pub use value::{Kind, KindError, Value};
 pub use write::file_text;

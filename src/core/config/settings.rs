@@ -10,7 +10,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::environment::Environment;
-use super::table::{SETTINGS, Setting};
+use super::table::{MAINNET, SETTINGS, Setting};
 use super::value::Value;
 
 /// The word for an address that is to be found out.
@@ -69,6 +69,8 @@ pub enum Origin {
     Derived,
     /// A configuration file.
     File(PathBuf),
+    /// A named context.
+    Context(String),
     /// A variable of the environment.
     Environment(String),
     /// A flag of the command line.
@@ -81,6 +83,7 @@ impl fmt::Display for Origin {
             Self::Default => f.write_str("default"),
             Self::Derived => f.write_str("derived"),
             Self::File(path) => write!(f, "file {}", path.display()),
+            Self::Context(name) => write!(f, "context {name}"),
             Self::Environment(name) => write!(f, "environment {name}"),
             Self::Flag(flag) => write!(f, "flag {flag}"),
         }
@@ -171,6 +174,7 @@ pub struct Settings {
     pub(super) dir: Option<PathBuf>,
     pub(super) file: Option<PathBuf>,
     pub(super) file_exists: bool,
+    pub(super) context: Option<String>,
     pub(super) entries: BTreeMap<&'static str, Entry>,
 }
 
@@ -223,6 +227,21 @@ impl Settings {
     /// Returns the path of the configuration file, and whether there is one.
     pub fn file(&self) -> Option<(&Path, bool)> {
         self.file.as_deref().map(|path| (path, self.file_exists))
+    }
+
+    /// Returns the name of the context that is in force.
+    pub fn context(&self) -> Option<&str> {
+        self.context.as_deref()
+    }
+
+    /// Returns the name of the network: `local`, `test` or `finney`.
+    pub fn network(&self) -> Result<&str, ConfigError> {
+        self.text("chain.network")
+    }
+
+    /// Tells whether this is the main network, where work and money are real.
+    pub fn is_mainnet(&self) -> bool {
+        self.network().is_ok_and(|network| network == MAINNET)
     }
 
     /// Returns every setting in the order of the table, secrets masked.

@@ -76,6 +76,9 @@ const ROOMY_BYTES: Kind = Kind::Integer {
     max: 1 << 50,
 };
 
+/// The main network's name, as the chain's own tools have it.
+pub const MAINNET: &str = "finney";
+
 /// All settings, by section.
 pub const SETTINGS: &[Setting] = &[
     setting(
@@ -148,7 +151,18 @@ pub const SETTINGS: &[Setting] = &[
         Kind::Path,
         "file that holds the password of an encrypted key",
     ),
-    setting("chain.network", Kind::Choice(&["local"]), "local", "which chain"),
+    setting(
+        "client.facilitator_url",
+        Kind::Url(&["http", "https"]),
+        "http://127.0.0.1:9000",
+        "the facilitator that jobs are submitted to",
+    ),
+    setting(
+        "chain.network",
+        Kind::Choice(&["local", "test", MAINNET]),
+        "local",
+        "which chain: local (a file of this machine), test, or finney, the main network",
+    ),
     unset(
         "chain.path",
         Kind::Path,

@@ -7,17 +7,21 @@ use super::value::Value;
 /// Returns the text of a configuration file with these settings, keyed as in `miner.listen`; a key without a section
 /// is left out, as no setting has such a key.
 pub fn file_text(settings: &[(&str, Value)]) -> String {
+    sections_of(settings.iter().map(|(key, value)| (*key, value))).to_string()
+}
+
+/// Returns settings in a table for each section.
+pub(super) fn sections_of<'a>(settings: impl Iterator<Item = (&'a str, &'a Value)>) -> Table {
     let mut file = Table::new();
-    for (section, name, value) in settings
-        .iter()
-        .filter_map(|(key, value)| key.split_once('.').map(|(section, name)| (section, name, value)))
+    for (section, name, value) in
+        settings.filter_map(|(key, value)| key.split_once('.').map(|(section, name)| (section, name, value)))
     {
         let entries = file.entry(section).or_insert_with(|| Toml::Table(Table::new()));
         if let Toml::Table(entries) = entries {
             entries.insert(name.to_owned(), toml_of(value));
         }
     }
-    file.to_string()
+    file
 }
 
 fn toml_of(value: &Value) -> Toml {
@@ -102,6 +106,7 @@ mod tests {
             environment: &environment,
             dir,
             config: None,
+            context: None,
             flags: Vec::new(),
         })
         .unwrap();

@@ -336,6 +336,7 @@ mod tests {
             environment: &environment,
             dir,
             config: None,
+            context: None,
             flags: Vec::new(),
         })
         .unwrap()

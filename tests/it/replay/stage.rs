@@ -107,6 +107,7 @@ impl Stage {
             environment: &environment,
             dir: Some(folder.path().join("miner")),
             config: None,
+            context: None,
             flags: flags
                 .map(|(key, value)| Flag {
                     key,
