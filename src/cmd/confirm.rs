@@ -9,6 +9,7 @@ use std::io::{self, IsTerminal};
 use clap::Args;
 use schemars::JsonSchema;
 use serde::Serialize;
+use tokio::signal::unix::{SignalKind, signal};
 
 use super::context::Context;
 use super::error::{CmdError, ExitCode, OrFail};
@@ -161,6 +162,11 @@ impl Plan {
         self
     }
 
+    /// Tells whether nothing would change.
+    pub(super) fn is_empty(&self) -> bool {
+        self.changes.is_empty()
+    }
+
     /// Tells, once it is done, how to take it back.
     pub(super) fn tell_undo(&self, context: &Context) {
         if let Some(command) = self.undo.as_ref().filter(|_| !self.changes.is_empty()) {
@@ -220,6 +226,16 @@ pub(super) fn place(settings: &Settings) -> String {
 }
 
 impl ChangeArgs {
+    /// Tells whether nothing may be changed.
+    pub(super) fn is_dry(self) -> bool {
+        self.dry_run
+    }
+
+    /// Tells whether nothing may be asked.
+    pub(super) fn is_silent(self) -> bool {
+        self.no_input
+    }
+
     /// Tells whether to go on; prints the plan for `--dry-run`, which ends with 11 if something would change.
     pub(super) async fn allow(
         self,
@@ -290,9 +306,13 @@ pub(super) async fn ask<T: Send + 'static>(
     question: impl FnOnce() -> dialoguer::Result<T> + Send + 'static,
 ) -> Result<T, CmdError> {
     let tried = "could not ask";
-    let answer = tokio::task::spawn_blocking(question)
-        .await
-        .or_fail(ExitCode::Bug, tried)?;
+    // A key that is waited for takes Ctrl-C as a key and then sends the signal itself: it must not kill.
+    let mut interrupts = signal(SignalKind::interrupt()).or_fail(ExitCode::Failed, tried)?;
+    let answer = tokio::select! {
+        biased;
+        answer = tokio::task::spawn_blocking(question) => answer.or_fail(ExitCode::Bug, tried)?,
+        _ = interrupts.recv() => Err(io::Error::from(io::ErrorKind::Interrupted).into()),
+    };
     answer.map_err(|dialoguer::Error::IO(error)| {
         // Whoever is interrupted while a choice is shown has lost the cursor.
         drop(dialoguer::console::Term::stderr().show_cursor());

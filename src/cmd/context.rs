@@ -170,6 +170,20 @@ impl Context {
         self.global.config.as_ref()
     }
 
+    /// Returns the flags that say where to work, as they were given, each after a space.
+    pub fn place_flags(&self) -> String {
+        let path = |path: &Option<PathBuf>| path.as_ref().map(|path| path.display().to_string());
+        let given = [
+            ("--dir", path(&self.global.dir)),
+            ("--config", path(&self.global.config)),
+            ("--context", self.global.context.clone()),
+        ];
+        given
+            .into_iter()
+            .filter_map(|(flag, value)| Some(format!(" {flag} {}", quoted(&value?))))
+            .collect()
+    }
+
     /// Returns `--log-level` as given.
     pub fn log_level(&self) -> Option<&str> {
         self.global.log_level.as_deref()
@@ -428,6 +442,16 @@ impl Context {
     pub fn say(&self, text: impl fmt::Display) {
         // Nobody is left to tell if this fails.
         drop(writeln!(io::stderr().lock(), "{text}"));
+    }
+}
+
+/// Quotes a word for a shell, if it needs that.
+pub(super) fn quoted(word: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "=._-/:,@+".contains(c);
+    if !word.is_empty() && word.chars().all(is_plain) {
+        word.to_owned()
+    } else {
+        format!("'{}'", word.replace('\'', r"'\''"))
     }
 }
 

@@ -4,8 +4,8 @@ use std::error::Error;
 use std::fmt;
 use std::io::{self, Write};
 
-use super::catalogue::Problem;
-use crate::core::config::{ConfigError, Setting};
+use super::catalogue;
+use crate::core::config::{ConfigError, Origin, Problem, Setting};
 use crate::core::model::executor::UNHEALTHY;
 
 /// The exit codes of `horde`; the numbers are a promise.
@@ -128,7 +128,7 @@ impl ExitCode {
 #[derive(Clone, Copy, Debug)]
 pub struct What {
     code: ExitCode,
-    problem: &'static Problem,
+    problem: &'static catalogue::Problem,
 }
 
 impl From<ExitCode> for What {
@@ -138,8 +138,8 @@ impl From<ExitCode> for What {
     }
 }
 
-impl From<&'static Problem> for What {
-    fn from(problem: &'static Problem) -> Self {
+impl From<&'static catalogue::Problem> for What {
+    fn from(problem: &'static catalogue::Problem) -> Self {
         let code = problem.exit;
         Self { code, problem }
     }
@@ -151,7 +151,7 @@ pub struct CmdError {
     /// The exit code.
     pub code: ExitCode,
     /// The entry of the catalogue.
-    pub problem: &'static Problem,
+    pub problem: &'static catalogue::Problem,
     /// What was tried, as in `could not reach the facilitator`; empty if everything was said already.
     pub message: String,
     /// Causes, outermost first.
@@ -223,7 +223,7 @@ impl CmdError {
 }
 
 /// Writes how every error begins: `error[H0601]: `.
-pub(super) fn write_head(out: &mut dyn Write, problem: &Problem, colors: bool) -> io::Result<()> {
+pub(super) fn write_head(out: &mut dyn Write, problem: &catalogue::Problem, colors: bool) -> io::Result<()> {
     let (bold, plain) = if colors {
         ("\u{1b}[1;31m", "\u{1b}[0m")
     } else {
@@ -257,8 +257,13 @@ impl From<ConfigError> for CmdError {
         match &error {
             ConfigError::Invalid { problems } => {
                 let causes = problems.iter().map(ToString::to_string).collect();
-                Self { causes, ..wrong }
-                    .hint("`horde config show` lists all settings and where they come from")
+                let is_flag = |problem: &Problem| matches!(problem.origin, Origin::Flag(_));
+                let wrong = Self { causes, ..wrong };
+                if problems.iter().all(is_flag) {
+                    // Nothing that is configured is wrong, only what was typed.
+                    return wrong.known_as(ExitCode::Usage);
+                }
+                wrong.hint("`horde config show` lists all settings and where they come from")
             }
             ConfigError::Missing { key } => match (Setting::find(key), key.split_once('.')) {
                 (Some(setting), Some((section, name))) => wrong.caused_by(&error).hint(format!(
@@ -278,7 +283,6 @@ impl From<ConfigError> for CmdError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cmd::catalogue;
 
     #[test]
     fn an_error_reads_as_what_was_tried_then_causes_then_hints() {

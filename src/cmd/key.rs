@@ -7,6 +7,7 @@ use clap::{Args, Subcommand};
 use serde_json::json;
 use zeroize::Zeroizing;
 
+use super::confirm::{ChangeArgs, Plan};
 use super::context::Context;
 use super::contract::{Prints, Promise, of};
 use super::error::{CmdError, ExitCode, OrFail};
@@ -23,7 +24,12 @@ pub(super) const PROMISES: &[Promise] = &[
     Promise::new(
         "key new",
         Prints::One(of::<serde_json::Value>),
-        &[ExitCode::Refused, ExitCode::NotFound, ExitCode::Conflict],
+        &[
+            ExitCode::Refused,
+            ExitCode::NotFound,
+            ExitCode::Conflict,
+            ExitCode::Pending,
+        ],
     ),
     Promise::new(
         "key show",
@@ -74,6 +80,8 @@ pub struct WalletArgs {
 pub struct NewArgs {
     #[command(flatten)]
     wallet: WalletArgs,
+    #[command(flatten)]
+    change: ChangeArgs,
 }
 
 /// Which key.
@@ -118,7 +126,7 @@ impl KeyCommand {
     /// Runs the command.
     pub async fn run(self, context: &Context) -> Result<(), CmdError> {
         match self {
-            Self::New(args) => new(context, &args),
+            Self::New(args) => new(context, &args).await,
             Self::Show(args) => show(context, &args),
             Self::Sign(args) => sign(context, &args).await,
             Self::Verify(args) => verify_signature(context, &args),
@@ -182,7 +190,7 @@ fn ask_password(path: &Path) -> io::Result<Zeroizing<String>> {
         .map_err(|dialoguer::Error::IO(error)| error)
 }
 
-fn wallet_error(tried: &str, error: &KeyFileError) -> CmdError {
+pub(super) fn wallet_error(tried: &str, error: &KeyFileError) -> CmdError {
     let code = match error {
         KeyFileError::Missing { .. } => ExitCode::NotFound,
         KeyFileError::Write { .. } | KeyFileError::Key(_) => ExitCode::Failed,
@@ -246,11 +254,22 @@ fn flags<const N: usize>(given: [(&'static str, &'static str, Option<String>); N
         .collect()
 }
 
-fn new(context: &Context, args: &NewArgs) -> Result<(), CmdError> {
+async fn new(context: &Context, args: &NewArgs) -> Result<(), CmdError> {
     let settings = context.settings(Scope::Tool, args.wallet.flags())?;
     let path = WalletConfig::from_settings(&settings)?.hotkey_file();
     let tried = "could not make a hotkey";
     let hotkey = NewHotkey::generate().or_fail(ExitCode::Failed, tried)?;
+    hotkey
+        .check_free(&path)
+        .map_err(|error| wallet_error(tried, &error))?;
+    let there = || Some("a new key".to_owned());
+    // Files of this machine, whatever the network: nothing is overwritten, and nothing there changes.
+    let plan = Plan::new("make", "hotkey", path.display().to_string())
+        .of_this_machine()
+        .change(path.display().to_string(), None, there());
+    if !args.change.allow(context, &settings, &plan).await? {
+        return Ok(());
+    }
     let public_path = hotkey.write(&path).map_err(|error| wallet_error(tried, &error))?;
     let address = hotkey.keypair.hotkey();
     if context.wants_data() {

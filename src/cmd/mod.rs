@@ -16,6 +16,7 @@ pub mod executor;
 pub mod facilitator;
 mod findings;
 pub mod help;
+pub mod init;
 pub mod job;
 pub mod key;
 pub mod logs;
@@ -46,6 +47,7 @@ use crate::core::config::Environment;
 
 /// What all commands promise, in the order of the help.
 const PROMISES: &[&[Promise]] = &[
+    init::PROMISES,
     up::PROMISES,
     facilitator::PROMISES,
     validator::PROMISES,
@@ -75,6 +77,8 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Set up a miner, validator, facilitator or user: asks, writes a configuration, tells what comes next
+    Init(Box<init::InitArgs>),
     /// Run a whole network on this machine: facilitator, validator, two miners and their executors
     Up(up::UpArgs),
     /// Serve the gateway between users and validators
@@ -123,6 +127,7 @@ enum Command {
 impl Command {
     async fn run(self, context: &Context) -> Result<(), CmdError> {
         match self {
+            Self::Init(args) => args.run(context).await,
             Self::Up(args) => args.run(context).await,
             Self::Facilitator(command) => command.run(context).await,
             Self::Validator(command) => command.run(context).await,

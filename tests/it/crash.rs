@@ -1018,6 +1018,13 @@ async fn a_drained_miner_takes_no_jobs_until_it_is_undrained_also_over_a_restart
         miner.signal(Signal::TERM).await;
         miner.launch().await;
         assert_eq!(manifest().await, drained);
+        let told = command(&miner, &["undrain", "--dry-run"]).await;
+        let plan = "would undrain the miner\n  new jobs: none taken -> taken".to_owned();
+        assert_eq!(told, (Some(11), plan));
+        assert_eq!(
+            command(&miner, &["drain", "--dry-run"]).await,
+            (Some(0), String::new())
+        );
         let told = command(&miner, &["undrain", "--json"]).await;
         assert_eq!(told, (Some(0), r#"{"is_draining":false,"jobs":0}"#.to_owned()));
         let undrained = timeout(PATIENCE, async {

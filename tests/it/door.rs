@@ -541,7 +541,12 @@ async fn orders_about_validators_are_followed_while_the_miner_runs_and_when_it_s
 
     let unknown = |outcome: &Result<Up, String>| matches!(outcome, Err(text) if text.contains(&format!("Unknown validator: {eve}")));
     until(&miner, "//Eve", unknown).await.1.unwrap_err();
+    let planned = miner.order(&["validator", "add", &eve, "--dry-run"]);
+    assert_eq!(planned.status.code(), Some(11));
+    until(&miner, "//Eve", unknown).await.1.unwrap_err();
     assert!(miner.order(&["validator", "add", &eve]).status.success());
+    let again = miner.order(&["validator", "add", &eve, "--dry-run"]);
+    assert_eq!(again.status.code(), Some(0), "it is let in already");
     until(&miner, "//Eve", Result::is_ok).await.1.unwrap();
     assert!(miner.order(&["validator", "remove", &eve]).status.success());
     until(&miner, "//Eve", unknown).await.1.unwrap_err();
@@ -575,6 +580,8 @@ async fn orders_about_validators_are_followed_while_the_miner_runs_and_when_it_s
             2,
         ),
         (&["validator", "remove", &alice], 3),
+        (&["validator", "remove", &alice, "--dry-run"], 3),
+        (&["validator", "unblock", &eve, "--dry-run"], 3),
     ] {
         let refused = miner.order(words);
         assert_eq!(refused.status.code(), Some(code), "{words:?}");

@@ -35,6 +35,7 @@ mod figures;
 mod flood;
 mod gateway;
 mod hostile;
+mod init;
 mod job;
 mod job_commands;
 mod job_money;

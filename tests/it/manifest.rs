@@ -84,6 +84,9 @@ async fn a_first_change_counts_at_once_and_the_next_one_waits_its_two_hours_thro
         (&Value::Null, &json!("<M:A1;T4>"))
     );
 
+    let (code, text) = ask(&miner, &["set", "always_on.test=3", "--dry-run"]);
+    assert_eq!(code, 11);
+    assert!(text.contains("  always_on.test: 4 -> 3"), "{text}");
     let (code, text) = ask(&miner, &["set", "always_on.test=3", "always_on.gpu-24gb=0"]);
     assert_eq!(code, 0);
     assert!(

@@ -157,7 +157,14 @@ async fn a_job_is_paid_from_credit_or_refused_with_what_is_missing() {
     // What is set aside cannot be taken back.
     let (code, _, words) = gateway.told(&["credit", "add", &charlie, "-0.02"]).await;
     assert_eq!(code, Some(4), "{words}");
-    let taken = gateway.asked(&["credit", "add", &charlie, "-0.005"]).await;
+    // What is given is taken back only by who means it, and a plan changes nothing.
+    let take = ["credit", "add", &charlie, "-0.005"];
+    let (code, _, words) = gateway.told(&take).await;
+    assert!(code == Some(2) && words.contains("--yes gives it"), "{words}");
+    let plan = gateway.told(&[&take[..], &["--dry-run"]].concat()).await;
+    let told = format!("would change the credit of user {charlie}\n  available: 0.015 -> 0.01");
+    assert_eq!(plan, (Some(11), told, String::new()));
+    let taken = gateway.asked(&[&take[..], &["--yes"]].concat()).await;
     assert_eq!(taken["available_micro"], 10_000);
 
     let id = uuid(&stored);

@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::refused;
 use super::row::ContextRow;
 use crate::cmd::confirm::{ChangeArgs, Danger, Plan};
-use crate::cmd::context::Context;
+use crate::cmd::context::{Context, quoted};
 use crate::cmd::error::{CmdError, ExitCode, OrFail};
 use crate::core::config::contexts::{ContextError, Contexts, NamedContext};
 use crate::core::config::{Environment, Scope, Settings, Sources, load};
@@ -437,16 +437,6 @@ fn again(named: &NamedContext, is_current: bool) -> String {
         command.push_str(" --use");
     }
     command
-}
-
-/// Quotes a word for a shell, if it needs that.
-fn quoted(word: &str) -> String {
-    let is_plain = |c: char| c.is_ascii_alphanumeric() || "=._-/:,@+".contains(c);
-    if word.chars().all(is_plain) {
-        word.to_owned()
-    } else {
-        format!("'{}'", word.replace('\'', r"'\''"))
-    }
 }
 
 fn write(contexts: &Contexts) -> Result<(), CmdError> {

@@ -4,10 +4,11 @@ use clap::{Args, Subcommand, ValueEnum};
 use serde_json::{Value, json};
 
 use super::{hotkey, open_beside, words};
+use crate::cmd::confirm::{ChangeArgs, Danger, Plan};
 use crate::cmd::context::Context;
 use crate::cmd::error::{CmdError, ExitCode, OrFail};
 use crate::cmd::table::{NOTHING, Table, ago, or_nothing, parse_ago, stamp, to_the_second};
-use crate::core::model::JobId;
+use crate::core::model::{Hotkey, JobId};
 use crate::core::money::Micro;
 use crate::core::store::facilitator::{Grant, Granted, Party, Transfer, TransferFilter};
 
@@ -60,6 +61,8 @@ pub struct AddArgs {
     /// Give it once under this key, however often this is asked for
     #[arg(long, value_name = "KEY")]
     key: Option<String>,
+    #[command(flatten)]
+    change: ChangeArgs,
 }
 
 /// `horde facilitator credit list …`
@@ -124,7 +127,28 @@ async fn add(context: &Context, args: AddArgs) -> Result<(), CmdError> {
         key: args.key.map(key).transpose()?,
     };
     let (user, asked) = (grant.hotkey.clone(), grant.amount);
-    let (store, _settings) = open_beside(context).await?;
+    let (store, settings) = open_beside(context).await?;
+    let known = store
+        .known_user(&user)
+        .await
+        .or_fail(ExitCode::Failed, "could not read the account")?;
+    let available = known.account.available;
+    if grant.key.is_none() && asked < Micro::ZERO && available.plus(asked) < Micro::ZERO {
+        return Err(too_little(&user, available));
+    }
+    let plan = Plan::new("change the credit of", "user", user.as_str()).change(
+        "available",
+        Some(available.to_string()),
+        Some(available.plus(asked).to_string()),
+    );
+    let plan = if asked < Micro::ZERO {
+        plan.danger(Danger::Ask, "credit that was given is taken back")
+    } else {
+        plan
+    };
+    if !args.change.allow(context, &settings, &plan).await? {
+        return Ok(());
+    }
     let granted = store
         .grant(grant, context.clock.now())
         .await
@@ -139,11 +163,7 @@ async fn add(context: &Context, args: AddArgs) -> Result<(), CmdError> {
             )
             .hint("`horde facilitator credit list --kind credit` shows what for"));
         }
-        Granted::TooLittle(available) => {
-            let message = format!("{user} has only {available} units that could be taken back; nothing was");
-            return Err(CmdError::new(ExitCode::Refused, message)
-                .hint("what is set aside for jobs comes back when they end"));
-        }
+        Granted::TooLittle(available) => return Err(too_little(&user, available)),
     };
     context.say(match (is_new, asked < Micro::ZERO) {
         (true, false) => format!("{user} got {asked} units and has {available} available"),
@@ -159,6 +179,11 @@ async fn add(context: &Context, args: AddArgs) -> Result<(), CmdError> {
         )?;
     }
     Ok(())
+}
+
+fn too_little(user: &Hotkey, available: Micro) -> CmdError {
+    let message = format!("{user} has only {available} units that could be taken back; nothing was");
+    CmdError::new(ExitCode::Refused, message).hint("what is set aside for jobs comes back when they end")
 }
 
 /// Reads an amount that moves something.
@@ -229,7 +254,7 @@ async fn list(context: &Context, args: ListArgs) -> Result<(), CmdError> {
 }
 
 /// Returns whose money moved: one side of every transfer is a user's.
-fn user_of(transfer: &Transfer) -> Option<&crate::core::model::Hotkey> {
+fn user_of(transfer: &Transfer) -> Option<&Hotkey> {
     let hotkey = transfer.taken_from.hotkey();
     hotkey.or_else(|| transfer.given_to.hotkey())
 }

@@ -37,7 +37,12 @@ pub(super) const PROMISES: &[Promise] = &[
     Promise::new(
         "facilitator user add",
         Prints::One(of::<serde_json::Value>),
-        &[ExitCode::NotFound, ExitCode::Refused, ExitCode::Conflict],
+        &[
+            ExitCode::NotFound,
+            ExitCode::Refused,
+            ExitCode::Conflict,
+            ExitCode::Pending,
+        ],
     ),
     Promise::new(
         "facilitator user list",
@@ -52,17 +57,17 @@ pub(super) const PROMISES: &[Promise] = &[
     Promise::new(
         "facilitator user block",
         Prints::One(of::<serde_json::Value>),
-        &[ExitCode::NotFound, ExitCode::Refused],
+        &[ExitCode::NotFound, ExitCode::Refused, ExitCode::Pending],
     ),
     Promise::new(
         "facilitator user unblock",
         Prints::One(of::<serde_json::Value>),
-        &[ExitCode::NotFound, ExitCode::Refused],
+        &[ExitCode::NotFound, ExitCode::Refused, ExitCode::Pending],
     ),
     Promise::new(
         "facilitator credit add",
         Prints::One(of::<serde_json::Value>),
-        &[ExitCode::NotFound, ExitCode::Refused],
+        &[ExitCode::NotFound, ExitCode::Refused, ExitCode::Pending],
     ),
     Promise::new(
         "facilitator credit list",

@@ -6,12 +6,13 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use super::{hotkey, open_beside, words};
+use crate::cmd::confirm::{ChangeArgs, Plan};
 use crate::cmd::context::Context;
 use crate::cmd::error::{CmdError, ExitCode, OrFail};
 use crate::cmd::table::{Table, or_nothing, printable, stamp, to_the_second};
 use crate::core::config::{FacilitatorConfig, Settings};
 use crate::core::model::Hotkey;
-use crate::core::store::facilitator::{KnownUser, Ordered, USERS_MAX};
+use crate::core::store::facilitator::{FacilitatorStore, KnownUser, Ordered, USERS_MAX};
 
 const READ_FAILED: &str = "could not read the users";
 
@@ -34,7 +35,7 @@ pub enum UserCommand {
     Block(BlockArgs),
     /// Take a block back
     #[command(after_help = "Example:\n  horde facilitator user unblock 5GrwvaEF…")]
-    Unblock(Who),
+    Unblock(UnblockArgs),
 }
 
 /// Which user.
@@ -52,6 +53,8 @@ pub struct AddArgs {
     /// Note who that is, in at most 200 characters
     #[arg(long, value_name = "TEXT")]
     note: Option<String>,
+    #[command(flatten)]
+    change: ChangeArgs,
 }
 
 /// `horde facilitator user block …`
@@ -62,6 +65,17 @@ pub struct BlockArgs {
     /// Note why, in at most 200 characters; the user is not told
     #[arg(long, value_name = "TEXT", default_value = "")]
     reason: String,
+    #[command(flatten)]
+    change: ChangeArgs,
+}
+
+/// `horde facilitator user unblock …`
+#[derive(Args, Debug)]
+pub struct UnblockArgs {
+    #[command(flatten)]
+    who: Who,
+    #[command(flatten)]
+    change: ChangeArgs,
 }
 
 impl UserCommand {
@@ -71,7 +85,7 @@ impl UserCommand {
             Self::List => list(context).await,
             Self::Show(who) => show(context, &who).await,
             Self::Block(args) => block(context, &args).await,
-            Self::Unblock(who) => unblock(context, &who).await,
+            Self::Unblock(args) => unblock(context, &args).await,
         }
     }
 }
@@ -121,10 +135,30 @@ impl Configured {
     }
 }
 
+async fn known(store: &FacilitatorStore, hotkey: &Hotkey) -> Result<KnownUser, CmdError> {
+    let known = store.known_user(hotkey).await;
+    known.or_fail(ExitCode::Failed, READ_FAILED)
+}
+
+fn some(text: &str) -> Option<String> {
+    (!text.is_empty()).then(|| text.to_owned())
+}
+
 async fn add(context: &Context, args: &AddArgs) -> Result<(), CmdError> {
     let hotkey = hotkey(&args.who.hotkey)?;
     let note = args.note.as_deref().map(|note| words("note", note)).transpose()?;
     let (store, settings) = open_beside(context).await?;
+    let before = known(&store, &hotkey).await?;
+    let added = "let in by a command".to_owned();
+    let mut plan = Plan::new("add", "user", hotkey.as_str())
+        .change("standing", before.added.map(|_| added.clone()), Some(added))
+        .undo(format!("horde facilitator user block {hotkey}"));
+    if let Some(note) = &note {
+        plan = plan.change("note", some(&before.note), some(note));
+    }
+    if !args.change.allow(context, &settings, &plan).await? {
+        return Ok(());
+    }
     let ordered = store
         .add_user(&hotkey, note, context.clock.now())
         .await
@@ -145,6 +179,18 @@ async fn block(context: &Context, args: &BlockArgs) -> Result<(), CmdError> {
     let hotkey = hotkey(&args.who.hotkey)?;
     let reason = words("reason", &args.reason)?;
     let (store, settings) = open_beside(context).await?;
+    let before = known(&store, &hotkey).await?;
+    let is_blocked = |reason: &str| Some(format!("blocked {reason}").trim_end().to_owned());
+    let plan = Plan::new("block", "user", hotkey.as_str())
+        .change(
+            "block",
+            before.block.and_then(|block| is_blocked(&block.reason)),
+            is_blocked(&reason),
+        )
+        .undo(format!("horde facilitator user unblock {hotkey}"));
+    if !args.change.allow(context, &settings, &plan).await? {
+        return Ok(());
+    }
     let ordered = store
         .block_user(&hotkey, reason, context.clock.now())
         .await
@@ -158,12 +204,21 @@ async fn block(context: &Context, args: &BlockArgs) -> Result<(), CmdError> {
         .known_user(&hotkey)
         .await
         .or_fail(ExitCode::Failed, READ_FAILED)?;
-    told(context, &Configured::of(&settings)?, &user)
+    told(context, &Configured::of(&settings)?, &user)?;
+    plan.tell_undo(context);
+    Ok(())
 }
 
-async fn unblock(context: &Context, who: &Who) -> Result<(), CmdError> {
-    let hotkey = hotkey(&who.hotkey)?;
+async fn unblock(context: &Context, args: &UnblockArgs) -> Result<(), CmdError> {
+    let hotkey = hotkey(&args.who.hotkey)?;
     let (store, settings) = open_beside(context).await?;
+    let before = known(&store, &hotkey).await?.block;
+    let before = before.map(|block| format!("blocked {}", block.reason).trim_end().to_owned());
+    let plan = Plan::new("unblock", "user", hotkey.as_str()).change("block", before.clone(), None);
+    // Where there is no block, the store refuses; so does the plan.
+    if before.is_some() && !args.change.allow(context, &settings, &plan).await? {
+        return Ok(());
+    }
     let ordered = store
         .unblock_user(&hotkey)
         .await

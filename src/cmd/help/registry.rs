@@ -33,6 +33,10 @@ pub const VARIABLES: &[(&str, &str)] = &[
         "XDG_CONFIG_HOME",
         "configuration lies in horde/ below it [default: ~/.config]",
     ),
+    (
+        "HORDE_CONTEXT",
+        "the context to work in, whichever is in use; --context beats it",
+    ),
     ("TMPDIR", "temporary files [default: /tmp]"),
     (
         "AWS_ACCESS_KEY_ID",
@@ -55,6 +59,10 @@ pub const FILES: &[(&str, &str)] = &[
     (
         "$XDG_CONFIG_HOME/horde/horde.toml",
         "settings; with --dir DIR it is DIR/horde.toml, --config names another",
+    ),
+    (
+        "$XDG_CONFIG_HOME/horde/contexts.toml",
+        "named contexts, kept by `horde context`",
     ),
     ("$XDG_CONFIG_HOME/horde/keys.toml", "keys of the dashboard"),
     (

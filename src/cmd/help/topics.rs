@@ -135,7 +135,7 @@ fn environment() -> String {
         (names, setting.doc.to_owned())
     });
     format!(
-        "{}\nSettings; a flag beats its variable, a variable the configuration file:\n\n{}",
+        "{}\nSettings; a flag beats its variable, that the context, that the configuration file:\n\n{}",
         pairs(VARIABLES),
         table(settings)
     )

@@ -6,6 +6,7 @@ use clap::Args;
 use serde_json::json;
 use tokio::time::{Instant, sleep};
 
+use super::super::confirm::{ChangeArgs, Plan};
 use super::super::context::Context;
 use super::super::error::{CmdError, ExitCode, OrFail};
 use super::open_beside;
@@ -30,19 +31,29 @@ pub struct DrainArgs {
         reason = "how clap tells a flag without a value from none"
     )]
     wait: Option<Option<u64>>,
+    #[command(flatten)]
+    change: ChangeArgs,
 }
 
 /// `horde miner undrain …`
 #[derive(Args, Debug)]
-pub struct UndrainArgs {}
+pub struct UndrainArgs {
+    #[command(flatten)]
+    change: ChangeArgs,
+}
 
 impl DrainArgs {
     pub(super) async fn run(self, context: &Context) -> Result<(), CmdError> {
-        let (store, _settings) = open_beside(context).await?;
+        let (store, settings) = open_beside(context).await?;
+        let plan = plan(&store, "drain", true).await?.undo("horde miner undrain");
+        if !self.change.allow(context, &settings, &plan).await? {
+            return Ok(());
+        }
         store
             .order_draining(true)
             .await
             .or_fail(ExitCode::Failed, FAILED)?;
+        plan.tell_undo(context);
         let Some(limit) = self.wait else {
             let taken = running(&store).await?;
             return tell(context, true, taken);
@@ -70,7 +81,11 @@ impl DrainArgs {
 
 impl UndrainArgs {
     pub(super) async fn run(self, context: &Context) -> Result<(), CmdError> {
-        let (store, _settings) = open_beside(context).await?;
+        let (store, settings) = open_beside(context).await?;
+        let plan = plan(&store, "undrain", false).await?;
+        if !self.change.allow(context, &settings, &plan).await? {
+            return Ok(());
+        }
         store
             .order_draining(false)
             .await
@@ -78,6 +93,12 @@ impl UndrainArgs {
         let taken = running(&store).await?;
         tell(context, false, taken)
     }
+}
+
+async fn plan(store: &MinerStore, action: &'static str, is_draining: bool) -> Result<Plan, CmdError> {
+    let before = store.is_draining().await.or_fail(ExitCode::Failed, FAILED)?;
+    let word = |is_draining| Some(if is_draining { "none taken" } else { "taken" }.to_owned());
+    Ok(Plan::new(action, "the", "miner").change("new jobs", word(before), word(is_draining)))
 }
 
 /// Returns how many jobs hold an executor; no more can come while the miner is draining.

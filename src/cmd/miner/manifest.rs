@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
+use super::super::confirm::{ChangeArgs, Plan};
 use super::super::context::Context;
 use super::super::error::{CmdError, ExitCode, OrFail};
 use super::open_beside;
@@ -36,6 +37,8 @@ pub struct SetArgs {
     /// A class and how many executors of it to offer
     #[arg(required = true, value_name = "CLASS=COUNT", value_parser = count_of)]
     counts: Vec<(ExecutorClass, u32)>,
+    #[command(flatten)]
+    change: ChangeArgs,
 }
 
 fn count_of(text: &str) -> Result<(ExecutorClass, u32), String> {
@@ -105,9 +108,33 @@ impl ManifestCommand {
         match self {
             Self::Show if context.wants_data() => show_json(context, &settings, &known, now),
             Self::Show => show(context, &settings, &known, now),
-            Self::Set(args) => set(context, &store, known, args, now).await,
+            Self::Set(args) => {
+                let plan = plan(&known, &args);
+                if !args.change.allow(context, &settings, &plan).await? {
+                    return Ok(());
+                }
+                set(context, &store, known, args, now).await?;
+                plan.tell_undo(context);
+                Ok(())
+            }
         }
     }
+}
+
+fn plan(known: &Known, args: &SetArgs) -> Plan {
+    let wanted = known.wanted().0;
+    let mut plan = Plan::new("change", "the", "manifest");
+    let mut undo = "horde miner manifest set".to_owned();
+    for (class, count) in &args.counts {
+        let before = wanted.0.get(class).copied().unwrap_or(0);
+        plan = plan.change(
+            class.to_string(),
+            Some(before.to_string()),
+            Some(count.to_string()),
+        );
+        undo = format!("{undo} {class}={before}");
+    }
+    plan.undo(undo)
 }
 
 async fn set(

@@ -61,32 +61,32 @@ pub(super) const PROMISES: &[Promise] = &[
     Promise::new(
         "miner validator add",
         Prints::List(of::<serde_json::Value>),
-        &[ExitCode::NotFound],
+        &[ExitCode::NotFound, ExitCode::Pending],
     ),
     Promise::new(
         "miner validator remove",
         Prints::List(of::<serde_json::Value>),
-        &[ExitCode::NotFound],
+        &[ExitCode::NotFound, ExitCode::Pending],
     ),
     Promise::new(
         "miner validator block",
         Prints::List(of::<serde_json::Value>),
-        &[ExitCode::NotFound],
+        &[ExitCode::NotFound, ExitCode::Pending],
     ),
     Promise::new(
         "miner validator unblock",
         Prints::List(of::<serde_json::Value>),
-        &[ExitCode::NotFound],
+        &[ExitCode::NotFound, ExitCode::Pending],
     ),
     Promise::new(
         "miner drain",
         Prints::One(of::<serde_json::Value>),
-        &[ExitCode::NotFound, ExitCode::TooLong],
+        &[ExitCode::NotFound, ExitCode::TooLong, ExitCode::Pending],
     ),
     Promise::new(
         "miner undrain",
         Prints::One(of::<serde_json::Value>),
-        &[ExitCode::NotFound],
+        &[ExitCode::NotFound, ExitCode::Pending],
     ),
     Promise::new(
         "miner manifest show",
@@ -96,7 +96,7 @@ pub(super) const PROMISES: &[Promise] = &[
     Promise::new(
         "miner manifest set",
         Prints::One(of::<serde_json::Value>),
-        &[ExitCode::NotFound],
+        &[ExitCode::NotFound, ExitCode::Pending],
     ),
     Promise::new(
         "miner receipts",

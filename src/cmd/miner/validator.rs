@@ -7,11 +7,13 @@ use serde_json::{Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
+use super::super::confirm::{ChangeArgs, Plan};
 use super::super::context::Context;
 use super::super::error::{CmdError, ExitCode, OrFail};
 use super::open_beside;
 use crate::core::crypto::ss58;
 use crate::core::model::Hotkey;
+use crate::core::store::miner::MinerStore;
 use crate::core::store::miner::validators::{Block, KnownValidator};
 
 /// Characters of the longest reason of a block, which every declined job is told.
@@ -30,21 +32,30 @@ pub enum ValidatorCommand {
     /// List the validators that the miner knows, and what was ordered about them
     List,
     /// Let a hotkey in that the chain does not know as a validator: for debugging
-    Add(Who),
+    Add(WhoArgs),
     /// Take back that a hotkey is let in
-    Remove(Who),
+    Remove(WhoArgs),
     /// Refuse the jobs of a validator
     #[command(after_help = BLOCK_EXAMPLES)]
     Block(BlockArgs),
     /// Take the jobs of a validator again
-    Unblock(Who),
+    Unblock(WhoArgs),
 }
 
 /// About whom.
 #[derive(Args, Debug)]
-pub struct Who {
+struct Who {
     /// Its address
     hotkey: String,
+}
+
+/// About whom, and whether it is meant.
+#[derive(Args, Debug)]
+pub struct WhoArgs {
+    #[command(flatten)]
+    who: Who,
+    #[command(flatten)]
+    change: ChangeArgs,
 }
 
 /// Whom to block, why and how long.
@@ -58,16 +69,18 @@ pub struct BlockArgs {
     /// End the block after this time, such as 90s, 30m, 12h or 7d [default: never]
     #[arg(long = "for", value_name = "DURATION", value_parser = duration)]
     time: Option<Duration>,
+    #[command(flatten)]
+    change: ChangeArgs,
 }
 
 impl ValidatorCommand {
     pub(super) async fn run(self, context: &Context) -> Result<(), CmdError> {
         match self {
             Self::List => list(context).await,
-            Self::Add(who) => add(context, &who).await,
-            Self::Remove(who) => remove(context, &who).await,
+            Self::Add(args) => add(context, &args).await,
+            Self::Remove(args) => remove(context, &args).await,
             Self::Block(args) => block(context, &args).await,
-            Self::Unblock(who) => unblock(context, &who).await,
+            Self::Unblock(args) => unblock(context, &args).await,
         }
     }
 }
@@ -167,9 +180,27 @@ fn in_words(validator: &KnownValidator, now: OffsetDateTime) -> String {
     line
 }
 
-async fn add(context: &Context, who: &Who) -> Result<(), CmdError> {
-    let hotkey = who.hotkey()?;
-    let (store, _) = open_beside(context).await?;
+async fn known(store: &MinerStore, hotkey: &Hotkey) -> Result<Option<KnownValidator>, CmdError> {
+    let known = store.known_validators().await;
+    let known = known.or_fail(ExitCode::Failed, "could not read the validators")?;
+    Ok(known.into_iter().find(|validator| validator.hotkey == *hotkey))
+}
+
+async fn add(context: &Context, args: &WhoArgs) -> Result<(), CmdError> {
+    let hotkey = args.who.hotkey()?;
+    let (store, settings) = open_beside(context).await?;
+    let before = known(&store, &hotkey).await?;
+    let let_in = |is_let_in: bool| is_let_in.then(|| "by a command".to_owned());
+    let plan = Plan::new("let in", "validator", hotkey.as_str())
+        .change(
+            "let in",
+            let_in(before.is_some_and(|known| known.is_debug)),
+            let_in(true),
+        )
+        .undo(format!("horde miner validator remove {hotkey}"));
+    if !args.change.allow(context, &settings, &plan).await? {
+        return Ok(());
+    }
     let is_new = store
         .add_debug_validator(&hotkey, context.clock.now())
         .await
@@ -182,9 +213,18 @@ async fn add(context: &Context, who: &Who) -> Result<(), CmdError> {
     Ok(())
 }
 
-async fn remove(context: &Context, who: &Who) -> Result<(), CmdError> {
-    let hotkey = who.hotkey()?;
-    let (store, _) = open_beside(context).await?;
+async fn remove(context: &Context, args: &WhoArgs) -> Result<(), CmdError> {
+    let hotkey = args.who.hotkey()?;
+    let (store, settings) = open_beside(context).await?;
+    let before = known(&store, &hotkey).await?;
+    let is_let_in = before.is_some_and(|known| known.is_debug);
+    let plan = Plan::new("let go", "validator", hotkey.as_str())
+        .change("let in", Some("by a command".to_owned()), None)
+        .undo(format!("horde miner validator add {hotkey}"));
+    // Where nothing was ordered, the store refuses; so does the plan.
+    if is_let_in && !args.change.allow(context, &settings, &plan).await? {
+        return Ok(());
+    }
     let was_there = store
         .remove_debug_validator(&hotkey)
         .await
@@ -216,7 +256,19 @@ async fn block(context: &Context, args: &BlockArgs) -> Result<(), CmdError> {
             .time
             .and_then(|time| now.checked_add(time::Duration::try_from(time).ok()?)),
     };
-    let (store, _) = open_beside(context).await?;
+    let (store, settings) = open_beside(context).await?;
+    let before = known(&store, &hotkey).await?.and_then(|known| known.block);
+    let in_words = |block: &Block| {
+        let until = block.until.and_then(|until| until.format(&Rfc3339).ok());
+        let until = until.map_or_else(String::new, |until| format!(" (until {until})"));
+        format!("{}{until}", block.reason)
+    };
+    let plan = Plan::new("block", "validator", hotkey.as_str())
+        .change("block", before.as_ref().map(in_words), Some(in_words(&block)))
+        .undo(format!("horde miner validator unblock {hotkey}"));
+    if !args.change.allow(context, &settings, &plan).await? {
+        return Ok(());
+    }
     let until = block.until.and_then(|until| until.format(&Rfc3339).ok());
     store
         .block_validator(&hotkey, block, now)
@@ -227,12 +279,23 @@ async fn block(context: &Context, args: &BlockArgs) -> Result<(), CmdError> {
         |until| format!("until {until}"),
     );
     context.say(format!("jobs of {hotkey} are declined {until}"));
+    plan.tell_undo(context);
     Ok(())
 }
 
-async fn unblock(context: &Context, who: &Who) -> Result<(), CmdError> {
-    let hotkey = who.hotkey()?;
-    let (store, _) = open_beside(context).await?;
+async fn unblock(context: &Context, args: &WhoArgs) -> Result<(), CmdError> {
+    let hotkey = args.who.hotkey()?;
+    let (store, settings) = open_beside(context).await?;
+    let before = known(&store, &hotkey).await?;
+    let plan = Plan::new("unblock", "validator", hotkey.as_str()).change(
+        "block",
+        before.and_then(|known| known.block).map(|block| block.reason),
+        None,
+    );
+    // Where there is no block, the store refuses; so does the plan.
+    if !plan.is_empty() && !args.change.allow(context, &settings, &plan).await? {
+        return Ok(());
+    }
     let was_blocked = store
         .unblock_validator(&hotkey)
         .await

@@ -31,4 +31,4 @@ pub use settings::{ConfigError, Origin, Problem, Row, Scope, Settings};
 pub use table::{MAINNET, SETTINGS, Setting};
 pub use validator::ValidatorConfig;
 pub use value::{Kind, KindError, Value};
-pub use write::file_text;
+pub use write::{commented_text, file_text};

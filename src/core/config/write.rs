@@ -2,12 +2,52 @@
 
 use toml::{Table, Value as Toml};
 
+use super::environment::Environment;
+use super::table::{SETTINGS, Setting};
 use super::value::Value;
 
 /// Returns the text of a configuration file with these settings, keyed as in `miner.listen`; a key without a section
 /// is left out, as no setting has such a key.
 pub fn file_text(settings: &[(&str, Value)]) -> String {
     sections_of(settings.iter().map(|(key, value)| (*key, value))).to_string()
+}
+
+/// Returns the text of a configuration file for people: each setting with its meaning, and others that may be wanted,
+/// commented out, with what they are without it. In the order of the table of settings.
+pub fn commented_text(head: &str, settings: &[(&str, Value)], others: &[&str]) -> String {
+    let mut lines: Vec<String> = head.lines().map(|line| format!("# {line}")).collect();
+    let mut section = "";
+    for setting in SETTINGS {
+        let chosen = settings.iter().find(|(key, _)| *key == setting.key);
+        let Some((of, name)) = setting.key.split_once('.') else {
+            continue;
+        };
+        if chosen.is_none() && !others.contains(&setting.key) {
+            continue;
+        }
+        if of != section {
+            lines.push(format!("\n[{of}]"));
+            section = of;
+        }
+        lines.push(format!("# {}", setting.doc));
+        lines.push(match chosen {
+            Some((_, value)) => format!("{name} = {}", toml_of(value)),
+            None => format!("#{name} = {}", default_of(setting)).trim_end().to_owned(),
+        });
+    }
+    lines.push(String::new());
+    lines.join("\n")
+}
+
+/// Returns what a setting is when nothing sets it; empty if that follows from others, or is nothing.
+fn default_of(setting: &Setting) -> String {
+    let parsed = setting
+        .default
+        .map(|text| setting.kind.parse(text, &Environment::default()));
+    match parsed {
+        Some(Ok(value)) => toml_of(&value).to_string(),
+        Some(Err(_)) | None => String::new(),
+    }
 }
 
 /// Returns settings in a table for each section.

@@ -224,14 +224,28 @@ impl NewHotkey {
         Ok(Self { phrase, keypair })
     }
 
+    /// Restores a hotkey from its twelve words.
+    pub fn restore(phrase: &str) -> Result<Self, KeyError> {
+        let phrase = Zeroizing::new(phrase.split_whitespace().collect::<Vec<_>>().join(" "));
+        let keypair = Keypair::from_phrase(&phrase)?;
+        Ok(Self { phrase, keypair })
+    }
+
+    /// Checks that neither of the two files is there.
+    pub fn check_free(&self, path: &Path) -> Result<(), KeyFileError> {
+        let taken = [path.to_owned(), public_twin(path)];
+        match taken.into_iter().find(|path| path.exists()) {
+            Some(path) => Err(KeyFileError::Exists { path }),
+            None => Ok(()),
+        }
+    }
+
     /// Writes the private file at `path` (mode 0600) and its public twin beside it; overwrites nothing.
     ///
     /// Returns the path of the public file. Folders are made as needed, readable by the owner only.
     pub fn write(&self, path: &Path) -> Result<PathBuf, KeyFileError> {
+        self.check_free(path)?;
         let public_path = public_twin(path);
-        if public_path.exists() {
-            return Err(KeyFileError::Exists { path: public_path });
-        }
         if let Some(folder) = path.parent() {
             fs::DirBuilder::new()
                 .recursive(true)
