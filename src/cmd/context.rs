@@ -219,6 +219,7 @@ impl Context {
             environment: &self.environment,
             dir,
             config: self.global.config.clone(),
+            context: self.global.context.clone(),
             flags: Vec::new(),
         })
     }

@@ -369,13 +369,9 @@ fn carry_out(context: &Context, work: Work) -> Result<Done, CmdError> {
 /// Returns the next three commands, as they must be typed here.
 fn next(context: &Context, role: InitRole) -> Vec<String> {
     let commands: [&str; 3] = match role {
-        InitRole::Miner => ["config check miner", "miner run", "miner check"],
-        InitRole::Validator => ["config check validator", "validator run", "validator blacklist"],
-        InitRole::Facilitator => [
-            "config check facilitator",
-            "facilitator run",
-            "facilitator user list",
-        ],
+        InitRole::Miner => ["doctor miner", "miner run", "miner check"],
+        InitRole::Validator => ["doctor validator", "validator run", "validator blacklist"],
+        InitRole::Facilitator => ["doctor facilitator", "facilitator run", "facilitator user list"],
         InitRole::User => ["key show", "job list", "help job submit"],
     };
     let place = context.place_flags();

@@ -631,9 +631,9 @@ mod tests {
             error.problems()[0].text.contains("larger than 262144 bytes"),
             "{error:?}"
         );
-        let many: String = (0..=CONTEXTS_MAX).map(|n| format!("[context.c{n}]\n")).collect();
+        let many: Vec<String> = (0..=CONTEXTS_MAX).map(|n| format!("[context.c{n}]\n")).collect();
         assert_eq!(
-            parsed(&many).unwrap_err(),
+            parsed(&many.concat()).unwrap_err(),
             [format!("file {FILE}: 101 contexts, at most 100 are read")]
         );
     }

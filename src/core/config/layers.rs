@@ -482,9 +482,9 @@ mod tests {
     #[test]
     fn where_to_work_is_said_by_dir_and_config_and_not_by_what_is_in_use() {
         let (home, environment) = home_with_contexts();
-        let dir = Some(home.path().join("d"));
+        let place = home.path().join("d");
         let config = Some(home.path().join("horde/horde.toml"));
-        for (dir, config) in [(dir.clone(), None), (None, config)] {
+        for (dir, config) in [(Some(place.clone()), None), (None, config)] {
             let settings = load(&Sources {
                 dir,
                 config,
@@ -493,12 +493,12 @@ mod tests {
             assert_eq!(settings.unwrap().context(), None);
         }
         let named = load(&Sources {
-            dir: dir.clone(),
+            dir: Some(place.clone()),
             context: Some("used".to_owned()),
             ..sources(&environment)
         })
         .unwrap();
-        assert_eq!(named.dir().unwrap(), dir.unwrap());
+        assert_eq!(named.dir().unwrap(), place);
         assert_eq!(named.text("wallet.name").unwrap(), "used");
     }
 
