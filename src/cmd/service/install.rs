@@ -170,6 +170,7 @@ impl UnitArgs {
             environment: &Environment::default(),
             dir: Some(dir.clone().unwrap_or_else(|| PathBuf::from(STATE))),
             config: config.clone(),
+            context: None,
             flags: Vec::new(),
         })?;
         let drain = match self.role {
