@@ -459,11 +459,11 @@ fn tell(
         return context.print_json(&ContextRow::new(named, in_force));
     }
     let mark = if named.is_mainnet() {
-        ", of the MAINNET"
+        ", one of the MAINNET,"
     } else {
         ""
     };
-    context.say(format_args!("the context {}{mark}, is {done}", named.name));
+    context.say(format_args!("the context {}{mark} is {done}", named.name));
     if in_force != Some(named.name.as_str()) {
         context.say(format_args!(
             "to work on it: horde context use {0}, or --context {0} for one command",
