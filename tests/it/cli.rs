@@ -69,6 +69,18 @@ fn values_and_origins_of_all_layers_are_shown() {
 }
 
 #[test]
+fn a_file_called_env_is_not_read() {
+    let home = Home::new();
+    let line = "HORDE_WALLET_NAME=from-a-file\n";
+    home.write(".env", line);
+    home.write("d/.env", line);
+    let words = ["config", "show", "miner", "--dir", "d"];
+    assert!(!home.run(words).contains("from-a-file"));
+    let output = home.horde(words).env("HORDE_WALLET_NAME", "from-a-file").output();
+    assert!(home.told(&output.unwrap()).contains("from-a-file"));
+}
+
+#[test]
 fn everything_wrong_is_told_at_once_with_suggestions() {
     let home = Home::new();
     let file = home.write("wrong.toml", "[miner]\nlistn = '1.2.3.4:5'\nbackend = 'podman'\n");

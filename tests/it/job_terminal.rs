@@ -102,6 +102,7 @@ async fn a_person_sees_what_is_waited_for_and_in_the_end_only_stages_and_output(
         result("one\ntwo\n", "warned\n"),
     )
     .await;
+    assert!(terminal.has_moved());
     let (code, screen) = terminal.end().await;
     assert_eq!(code, 0, "{screen}");
     assert_eq!(stages(&screen), STAGES, "{screen}");
@@ -114,13 +115,17 @@ async fn a_person_sees_what_is_waited_for_and_in_the_end_only_stages_and_output(
 }
 
 #[tokio::test]
-async fn a_terminal_that_can_move_nothing_gets_the_stages_as_lines() {
+async fn a_terminal_that_can_or_should_move_nothing_gets_the_stages_as_lines() {
     let (world, home) = (World::start().await, Home::new());
     let mut validator = world.validator().await;
-    for term in [Some("dumb"), None] {
-        let terminal = Terminal::start(&job(&world, &home, &["submit", IMAGE]), term);
+    for (term, motion) in [(Some("dumb"), "auto"), (None, "auto"), (Some("xterm"), "off")] {
+        let mut command = job(&world, &home, &["submit", IMAGE]);
+        command.env("HORDE_TERMINAL_MOTION", motion);
+        let terminal = Terminal::start(&command, term);
         let uuid = runs(&mut validator).await;
         report(&mut validator, &uuid, "completed", result("out\n", "")).await;
+        terminal.shows("\nout").await;
+        assert!(!terminal.has_moved(), "{term:?} {motion}");
         let (code, screen) = terminal.end().await;
         assert_eq!(code, 0, "{screen}");
         assert_eq!(stages(&screen), STAGES, "{screen}");

@@ -30,8 +30,13 @@ pub(crate) struct Terminal {
     _master: Box<dyn MasterPty + Send>,
 }
 
+/// What takes a line off the screen again, as everything does that moves.
+const LINE_CLEARED: &[u8] = b"\x1b[2K";
+
 struct Seen {
     parser: vt100::Parser,
+    /// Whether anything has moved.
+    has_moved: bool,
     /// Whether all ends of the terminal are closed.
     is_over: bool,
 }
@@ -61,6 +66,7 @@ impl Terminal {
         drop(pair.slave);
         let seen = Arc::new(Mutex::new(Seen {
             parser: vt100::Parser::new(ROWS, COLUMNS, 0),
+            has_moved: false,
             is_over: false,
         }));
         let mut reader = pair.master.try_clone_reader().unwrap();
@@ -69,7 +75,10 @@ impl Terminal {
             let mut buffer = [0; 4096];
             // A terminal that nobody holds any more ends with an error.
             while let Ok(length @ 1..) = reader.read(&mut buffer) {
-                all.lock().unwrap().parser.process(&buffer[..length]);
+                let bytes = &buffer[..length];
+                let mut seen = all.lock().unwrap();
+                seen.parser.process(bytes);
+                seen.has_moved |= bytes.windows(LINE_CLEARED.len()).any(|few| few == LINE_CLEARED);
             }
             all.lock().unwrap().is_over = true;
         });
@@ -97,6 +106,11 @@ impl Terminal {
             );
             sleep(PAUSE).await;
         }
+    }
+
+    /// Tells whether anything has moved so far.
+    pub(crate) fn has_moved(&self) -> bool {
+        self.seen.lock().unwrap().has_moved
     }
 
     /// Presses keys.
