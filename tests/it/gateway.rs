@@ -75,7 +75,7 @@ impl Gateway {
         self.home.path().join("facilitator/facilitator.sqlite")
     }
 
-    fn command(&self, words: &[&str]) -> std::process::Command {
+    pub(crate) fn command(&self, words: &[&str]) -> std::process::Command {
         let directory = self.home.path().join("facilitator");
         let mut command = self
             .home

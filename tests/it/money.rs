@@ -8,6 +8,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::facilitator::{pushed, report};
 use crate::gateway::{Gateway, PATIENCE, PAUSE, address, job, uuid};
+use crate::terminal::Terminal;
 
 /// Waits until a login is answered like this.
 async fn until_login_is(gateway: &Gateway, user: &str, is_let_in: bool) {
@@ -164,8 +165,16 @@ async fn a_job_is_paid_from_credit_or_refused_with_what_is_missing() {
     let plan = gateway.told(&[&take[..], &["--dry-run"]].concat()).await;
     let told = format!("would change the credit of user {charlie}\n  available: 0.015 -> 0.01");
     assert_eq!(plan, (Some(11), told, String::new()));
-    let taken = gateway.asked(&[&take[..], &["--yes"]].concat()).await;
-    assert_eq!(taken["available_micro"], 10_000);
+    // On the main network even that is not enough: the name must be typed.
+    let real = [&take[..], &["--context", "finney"]].concat();
+    for (typed, code) in [("yes", 1), (charlie.as_str(), 0)] {
+        let mut terminal = Terminal::start(&gateway.command(&real), Some("xterm"));
+        terminal.shows("MAINNET finney").await;
+        terminal.press(&format!("{typed}\r"));
+        let (ended, screen) = terminal.end().await;
+        assert_eq!(ended, code, "{screen}");
+    }
+    assert_eq!(account().await, holds(10_000, 35_000));
 
     let id = uuid(&stored);
     let (_, request) = pushed(&mut alice).await;
