@@ -25,6 +25,7 @@ pub mod output;
 mod progress;
 pub mod schema;
 pub mod service;
+pub mod status;
 mod table;
 pub mod up;
 pub mod validator;
@@ -58,6 +59,7 @@ const PROMISES: &[&[Promise]] = &[
     logs::PROMISES,
     doctor::PROMISES,
     service::PROMISES,
+    status::PROMISES,
     key::PROMISES,
     config::PROMISES,
     contexts::PROMISES,
@@ -104,6 +106,8 @@ enum Command {
     /// Print what the roles of this machine say of themselves, and follow it
     #[command(after_help = logs::EXAMPLES)]
     Logs(logs::LogsArgs),
+    /// Tell on one screen what runs here, and what to look at
+    Status(status::StatusArgs),
     /// Tell what keeps the roles of this machine from working, and what helps
     Doctor(doctor::DoctorArgs),
     /// Run a role under systemd
@@ -137,6 +141,7 @@ impl Command {
             Self::Job(command) => command.run(context).await,
             Self::Dashboard(args) => args.run(context).await,
             Self::Logs(args) => args.run(context).await,
+            Self::Status(args) => args.run(context).await,
             Self::Doctor(args) => args.run(context).await,
             Self::Service(command) => command.run(context).await,
             Self::Key(command) => command.run(context).await,

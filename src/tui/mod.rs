@@ -12,6 +12,7 @@ pub mod headless;
 pub mod keys;
 pub mod loader;
 pub mod plain;
+pub mod roles;
 pub mod run;
 pub mod source;
 pub mod svg;

@@ -59,6 +59,7 @@ mod second_engine;
 mod served;
 mod service;
 mod signatures;
+mod status;
 mod streaming;
 mod submit;
 mod support;

@@ -4,6 +4,7 @@ use std::fs;
 use std::io::ErrorKind;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::process::{Resource, getrlimit};
 
@@ -150,6 +151,31 @@ fn available_of(meminfo: &str) -> Option<u64> {
     kibibytes.checked_mul(1024)
 }
 
+/// Ticks in a second by which the kernel tells when a process began; the same on all systems that horde runs on.
+const TICKS: u64 = 100;
+
+/// Returns for how long a process runs; none if it does not, or the kernel does not tell.
+pub fn running_for(pid: u32) -> Option<Duration> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let uptime = fs::read_to_string("/proc/uptime").ok()?;
+    age_of(&stat, &uptime)
+}
+
+fn age_of(stat: &str, uptime: &str) -> Option<Duration> {
+    // The name, in brackets, may hold anything; the moment is the 20th word after it.
+    let (_, rest) = stat.rsplit_once(')')?;
+    let began: u64 = rest.split_whitespace().nth(19)?.parse().ok()?;
+    let (seconds, hundredths) = uptime.split_whitespace().next()?.split_once('.')?;
+    let now = seconds
+        .parse::<u64>()
+        .ok()?
+        .checked_mul(TICKS)?
+        .checked_add(hundredths.parse().ok()?)?;
+    Some(Duration::from_millis(
+        now.saturating_sub(began).saturating_mul(1000 / TICKS),
+    ))
+}
+
 /// Returns the unit of a role, if there is one; `home` is where users keep theirs.
 pub fn unit(role: &str, config_home: Option<&Path>) -> Option<PathBuf> {
     let name = format!("horde-{role}.service");
@@ -188,6 +214,16 @@ mod tests {
         assert!(missing.can_be_made);
         assert_eq!(missing.kind, found.kind);
         assert!(Room::read(&missing.path).unwrap().bytes > 0);
+    }
+
+    #[test]
+    fn the_age_of_a_process_is_read_whatever_its_name_is() {
+        let stat = format!("7 (a) b (c) S {}4200 0 0", "1 ".repeat(18));
+        assert_eq!(age_of(&stat, "100.50 3.0\n"), Some(Duration::from_millis(58_500)));
+        for (stat, uptime) in [("", "1.0"), ("7 (a) S 1", "1.0"), (stat.as_str(), "x")] {
+            assert_eq!(age_of(stat, uptime), None);
+        }
+        assert!(running_for(std::process::id()).is_some());
     }
 
     #[test]

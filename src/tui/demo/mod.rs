@@ -14,10 +14,10 @@ use tracing::Level;
 
 use self::take::{Fate, Take};
 use super::event::Header;
+use super::roles::{Alert, State};
 use super::view::executors::Pools;
 use super::view::job::Story;
 use super::view::jobs::{By, Merged};
-use super::view::overview::State;
 use super::view::receipts::Kept;
 use super::view::{
     Ask, Cell, Page, Row, Tone, cells, checks, credits, events, executors, jobs, logs, overview, peers,
@@ -128,7 +128,9 @@ impl Tape {
         for (number, (name, role)) in ROLES.into_iter().enumerate() {
             let is_miner = role == Role::Miner;
             let alerts = if is_miner {
-                vec![Cell::text("miner-1 fails checks: disk (view checks)").tone(Tone::Bad)]
+                vec![Alert::warning(
+                    "miner-1 fails checks: disk (view checks)".to_owned(),
+                )]
             } else {
                 Vec::new()
             };

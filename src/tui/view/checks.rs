@@ -27,17 +27,17 @@ const EMPTY: &str =
     "no results of checks are kept here: `horde doctor` looks at the roles of this directory, and keeps them";
 
 /// Whose results lie beside the directories of the roles: what all of them share.
-const SHARED: &str = "machine";
+pub(in crate::tui) const SHARED: &str = "machine";
 
 /// Bytes of results that are read; a check writes some hundred for each finding.
 const BYTES_MAX: u64 = 1024 * 1024;
 
 /// What a check found.
 pub(in crate::tui) struct Finding {
-    pub(super) place: String,
-    pub(super) id: String,
-    pub(super) outcome: Outcome,
-    actual: String,
+    pub(in crate::tui) place: String,
+    pub(in crate::tui) id: String,
+    pub(in crate::tui) outcome: Outcome,
+    pub(in crate::tui) actual: String,
     required: String,
     purpose: String,
     remedy: String,
@@ -139,7 +139,7 @@ pub(in crate::tui) fn page(mut findings: Vec<Finding>) -> Page {
 }
 
 /// Reads the last results of what all roles share; none if there are none, or if they stand with those of a role.
-pub(super) fn shared(source: &Source) -> Result<Vec<Finding>, LoadError> {
+pub(in crate::tui) fn shared(source: &Source) -> Result<Vec<Finding>, LoadError> {
     if source.places.iter().any(|place| place.dir == source.dir) {
         return Ok(Vec::new());
     }
@@ -147,7 +147,7 @@ pub(super) fn shared(source: &Source) -> Result<Vec<Finding>, LoadError> {
 }
 
 /// Reads the last results of a role; none if there are none.
-pub(super) fn read(place: &Place) -> Result<Vec<Finding>, LoadError> {
+pub(in crate::tui) fn read(place: &Place) -> Result<Vec<Finding>, LoadError> {
     read_in(&place.name, &place.dir)
 }
 
