@@ -49,6 +49,7 @@ pub(crate) async fn run(place: Place) -> Result<(), Failure> {
         environment: &environment,
         dir: Some(place.directory.join("miner")),
         config: None,
+        context: None,
         flags: vec![listen],
     })?;
     // As `horde miner run` logs when nobody says otherwise.
