@@ -158,6 +158,9 @@ ensure_network_tools() {
 # What tests look at the dashboard with.
 ensure_tmux() { have tmux || install_packages tmux tmux; }
 
+# What tests read the manual with.
+ensure_man() { have man || install_packages man man-db; }
+
 start_engine() {
     [ -z "${DOCKER_HOST:-}" ] || die "no Docker engine answers at $DOCKER_HOST" "start it, or unset DOCKER_HOST"
     if [ "$(id -u)" -ne 0 ] && as_root docker version >/dev/null 2>&1; then

@@ -9,6 +9,7 @@ set_up
 ensure_rust_tools
 ensure_network_tools
 ensure_tmux
+ensure_man
 
 passed=0
 failed=0

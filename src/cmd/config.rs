@@ -1,7 +1,12 @@
 //! `horde config`: show every setting with its origin, check them, tell where the file lies.
 
+use std::path::Path;
+
 use clap::{Args, Subcommand, ValueEnum};
-use serde_json::{Map, Value as Json, json};
+use indexmap::IndexMap;
+use schemars::JsonSchema;
+use serde::Serialize;
+use serde_json::{Value as Json, json};
 
 use super::context::Context;
 use super::contract::{Prints, Promise, of};
@@ -13,9 +18,9 @@ use crate::core::config::{
 
 /// What these commands promise.
 pub(super) const PROMISES: &[Promise] = &[
-    Promise::new("config show", Prints::Map("key", of::<serde_json::Value>), &[]),
-    Promise::new("config check", Prints::One(of::<serde_json::Value>), &[]),
-    Promise::new("config path", Prints::One(of::<serde_json::Value>), &[]),
+    Promise::new("config show", Prints::Map("key", of::<ShownSetting>), &[]),
+    Promise::new("config check", Prints::One(of::<Checked>), &[]),
+    Promise::new("config path", Prints::One(of::<ShownPath<'_>>), &[]),
 ];
 
 /// `horde config …`
@@ -88,9 +93,9 @@ fn show(context: &Context, args: &RoleArgs) -> Result<(), CmdError> {
         .filter(|row| concerns(row, args.scope()))
         .collect();
     if context.wants_data() {
-        let rows: Map<String, Json> = rows
+        let rows: IndexMap<&str, ShownSetting> = rows
             .iter()
-            .map(|row| (row.setting.key.to_owned(), row_json(row)))
+            .map(|row| (row.setting.key, ShownSetting::of(row)))
             .collect();
         return context.print_json(&rows);
     }
@@ -119,8 +124,48 @@ fn show(context: &Context, args: &RoleArgs) -> Result<(), CmdError> {
     Ok(())
 }
 
-fn row_json(row: &Row) -> Json {
-    let value = match &row.value {
+/// A setting, its value, and where the value comes from.
+#[derive(Debug, Serialize, JsonSchema)]
+struct ShownSetting {
+    /// The value in its own type; null if it is not set, a text of stars if it is secret.
+    value: Json,
+    /// Where the value comes from; null if it is not set.
+    origin: Option<String>,
+    /// The variable that sets it.
+    environment: String,
+    /// What it means.
+    doc: &'static str,
+}
+
+impl ShownSetting {
+    fn of(row: &Row) -> Self {
+        Self {
+            value: value_json(row),
+            origin: row.origin.as_ref().map(ToString::to_string),
+            environment: row.setting.environment_name(),
+            doc: row.setting.doc,
+        }
+    }
+}
+
+/// Whether the configuration is sound.
+#[derive(Debug, Serialize, JsonSchema)]
+struct Checked {
+    /// Always true: otherwise the command fails.
+    ok: bool,
+}
+
+/// Where the configuration file lies.
+#[derive(Debug, Serialize, JsonSchema)]
+struct ShownPath<'a> {
+    /// Its path.
+    path: &'a Path,
+    /// Whether it is there.
+    exists: bool,
+}
+
+fn value_json(row: &Row) -> Json {
+    match &row.value {
         None => Json::Null,
         Some(Value::Integer(number)) => json!(number),
         Some(Value::Seconds(seconds)) => json!(seconds),
@@ -154,9 +199,7 @@ fn row_json(row: &Row) -> Json {
                 .collect(),
         ),
         Some(other @ (Value::Text(_) | Value::Path(_))) => json!(other.to_string()),
-    };
-    let origin = row.origin.as_ref().map(ToString::to_string);
-    json!({ "value": value, "origin": origin, "environment": row.setting.environment_name(), "doc": row.setting.doc })
+    }
 }
 
 fn check(context: &Context, args: &RoleArgs) -> Result<(), CmdError> {
@@ -183,7 +226,7 @@ fn check(context: &Context, args: &RoleArgs) -> Result<(), CmdError> {
 
 fn sound(context: &Context) -> Result<(), CmdError> {
     if context.wants_data() {
-        return context.print_json(&json!({ "ok": true }));
+        return context.print_json(&Checked { ok: true });
     }
     context.line("the configuration is sound")
 }
@@ -194,7 +237,7 @@ fn path(context: &Context, args: &RoleArgs) -> Result<(), CmdError> {
         return Err(crate::core::config::ConfigError::NoDirectory.into());
     };
     if context.wants_data() {
-        return context.print_json(&json!({ "path": path, "exists": exists }));
+        return context.print_json(&ShownPath { path, exists });
     }
     context.line(path.display())
 }

@@ -53,6 +53,8 @@ pub enum Prints {
     One(SchemaOf),
     /// A list of rows.
     List(SchemaOf),
+    /// A list of rows, or with a flag (`--follow`) changes of rows as they come.
+    ListOr(SchemaOf, SchemaOf),
     /// An object that has its rows under this key; the schema is that of the whole object.
     Under(&'static str, SchemaOf),
     /// An object whose entries are rows; the first field, of this name, is the entry's key.
@@ -82,6 +84,10 @@ impl Prints {
             Self::Nothing => return None,
             Self::One(of) | Self::Under(_, of) | Self::Stream(of) => of(),
             Self::List(of) => object([("type", "array".into()), ("items", of())]),
+            Self::ListOr(of, change) => {
+                let list = object([("type", "array".into()), ("items", of())]);
+                object([("anyOf", Value::Array(vec![list, change()]))])
+            }
             Self::Map(_, of) => object([("type", "object".into()), ("additionalProperties", of())]),
             Self::Either(one, stream) => object([("anyOf", Value::Array(vec![one(), stream()]))]),
         };
@@ -117,9 +123,9 @@ impl Prints {
                     fields.insert(0, key.to_owned());
                 }
             }
-            Self::Either(one, stream) => {
+            Self::Either(one, other) | Self::ListOr(one, other) => {
                 names(&one(), &mut fields);
-                names(&stream(), &mut fields);
+                names(&other(), &mut fields);
             }
         }
         fields

@@ -7,11 +7,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::{Args, Subcommand};
 
+use schemars::JsonSchema;
+use serde::Serialize;
+
 use super::attack::InsideArgs;
 use super::check::{CheckArgs, SpecsArgs};
 use super::context::{Context, GRACE};
 use super::contract::{Prints, Promise, of};
 use super::error::{CmdError, ExitCode, OrFail};
+use super::findings::Findings;
 use super::miner::QUESTION;
 use super::progress::Progress;
 use crate::core::config::{ExecutorConfig, Flag, Scope};
@@ -20,6 +24,8 @@ use crate::core::docker::image::{ImageError, make_executor_image};
 use crate::core::docker::reference::ImageReference;
 use crate::core::docker::{Engine, EngineError};
 use crate::core::executor;
+use crate::core::executor::attack::Report;
+use crate::core::host::specs::Specs;
 
 /// What these commands promise.
 pub(super) const PROMISES: &[Promise] = &[
@@ -30,19 +36,15 @@ pub(super) const PROMISES: &[Promise] = &[
     ),
     Promise::new(
         "executor image",
-        Prints::One(of::<serde_json::Value>),
+        Prints::One(of::<MadeImage<'_>>),
         &[ExitCode::Unreachable],
     ),
     Promise::new(
         "executor check",
-        Prints::Under("checks", of::<serde_json::Value>),
+        Prints::Either(of::<Findings>, of::<Report>),
         &[ExitCode::CheckFailed, ExitCode::Unreachable],
     ),
-    Promise::new(
-        "executor specs",
-        Prints::One(of::<serde_json::Value>),
-        &[ExitCode::Unreachable],
-    ),
+    Promise::new("executor specs", Prints::One(of::<Specs>), &[]),
 ];
 
 /// `horde executor …`
@@ -199,6 +201,15 @@ impl RunArgs {
     }
 }
 
+/// An image that was made.
+#[derive(Debug, Serialize, JsonSchema)]
+struct MadeImage<'a> {
+    /// Its name.
+    image: &'a str,
+    /// Its identity: the digest of its configuration.
+    id: &'a str,
+}
+
 impl ImageArgs {
     async fn run(self, context: &Context) -> Result<(), CmdError> {
         let settings = context.role_settings(Scope::Executor, Vec::new())?;
@@ -217,7 +228,10 @@ impl ImageArgs {
             CmdError::new(code, format!("could not make {image}")).caused_by(&error)
         })?;
         if context.wants_data() {
-            context.print_json(&serde_json::json!({ "image": image.as_str(), "id": id.as_str() }))
+            context.print_json(&MadeImage {
+                image: image.as_str(),
+                id: id.as_str(),
+            })
         } else {
             context.line(format_args!("{image} {}", id.as_str()))
         }

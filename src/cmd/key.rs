@@ -4,10 +4,11 @@ use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
-use serde_json::json;
+use schemars::JsonSchema;
+use serde::Serialize;
 use zeroize::Zeroizing;
 
-use super::confirm::{ChangeArgs, Plan};
+use super::confirm::{ChangeArgs, Plan, PlanShown};
 use super::context::Context;
 use super::contract::{Prints, Promise, of};
 use super::error::{CmdError, ExitCode, OrFail};
@@ -23,7 +24,7 @@ const MESSAGE_BYTES_MAX: u64 = 16 * 1024 * 1024;
 pub(super) const PROMISES: &[Promise] = &[
     Promise::new(
         "key new",
-        Prints::One(of::<serde_json::Value>),
+        Prints::Either(of::<MadeKey<'_>>, of::<PlanShown<'_>>),
         &[
             ExitCode::Refused,
             ExitCode::NotFound,
@@ -33,17 +34,17 @@ pub(super) const PROMISES: &[Promise] = &[
     ),
     Promise::new(
         "key show",
-        Prints::One(of::<serde_json::Value>),
+        Prints::One(of::<ShownKey<'_>>),
         &[ExitCode::Refused, ExitCode::NotFound],
     ),
     Promise::new(
         "key sign",
-        Prints::One(of::<serde_json::Value>),
+        Prints::One(of::<Signed<'_>>),
         &[ExitCode::Refused, ExitCode::NotFound],
     ),
     Promise::new(
         "key verify",
-        Prints::One(of::<serde_json::Value>),
+        Prints::One(of::<Verified<'_>>),
         &[ExitCode::CheckFailed],
     ),
 ];
@@ -247,6 +248,46 @@ impl KeyArgs {
     }
 }
 
+/// A key that was made.
+#[derive(Debug, Serialize, JsonSchema)]
+struct MadeKey<'a> {
+    /// Its address.
+    hotkey: &'a Hotkey,
+    /// The file with its secret.
+    path: String,
+    /// The file with its public part.
+    public_path: String,
+}
+
+/// A key, without its secret.
+#[derive(Debug, Serialize, JsonSchema)]
+struct ShownKey<'a> {
+    /// Its address.
+    hotkey: &'a Hotkey,
+    /// Its public key, `0x` and 64 hex digits.
+    public_key: &'a str,
+    /// Its file; null for a development key.
+    path: Option<&'a str>,
+}
+
+/// A signature.
+#[derive(Debug, Serialize, JsonSchema)]
+struct Signed<'a> {
+    /// Who signed.
+    hotkey: &'a Hotkey,
+    /// The signature, `0x` and 128 hex digits.
+    signature: &'a str,
+}
+
+/// Whether a signature is one.
+#[derive(Debug, Serialize, JsonSchema)]
+struct Verified<'a> {
+    /// Who is said to have signed.
+    hotkey: &'a str,
+    /// Whether it did.
+    valid: bool,
+}
+
 fn flags<const N: usize>(given: [(&'static str, &'static str, Option<String>); N]) -> Vec<Flag> {
     given
         .into_iter()
@@ -273,11 +314,11 @@ async fn new(context: &Context, args: &NewArgs) -> Result<(), CmdError> {
     let public_path = hotkey.write(&path).map_err(|error| wallet_error(tried, &error))?;
     let address = hotkey.keypair.hotkey();
     if context.wants_data() {
-        return context.print_json(&json!({
-            "hotkey": address.as_str(),
-            "path": path.display().to_string(),
-            "public_path": public_path.display().to_string(),
-        }));
+        return context.print_json(&MadeKey {
+            hotkey: address,
+            path: path.display().to_string(),
+            public_path: public_path.display().to_string(),
+        });
     }
     context.line(address)?;
     context.say(format_args!(
@@ -306,11 +347,11 @@ fn show(context: &Context, args: &KeyArgs) -> Result<(), CmdError> {
     let public_key = format!("0x{}", hex::encode(public_key));
     let path = path.map(|path| path.display().to_string());
     if context.wants_data() {
-        return context.print_json(&json!({
-            "hotkey": hotkey.as_str(),
-            "public_key": public_key,
-            "path": path,
-        }));
+        return context.print_json(&ShownKey {
+            hotkey: &hotkey,
+            public_key: &public_key,
+            path: path.as_deref(),
+        });
     }
     context.line(format_args!("address     {hotkey}"))?;
     context.line(format_args!("public key  {public_key}"))?;
@@ -340,7 +381,10 @@ async fn sign(context: &Context, args: &SignArgs) -> Result<(), CmdError> {
     };
     let signature = keypair.sign(&message).to_hex_prefixed();
     if context.wants_data() {
-        return context.print_json(&json!({ "hotkey": keypair.hotkey().as_str(), "signature": signature }));
+        return context.print_json(&Signed {
+            hotkey: keypair.hotkey(),
+            signature: &signature,
+        });
     }
     context.line(signature)
 }
@@ -356,7 +400,10 @@ fn verify_signature(context: &Context, args: &VerifyArgs) -> Result<(), CmdError
         Err(error) => return Err(CmdError::new(ExitCode::Usage, tried).caused_by(error)),
     };
     if context.wants_data() {
-        context.print_json(&json!({ "hotkey": args.hotkey, "valid": valid }))?;
+        context.print_json(&Verified {
+            hotkey: &args.hotkey,
+            valid,
+        })?;
     } else if valid {
         context.line("valid")?;
     }

@@ -20,7 +20,9 @@ pub mod init;
 pub mod job;
 pub mod key;
 pub mod logs;
+pub mod man;
 pub mod miner;
+pub mod offers;
 pub mod output;
 mod progress;
 pub mod schema;
@@ -29,6 +31,7 @@ pub mod status;
 mod table;
 pub mod up;
 pub mod validator;
+pub mod version;
 #[cfg(debug_assertions)]
 mod witness;
 
@@ -65,6 +68,9 @@ const PROMISES: &[&[Promise]] = &[
     contexts::PROMISES,
     schema::PROMISES,
     help::PROMISES,
+    offers::PROMISES,
+    man::PROMISES,
+    version::PROMISES,
 ];
 
 /// A compute subnet in one binary: facilitator, validator, miner, executor and the job commands
@@ -126,6 +132,12 @@ enum Command {
     Schema(schema::SchemaArgs),
     /// Explain a command, an error's code or a topic
     Help(help::HelpArgs),
+    /// Show the manual's page of a command
+    Man(man::ManArgs),
+    /// Print the script by which a shell completes horde's words
+    Completions(offers::CompletionsArgs),
+    /// Tell what this binary is made of, and what it speaks
+    Version(version::VersionArgs),
 }
 
 impl Command {
@@ -138,7 +150,7 @@ impl Command {
             Self::Miner(command) => command.run(context).await,
             Self::Executor(command) => command.run(context).await,
             Self::Python(args) => args.run(context).await,
-            Self::Job(command) => command.run(context).await,
+            Self::Job(command) => Box::pin(command.run(context)).await,
             Self::Dashboard(args) => args.run(context).await,
             Self::Logs(args) => args.run(context).await,
             Self::Status(args) => args.run(context).await,
@@ -149,6 +161,9 @@ impl Command {
             Self::Context(command) => command.run(context).await,
             Self::Schema(args) => args.run(context),
             Self::Help(args) => args.run(context),
+            Self::Man(args) => args.run(context),
+            Self::Completions(args) => args.run(context),
+            Self::Version(args) => args.run(context),
         }
     }
 
@@ -170,6 +185,9 @@ const LAST_WAIT: Duration = Duration::from_secs(1);
 pub fn main() -> std::process::ExitCode {
     let environment = Environment::of_process();
     let words: Vec<OsString> = std::env::args_os().collect();
+    if offers::answer(&environment, &words) {
+        return ExitCode::Done.number().into();
+    }
     if let Some(command) = asks_for_fields(&words) {
         let outcome = list_fields(contract::promise(&command));
         return end(

@@ -67,7 +67,8 @@ impl Output {
                 .or_fail(ExitCode::Bug, tried);
         }
         let document = serde_json::to_value(value).or_fail(ExitCode::Bug, tried)?;
-        let is_list = matches!(self.prints, Prints::List(_) | Prints::Under(..) | Prints::Map(..));
+        let is_list = matches!(self.prints, Prints::List(_) | Prints::Under(..) | Prints::Map(..))
+            || (matches!(self.prints, Prints::ListOr(..)) && document.is_array());
         let rows = self.rows(document);
         let lines = match self.format {
             Format::Json if is_list => {
@@ -86,7 +87,9 @@ impl Output {
     /// Returns the rows of a document, with the chosen fields only.
     fn rows(&self, document: Value) -> Vec<Map<String, Value>> {
         let rows = match (self.prints, document) {
-            (Prints::List(_), Value::Array(rows)) => rows.into_iter().map(as_row).collect(),
+            (Prints::List(_) | Prints::ListOr(..), Value::Array(rows)) => {
+                rows.into_iter().map(as_row).collect()
+            }
             (Prints::Under(key, _), Value::Object(mut whole)) => match whole.shift_remove(key) {
                 Some(Value::Array(rows)) => rows.into_iter().map(as_row).collect(),
                 _ => Vec::new(),

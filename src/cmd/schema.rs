@@ -74,7 +74,7 @@ fn list(context: &Context) -> Result<(), CmdError> {
     let listed = promises().filter_map(|promise| {
         let prints = match promise.prints {
             Prints::Nothing => return None,
-            Prints::List(_) => "list",
+            Prints::List(_) | Prints::ListOr(..) => "list",
             Prints::Stream(_) => "stream",
             Prints::One(_) | Prints::Either(..) | Prints::Under(..) | Prints::Map(..) => "object",
         };

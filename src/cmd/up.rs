@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use ipnet::{IpNet, Ipv4Net};
+use schemars::JsonSchema;
 use serde::Serialize;
 use tempfile::TempDir;
 
@@ -42,7 +43,7 @@ const TAIL_LINES: usize = 15;
 /// What these commands promise.
 pub(super) const PROMISES: &[Promise] = &[Promise::new(
     "up",
-    Prints::One(of::<serde_json::Value>),
+    Prints::Either(of::<Running>, of::<SampleResult<'_>>),
     &[
         ExitCode::NotFound,
         ExitCode::Conflict,
@@ -91,63 +92,84 @@ enum BackendArg {
 }
 
 /// What runs where.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 struct Running {
+    /// The facilitator.
     facilitator: FacilitatorRow,
+    /// The validator.
     validator: ValidatorRow,
+    /// The miners.
     miners: Vec<MinerRow>,
+    /// The miner of jobs that must be believed.
     trusted_miner: TrustedMinerRow,
+    /// A user whose jobs the network takes.
     user: UserRow,
+    /// Where everything keeps its data.
     directory: PathBuf,
+    /// The processes, by name.
     pids: BTreeMap<&'static str, u32>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 struct FacilitatorRow {
+    /// Where users reach it.
     url: String,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 struct ValidatorRow {
+    /// Its hotkey.
     hotkey: Hotkey,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 struct MinerRow {
+    /// Its hotkey.
     hotkey: Hotkey,
+    /// Where it listens.
     address: IpAddr,
+    /// On which port.
     port: u16,
 }
 
 /// The miner of jobs with `on_trusted_miner`, which has no hotkey.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 struct TrustedMinerRow {
+    /// Where it listens.
     address: IpAddr,
+    /// On which port.
     port: u16,
 }
 
 /// A key whose jobs the network takes.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 struct UserRow {
+    /// Its hotkey.
     hotkey: Hotkey,
+    /// The development key that it signs with.
     uri: &'static str,
 }
 
 /// What came of the sample job.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 struct SampleResult<'a> {
     #[serde(flatten)]
     running: Running,
+    /// The sample job.
     job: JobRow<'a>,
     /// What arrived, by file name.
     uploads: BTreeMap<&'static str, &'a str>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 struct JobRow<'a> {
+    /// The job.
     uuid: &'a JobId,
+    /// How it ended.
     status: JobStatus,
+    /// What it wrote to standard output.
     stdout: &'a str,
+    /// What it wrote to standard error.
     stderr: &'a str,
 }
 

@@ -10,6 +10,9 @@ use horde::cmd::Cli;
 use horde::cmd::catalogue::PROBLEMS;
 use horde::cmd::contract::{Prints, promise, promises};
 use horde::cmd::error::ExitCode;
+use horde::core::store::facilitator::FacilitatorStore;
+use horde::core::store::miner::MinerStore;
+use horde::core::store::validator::ValidatorStore;
 use jsonschema::Validator;
 use serde_json::{Value, json};
 
@@ -329,4 +332,222 @@ fn colours_are_asked_for_or_absent() {
     assert!(coloured(&[], &[("FORCE_COLOR", "1")]));
     assert!(!coloured(&[], &[("FORCE_COLOR", "1"), ("NO_COLOR", "1")]));
     assert!(!coloured(&["--color=never"], &[("CLICOLOR_FORCE", "1")]));
+}
+
+/// The one for whom orders are given.
+const CHARLIE: &str = "5FLSigC9HGRKVhB9FiEo4Y3koPsNmBmLJbpXg2mp1hXcS59Y";
+
+/// A way to call each command that prints data and needs no network and no Docker, in this order, in one home.
+const TABLE: &[(&[&str], i32)] = &[
+    (&["key", "new"], 0),
+    (&["key", "show"], 0),
+    (&["key", "sign", "m"], 0),
+    (
+        &[
+            "key",
+            "verify",
+            "--hotkey",
+            CHARLIE,
+            "--signature",
+            NO_SIGNATURE,
+            "m",
+        ],
+        10,
+    ),
+    (&["config", "show"], 0),
+    (&["config", "check", "miner"], 0),
+    (&["config", "path"], 0),
+    (&["facilitator", "user", "add", CHARLIE, "--note", "n"], 0),
+    (&["facilitator", "user", "list"], 0),
+    (&["facilitator", "user", "show", CHARLIE], 0),
+    (&["facilitator", "user", "block", CHARLIE], 0),
+    (&["facilitator", "user", "unblock", CHARLIE], 0),
+    (
+        &["facilitator", "credit", "add", CHARLIE, "2.5", "--note", "n"],
+        0,
+    ),
+    (&["facilitator", "credit", "list"], 0),
+    (&["facilitator", "credit", "check"], 0),
+    (&["facilitator", "prices"], 0),
+    (&["facilitator", "specs"], 0),
+    (&["validator", "cheats"], 0),
+    (&["validator", "blacklist"], 0),
+    (&["miner", "jobs"], 0),
+    (&["miner", "jobs", "--rejected"], 0),
+    (&["miner", "stats"], 0),
+    (&["miner", "validator", "add", CHARLIE], 0),
+    (&["miner", "validator", "block", CHARLIE, "--reason", "r"], 0),
+    (&["miner", "validator", "list"], 0),
+    (&["miner", "validator", "unblock", CHARLIE], 0),
+    (&["miner", "validator", "remove", CHARLIE], 0),
+    (&["miner", "drain"], 0),
+    (&["miner", "undrain"], 0),
+    (&["miner", "manifest", "set", "always_on.test=2"], 0),
+    (&["miner", "manifest", "show"], 0),
+    (&["miner", "receipts"], 0),
+    (&["miner", "receipts", "export"], 0),
+    (&["miner", "dynamic"], 0),
+    (&["executor", "specs"], 0),
+    (&["dashboard", "--once", "--demo"], 0),
+    (&["context", "add", "dev", "--set", "chain.network=local"], 0),
+    (&["context", "list"], 0),
+    (&["context", "show", "dev"], 0),
+    (&["context", "set", "dev", "chain.netuid=7"], 0),
+    (&["context", "use", "dev"], 0),
+    (&["context", "rename", "dev", "lab"], 0),
+    (&["context", "remove", "lab", "--yes"], 0),
+    (&["doctor", "--list"], 0),
+    (&["service", "unit", "miner"], 0),
+    (&["service", "install", "miner", "--user", "--dry-run"], 11),
+    (&["schema"], 0),
+    (&["help", "H0402"], 0),
+    (&["version"], 0),
+];
+
+const NO_SIGNATURE: &str = concat!(
+    "0x0000000000000000000000000000000000000000000000000000000000000000",
+    "0000000000000000000000000000000000000000000000000000000000000000"
+);
+
+/// Commands that need a network or Docker, with the call in another test that sees what they print.
+const ELSEWHERE: &[(&str, &str, &str)] = &[
+    (
+        "up",
+        include_str!("up.rs"),
+        "up(&home, &[\"--once\", \"--json\"])",
+    ),
+    (
+        "logs",
+        include_str!("logs.rs"),
+        "[\"logs\", \"--dir\", \"d\", \"--json\"]",
+    ),
+    (
+        "miner jobs show",
+        include_str!("ledger.rs"),
+        "&[\"jobs\", \"show\", job, \"--json\"]",
+    ),
+    (
+        "miner check",
+        include_str!("ledger.rs"),
+        "[&[\"check\", \"--json\"], args]",
+    ),
+    (
+        "executor check",
+        include_str!("check.rs"),
+        "[\"executor\", \"check\", \"--json\"]",
+    ),
+    (
+        "executor image",
+        include_str!("dropin.rs"),
+        "[\"executor\", \"image\", \"--json\",",
+    ),
+    (
+        "status",
+        include_str!("status.rs"),
+        "\"--json\", \"status\"], more]",
+    ),
+    (
+        "init",
+        include_str!("init.rs"),
+        "home.horde(&words).arg(\"--json\")",
+    ),
+];
+
+#[test]
+fn every_command_prints_the_data_that_it_promises_in_every_form_and_to_nobody() {
+    let home = Home::new();
+    let roles = home.path().join("d");
+    for role in ["facilitator", "validator", "miner"] {
+        std::fs::create_dir_all(roles.join(role)).unwrap();
+    }
+    drop(FacilitatorStore::open(&roles.join("facilitator/facilitator.sqlite")).unwrap());
+    drop(ValidatorStore::open(&roles.join("validator/validator.sqlite")).unwrap());
+    drop(MinerStore::open(&roles.join("miner/miner.sqlite")).unwrap());
+    let command = |words: &[&str], form: &[&str]| {
+        let mut command = home.horde([words, form].concat());
+        let role = roles.join(words.first().copied().unwrap_or_default());
+        if role.is_dir() {
+            command.arg("--dir").arg(role);
+        }
+        command
+    };
+    let mut seen = BTreeSet::new();
+    for (words, code) in TABLE {
+        let promised = promises().filter(|promise| {
+            let longest = words.join(" ");
+            longest == promise.words || longest.starts_with(&format!("{} ", promise.words))
+        });
+        let promised = promised.max_by_key(|promise| promise.words.len()).unwrap();
+        seen.insert(promised.words);
+        // A key that is there is not made again, and what was taken back is not there any more.
+        let once = matches!(
+            words,
+            ["key", "new"]
+                | ["context", "add" | "rename" | "remove", ..]
+                | ["miner", "validator", "unblock" | "remove", ..]
+        ) || words.starts_with(&["facilitator", "user", "unblock"]);
+        for form in [&["--json"][..], &["-o", "jsonl"], &["-o", "csv"]] {
+            let output = command(words, form).output().unwrap();
+            assert_eq!(
+                output.status.code(),
+                Some(*code),
+                "{words:?} {form:?}\n{}",
+                home.told(&output)
+            );
+            let stdout = String::from_utf8(output.stdout).unwrap();
+            match form {
+                ["--json"] => assert!(
+                    stdout.is_empty() == (words.ends_with(&["export"]))
+                        && stdout
+                            .lines()
+                            .all(|line| serde_json::from_str::<Value>(line).is_ok()),
+                    "{words:?}: {stdout}"
+                ),
+                ["-o", "jsonl"] => assert!(
+                    stdout
+                        .lines()
+                        .all(|line| line.starts_with('{') && serde_json::from_str::<Value>(line).is_ok()),
+                    "{words:?}: {stdout}"
+                ),
+                _ => {}
+            }
+            if once {
+                break;
+            }
+        }
+        if once {
+            continue;
+        }
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let output = command(words, &["--json"]).stdout(writer).output().unwrap();
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(
+            output.status.success() || output.status.code() == Some(*code),
+            "{words:?}: {told}"
+        );
+        assert!(
+            !told.contains("panicked") && !told.contains("Broken pipe"),
+            "{words:?}: {told}"
+        );
+    }
+    let silent = promises().filter(|promise| !matches!(promise.prints, Prints::Nothing));
+    let unseen: Vec<&str> = silent
+        .map(|promise| promise.words)
+        .filter(|words| !seen.contains(words))
+        // Those of `horde job` have a table of their own, in job_commands.rs.
+        .filter(|words| !words.starts_with("job "))
+        .filter(|words| ELSEWHERE.iter().all(|(elsewhere, ..)| elsewhere != words))
+        .collect();
+    assert!(unseen.is_empty(), "nobody looks at what these print: {unseen:?}");
+}
+
+#[test]
+fn what_is_seen_elsewhere_is_seen() {
+    for (words, test, call) in ELSEWHERE {
+        assert!(
+            test.contains(call),
+            "no test calls `horde {words}` any more as {call}"
+        );
+    }
 }

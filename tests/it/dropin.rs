@@ -108,7 +108,7 @@ async fn a_python_miner_starts_it_by_changing_one_setting() {
     assert!(IMAGE.contains(':'));
     let home = Home::new();
     let image = format!("horde-test-dropin-{}:1", uuid::Uuid::new_v4());
-    let made = Command::from(home.horde(["executor", "image", "--tag", &image]))
+    let made = Command::from(home.horde(["executor", "image", "--json", "--tag", &image]))
         .output()
         .await
         .unwrap();

@@ -58,6 +58,7 @@ mod sandbox;
 mod second_engine;
 mod served;
 mod service;
+mod shells;
 mod signatures;
 mod status;
 mod streaming;

@@ -1,7 +1,8 @@
 //! `horde facilitator credit`: what users can pay with, and where it went.
 
 use clap::{Args, Subcommand, ValueEnum};
-use serde_json::{Value, json};
+use schemars::JsonSchema;
+use serde::Serialize;
 
 use super::{hotkey, open_beside, words};
 use crate::cmd::confirm::{ChangeArgs, Danger, Plan};
@@ -10,7 +11,7 @@ use crate::cmd::error::{CmdError, ExitCode, OrFail};
 use crate::cmd::table::{NOTHING, Table, ago, or_nothing, parse_ago, stamp, to_the_second};
 use crate::core::model::{Hotkey, JobId};
 use crate::core::money::Micro;
-use crate::core::store::facilitator::{Grant, Granted, Party, Transfer, TransferFilter};
+use crate::core::store::facilitator::{Grant, Granted, Transfer, TransferFilter};
 
 /// Characters of the longest key.
 const KEY_CHARS_MAX: usize = 128;
@@ -174,9 +175,12 @@ async fn add(context: &Context, args: AddArgs) -> Result<(), CmdError> {
         (false, _) => format!("this was done before under its key; {user} has {available} available"),
     });
     if context.wants_data() {
-        context.print_json(
-            &json!({"hotkey": user, "added": is_new, "amount_micro": asked, "available_micro": available}),
-        )?;
+        context.print_json(&Given {
+            hotkey: &user,
+            added: is_new,
+            amount_micro: asked,
+            available_micro: available,
+        })?;
     }
     Ok(())
 }
@@ -226,7 +230,7 @@ async fn list(context: &Context, args: ListArgs) -> Result<(), CmdError> {
         .await
         .or_fail(ExitCode::Failed, "could not read the ledger")?;
     if context.wants_data() {
-        let all: Vec<Value> = transfers.iter().map(as_json).collect();
+        let all: Vec<ShownTransfer<'_>> = transfers.iter().map(shown).collect();
         return context.print_json(&all);
     }
     if transfers.is_empty() {
@@ -259,20 +263,76 @@ fn user_of(transfer: &Transfer) -> Option<&Hotkey> {
     hotkey.or_else(|| transfer.given_to.hotkey())
 }
 
-fn as_json(transfer: &Transfer) -> Value {
-    let party = |party: &Party| party.as_str();
-    json!({
-        "id": transfer.id,
-        "at": stamp(transfer.at),
-        "kind": transfer.kind,
-        "hotkey": user_of(transfer),
-        "from": party(&transfer.taken_from),
-        "to": party(&transfer.given_to),
-        "amount_micro": transfer.amount,
-        "job": transfer.job,
-        "key": transfer.key,
-        "note": transfer.note,
-    })
+fn shown(transfer: &Transfer) -> ShownTransfer<'_> {
+    ShownTransfer {
+        id: transfer.id,
+        at: stamp(transfer.at),
+        kind: &transfer.kind,
+        hotkey: user_of(transfer),
+        from: transfer.taken_from.as_str(),
+        to: transfer.given_to.as_str(),
+        amount_micro: transfer.amount,
+        job: transfer.job.as_ref(),
+        key: transfer.key.as_deref(),
+        note: &transfer.note,
+    }
+}
+
+/// What became of a grant.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(super) struct Given<'a> {
+    /// The user.
+    hotkey: &'a Hotkey,
+    /// Whether it was added now; false if that was done before under its key.
+    added: bool,
+    /// What was asked for, in micro-units; negative takes credit back.
+    amount_micro: Micro,
+    /// What the user can spend now, in micro-units.
+    available_micro: Micro,
+}
+
+/// A transfer of the ledger.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(super) struct ShownTransfer<'a> {
+    /// Its number.
+    id: i64,
+    /// When it was made.
+    at: String,
+    /// What for: grant, reserve, charge, refund or return.
+    kind: &'a str,
+    /// The user whom it concerns.
+    hotkey: Option<&'a Hotkey>,
+    /// The account that it took from.
+    from: &'a str,
+    /// The account that it gave to.
+    to: &'a str,
+    /// How much, in micro-units.
+    amount_micro: Micro,
+    /// The job; null for a grant.
+    job: Option<&'a JobId>,
+    /// The key of a grant; null without one.
+    key: Option<&'a str>,
+    /// What the operator noted.
+    note: &'a str,
+}
+
+/// Whether the books balance.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(super) struct Books<'a> {
+    /// Whether they do.
+    balanced: bool,
+    /// Where they do not.
+    imbalances: Vec<ShownImbalance<'a>>,
+}
+
+#[derive(Debug, Serialize, JsonSchema)]
+struct ShownImbalance<'a> {
+    /// What.
+    what: &'a str,
+    /// What is written, in micro-units.
+    written_micro: i64,
+    /// What was moved, in micro-units.
+    moved_micro: i64,
 }
 
 async fn check(context: &Context) -> Result<(), CmdError> {
@@ -282,11 +342,15 @@ async fn check(context: &Context) -> Result<(), CmdError> {
         .await
         .or_fail(ExitCode::Failed, "could not read the ledger")?;
     if context.wants_data() {
-        let all: Vec<Value> = imbalances
-            .iter()
-            .map(|found| json!({"what": found.what, "written_micro": found.kept, "moved_micro": found.moved}))
-            .collect();
-        context.print_json(&json!({"balanced": all.is_empty(), "imbalances": all}))?;
+        let all = imbalances.iter().map(|found| ShownImbalance {
+            what: &found.what,
+            written_micro: found.kept,
+            moved_micro: found.moved,
+        });
+        context.print_json(&Books {
+            balanced: imbalances.is_empty(),
+            imbalances: all.collect(),
+        })?;
     } else {
         imbalances.iter().try_for_each(|found| context.line(found))?;
     }

@@ -14,6 +14,7 @@ use clap::Subcommand;
 
 use self::run::RunArgs;
 use super::catalogue;
+use super::confirm::PlanShown;
 use super::context::Context;
 use super::contract::{Prints, Promise, of};
 use super::error::{CmdError, ExitCode, OrFail};
@@ -36,7 +37,7 @@ pub(super) const PROMISES: &[Promise] = &[
     Promise::new("facilitator run", Prints::Nothing, &[]),
     Promise::new(
         "facilitator user add",
-        Prints::One(of::<serde_json::Value>),
+        Prints::Either(of::<user::ShownUser<'_>>, of::<PlanShown<'_>>),
         &[
             ExitCode::NotFound,
             ExitCode::Refused,
@@ -46,43 +47,43 @@ pub(super) const PROMISES: &[Promise] = &[
     ),
     Promise::new(
         "facilitator user list",
-        Prints::List(of::<serde_json::Value>),
+        Prints::List(of::<user::ShownUser<'_>>),
         &[ExitCode::NotFound],
     ),
     Promise::new(
         "facilitator user show",
-        Prints::One(of::<serde_json::Value>),
+        Prints::One(of::<user::ShownUser<'_>>),
         &[ExitCode::NotFound],
     ),
     Promise::new(
         "facilitator user block",
-        Prints::One(of::<serde_json::Value>),
+        Prints::Either(of::<user::ShownUser<'_>>, of::<PlanShown<'_>>),
         &[ExitCode::NotFound, ExitCode::Refused, ExitCode::Pending],
     ),
     Promise::new(
         "facilitator user unblock",
-        Prints::One(of::<serde_json::Value>),
+        Prints::Either(of::<user::ShownUser<'_>>, of::<PlanShown<'_>>),
         &[ExitCode::NotFound, ExitCode::Refused, ExitCode::Pending],
     ),
     Promise::new(
         "facilitator credit add",
-        Prints::One(of::<serde_json::Value>),
+        Prints::Either(of::<credit::Given<'_>>, of::<PlanShown<'_>>),
         &[ExitCode::NotFound, ExitCode::Refused, ExitCode::Pending],
     ),
     Promise::new(
         "facilitator credit list",
-        Prints::List(of::<serde_json::Value>),
+        Prints::List(of::<credit::ShownTransfer<'_>>),
         &[ExitCode::NotFound],
     ),
     Promise::new(
         "facilitator credit check",
-        Prints::One(of::<serde_json::Value>),
+        Prints::One(of::<credit::Books<'_>>),
         &[ExitCode::NotFound, ExitCode::CheckFailed],
     ),
-    Promise::new("facilitator prices", Prints::One(of::<serde_json::Value>), &[]),
+    Promise::new("facilitator prices", Prints::One(of::<prices::Prices<'_>>), &[]),
     Promise::new(
         "facilitator specs",
-        Prints::List(of::<serde_json::Value>),
+        Prints::List(of::<specs::ShownSpecs<'_>>),
         &[ExitCode::NotFound],
     ),
 ];

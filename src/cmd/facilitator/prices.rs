@@ -1,13 +1,16 @@
 //! `horde facilitator prices`: what the configuration says that jobs cost.
 
 use clap::Args;
-use serde_json::{Map, json};
+use indexmap::IndexMap;
+use schemars::JsonSchema;
+use serde::Serialize;
 
 use crate::cmd::context::Context;
 use crate::cmd::error::CmdError;
 use crate::cmd::table::Table;
 use crate::core::config::{FacilitatorConfig, Scope};
 use crate::core::model::ExecutorClass;
+use crate::core::money::Micro;
 
 const SECONDS_PER_HOUR: i64 = 3600;
 
@@ -27,17 +30,28 @@ Examples:
 )]
 pub struct PricesArgs {}
 
+/// What jobs cost.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(super) struct Prices<'a> {
+    /// Whether they cost anything.
+    charges: bool,
+    /// Micro-units a second, by executor class.
+    prices: IndexMap<&'a str, Micro>,
+}
+
 impl PricesArgs {
     #[expect(clippy::unused_self, reason = "as all commands are run")]
     pub(super) fn run(self, context: &Context) -> Result<(), CmdError> {
         let settings = context.settings(Scope::Facilitator, Vec::new())?;
         let prices = FacilitatorConfig::from_settings(&settings)?.prices;
         if context.wants_data() {
-            let by_class: Map<_, _> = prices
-                .iter()
-                .map(|(class, price)| (class.as_str().to_owned(), json!(price)))
-                .collect();
-            return context.print_json(&json!({"charges": !prices.is_empty(), "prices": by_class}));
+            return context.print_json(&Prices {
+                charges: !prices.is_empty(),
+                prices: prices
+                    .iter()
+                    .map(|(class, price)| (class.as_str(), *price))
+                    .collect(),
+            });
         }
         if prices.is_empty() {
             context.say("jobs are free: facilitator.prices is empty");

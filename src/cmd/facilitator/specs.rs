@@ -1,12 +1,15 @@
 //! `horde facilitator specs`: what validators told of miners' machines.
 
 use clap::Args;
-use serde_json::{Value, json};
+use schemars::JsonSchema;
+use serde::Serialize;
+use serde_json::Value;
 
 use super::super::context::Context;
 use super::super::error::{CmdError, ExitCode, OrFail};
 use super::super::table::{Table, printable, stamp, to_the_second};
 use crate::core::config::Scope;
+use crate::core::model::Hotkey;
 use crate::core::store::OpenError;
 use crate::core::store::facilitator::{FacilitatorStore, KeptSpecs};
 
@@ -40,7 +43,7 @@ impl SpecsArgs {
             .await
             .or_fail(ExitCode::Failed, "could not read the machine specs")?;
         if context.wants_data() {
-            let all: Vec<Value> = specs.iter().map(as_json).collect();
+            let all: Vec<ShownSpecs<'_>> = specs.iter().map(shown).collect();
             return context.print_json(&all);
         }
         if specs.is_empty() {
@@ -61,12 +64,27 @@ impl SpecsArgs {
     }
 }
 
-fn as_json(machine: &KeptSpecs) -> Value {
-    json!({
-        "miner": machine.miner,
-        "validator": machine.validator,
-        "batch_id": machine.batch_id,
-        "received_at": stamp(machine.received_at),
-        "specs": machine.specs,
-    })
+/// What a validator told of a miner's machine.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(super) struct ShownSpecs<'a> {
+    /// The miner.
+    miner: &'a Hotkey,
+    /// Who told.
+    validator: &'a Hotkey,
+    /// The batch of synthetic jobs in which it was told.
+    batch_id: &'a str,
+    /// When it came.
+    received_at: String,
+    /// The facts, by section, as they were told.
+    specs: &'a Value,
+}
+
+fn shown(machine: &KeptSpecs) -> ShownSpecs<'_> {
+    ShownSpecs {
+        miner: &machine.miner,
+        validator: &machine.validator,
+        batch_id: &machine.batch_id,
+        received_at: stamp(machine.received_at),
+        specs: &machine.specs,
+    }
 }

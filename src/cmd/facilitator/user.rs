@@ -3,7 +3,8 @@
 use std::collections::HashSet;
 
 use clap::{Args, Subcommand};
-use serde_json::{Value, json};
+use schemars::JsonSchema;
+use serde::Serialize;
 
 use super::{hotkey, open_beside, words};
 use crate::cmd::confirm::{ChangeArgs, Plan};
@@ -12,6 +13,7 @@ use crate::cmd::error::{CmdError, ExitCode, OrFail};
 use crate::cmd::table::{Table, or_nothing, printable, stamp, to_the_second};
 use crate::core::config::{FacilitatorConfig, Settings};
 use crate::core::model::Hotkey;
+use crate::core::money::Micro;
 use crate::core::store::facilitator::{FacilitatorStore, KnownUser, Ordered, USERS_MAX};
 
 const READ_FAILED: &str = "could not read the users";
@@ -96,6 +98,37 @@ struct Configured {
     users: HashSet<Hotkey>,
 }
 
+/// A user, as the facilitator sees it.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(super) struct ShownUser<'a> {
+    /// The user.
+    hotkey: &'a Hotkey,
+    /// Whether it is let in.
+    admitted: bool,
+    /// When it was added by a command; null if it was not.
+    added_at: Option<String>,
+    /// Whether the configuration names it.
+    configured: bool,
+    /// What the operator noted.
+    note: &'a str,
+    /// How it is kept out; null if it is not.
+    blocked: Option<ShownBlock<'a>>,
+    /// What it can spend, in micro-units.
+    available_micro: Micro,
+    /// What is set aside for its jobs, in micro-units.
+    reserved_micro: Micro,
+    /// How many jobs of it are kept.
+    jobs: u64,
+}
+
+#[derive(Debug, Serialize, JsonSchema)]
+struct ShownBlock<'a> {
+    /// Since when.
+    since: String,
+    /// Why.
+    reason: &'a str,
+}
+
 impl Configured {
     fn of(settings: &Settings) -> Result<Self, CmdError> {
         let config = FacilitatorConfig::from_settings(settings)?;
@@ -110,18 +143,21 @@ impl Configured {
         user.block.is_none() && (is_named || self.any)
     }
 
-    fn json(&self, user: &KnownUser) -> Value {
-        json!({
-            "hotkey": user.hotkey,
-            "admitted": self.admits(user),
-            "added_at": user.added.map(stamp),
-            "configured": self.users.contains(&user.hotkey),
-            "note": user.note,
-            "blocked": user.block.as_ref().map(|block| json!({"since": stamp(block.since), "reason": block.reason})),
-            "available_micro": user.account.available,
-            "reserved_micro": user.account.reserved,
-            "jobs": user.jobs,
-        })
+    fn shown<'a>(&self, user: &'a KnownUser) -> ShownUser<'a> {
+        ShownUser {
+            hotkey: &user.hotkey,
+            admitted: self.admits(user),
+            added_at: user.added.map(stamp),
+            configured: self.users.contains(&user.hotkey),
+            note: &user.note,
+            blocked: user.block.as_ref().map(|block| ShownBlock {
+                since: stamp(block.since),
+                reason: &block.reason,
+            }),
+            available_micro: user.account.available,
+            reserved_micro: user.account.reserved,
+            jobs: user.jobs,
+        }
     }
 
     fn standing(&self, user: &KnownUser) -> &'static str {
@@ -258,7 +294,7 @@ fn check(ordered: Ordered) -> Result<bool, CmdError> {
 /// Prints how a user stands after an order, for scripts.
 fn told(context: &Context, configured: &Configured, user: &KnownUser) -> Result<(), CmdError> {
     if context.wants_data() {
-        context.print_json(&configured.json(user))?;
+        context.print_json(&configured.shown(user))?;
     }
     Ok(())
 }
@@ -272,7 +308,7 @@ async fn list(context: &Context) -> Result<(), CmdError> {
         .await
         .or_fail(ExitCode::Failed, READ_FAILED)?;
     if context.wants_data() {
-        let all: Vec<Value> = users.iter().map(|user| configured.json(user)).collect();
+        let all: Vec<ShownUser<'_>> = users.iter().map(|user| configured.shown(user)).collect();
         return context.print_json(&all);
     }
     if users.is_empty() {
@@ -303,7 +339,7 @@ async fn show(context: &Context, who: &Who) -> Result<(), CmdError> {
         .await
         .or_fail(ExitCode::Failed, READ_FAILED)?;
     if context.wants_data() {
-        return context.print_json(&configured.json(&user));
+        return context.print_json(&configured.shown(&user));
     }
     let standing = match configured.standing(&user) {
         "blocked" => "kept out",

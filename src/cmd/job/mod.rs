@@ -16,6 +16,7 @@ mod moving;
 mod output;
 mod plan;
 mod reader;
+pub(super) mod recent;
 mod report_cheated;
 mod retry;
 mod s3;
@@ -223,7 +224,7 @@ impl JobCommand {
     /// Runs the command.
     pub async fn run(self, context: &Context) -> Result<(), CmdError> {
         match self {
-            Self::Submit(args) => args.run(context).await,
+            Self::Submit(args) => Box::pin(args.run(context)).await,
             Self::Download(args) => args.run(context).await,
             Self::List(args) => args.run(context).await,
             Self::Show(args) => args.run(context).await,

@@ -5,7 +5,7 @@ use time::{Date, Month, OffsetDateTime, Time};
 
 use super::follow::{InterruptArgs, Plan, follow};
 use super::submit::{key_problem, submit_error};
-use super::{UserArgs, find, plan};
+use super::{UserArgs, find, plan, recent};
 use crate::cmd::context::Context;
 use crate::cmd::error::{CmdError, ExitCode};
 use crate::cmd::table::{printable, stamp};
@@ -119,6 +119,7 @@ impl RetryArgs {
             .submit_once(&submit, &key)
             .await
             .map_err(|error| submit_error(&error, &key))?;
+        recent::note(&context.environment, &again.uuid);
         if !self.detach {
             return follow(context, &client, again, Plan::to_the_end(self.interrupt)).await;
         }

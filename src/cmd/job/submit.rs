@@ -9,7 +9,7 @@ use super::follow::{self, InterruptArgs, follow};
 use super::plan::{Plan, check_cost, estimate};
 use super::stream::{self, Files};
 use super::volume::Inputs;
-use super::{UserArgs, ask, client_error, output, s3};
+use super::{UserArgs, ask, client_error, output, recent, s3};
 use crate::cmd::context::Context;
 use crate::cmd::error::{CmdError, ExitCode};
 use crate::core::client::draft::{Draft, KEY_CHARS_MAX};
@@ -104,6 +104,7 @@ impl SubmitArgs {
             .submit_once(&job, &key)
             .await
             .map_err(|error| submit_error(&error, &key))?;
+        recent::note(&context.environment, &job.uuid);
         self.after(context, &client, job, stream).await
     }
 

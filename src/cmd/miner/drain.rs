@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use clap::Args;
-use serde_json::json;
+use schemars::JsonSchema;
+use serde::Serialize;
 use tokio::time::{Instant, sleep};
 
 use super::super::confirm::{ChangeArgs, Plan};
@@ -107,9 +108,18 @@ async fn running(store: &MinerStore) -> Result<u32, CmdError> {
     taken.or_fail(ExitCode::Failed, "could not count the jobs")
 }
 
+/// How a miner takes jobs.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(super) struct Draining {
+    /// Whether it takes no new ones.
+    is_draining: bool,
+    /// How many hold an executor.
+    jobs: u32,
+}
+
 fn tell(context: &Context, is_draining: bool, jobs: u32) -> Result<(), CmdError> {
     if context.wants_data() {
-        return context.print_json(&json!({ "is_draining": is_draining, "jobs": jobs }));
+        return context.print_json(&Draining { is_draining, jobs });
     }
     let word = if is_draining {
         "draining: no new jobs are taken"

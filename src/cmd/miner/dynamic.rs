@@ -1,7 +1,9 @@
 //! `horde miner dynamic`: what the subnet's owners have set, as this miner has read it.
 
 use clap::Args;
-use serde_json::{Value, json};
+use schemars::JsonSchema;
+use serde::Serialize;
+use serde_json::Value;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
@@ -65,6 +67,41 @@ fn print(context: &Context, values: &Values, documents: &[KeptDocument]) -> Resu
     Ok(())
 }
 
+/// The subnet's dynamic configuration, as this miner has read it.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(super) struct Dynamic<'a> {
+    /// Where it is read; `off` if it is not.
+    url: &'a str,
+    /// What this miner uses of it.
+    values: Vec<ShownValue<'a>>,
+    /// Its documents.
+    documents: Vec<ShownDocument<'a>>,
+}
+
+#[derive(Debug, Serialize, JsonSchema)]
+struct ShownValue<'a> {
+    /// Its key.
+    key: &'static str,
+    /// Its value, of whatever type it has; null if it is not set.
+    value: Option<&'a Value>,
+    /// The document that has it.
+    document: Option<&'a str>,
+    /// How many seconds ago it was read.
+    age_seconds: Option<i64>,
+    /// Why it is not used; null if it is.
+    problem: Option<String>,
+}
+
+#[derive(Debug, Serialize, JsonSchema)]
+struct ShownDocument<'a> {
+    /// Its name.
+    name: &'a str,
+    /// When it was last tried.
+    tried_at: String,
+    /// Why it could not be read; null if it could.
+    error: Option<&'a str>,
+}
+
 fn print_json(
     context: &Context,
     settings: &Settings,
@@ -72,29 +109,33 @@ fn print_json(
     documents: &[KeptDocument],
 ) -> Result<(), CmdError> {
     let now = context.clock.now();
-    let keys: Vec<Value> = MINER_KEYS
-        .iter()
-        .map(|key| {
-            let entry = values.0.get(key.name);
-            json!({
-                "key": key.name,
-                "value": entry.map(|entry| &entry.value),
-                "document": entry.map(|entry| &entry.document),
-                "age_seconds": entry.map(|entry: &Entry| seconds(now, entry.fetched_at)),
-                "problem": values.problem(*key),
-            })
-        })
-        .collect();
+    let keys = MINER_KEYS.iter().map(|key| {
+        let entry = values.0.get(key.name);
+        ShownValue {
+            key: key.name,
+            value: entry.map(|entry| &entry.value),
+            document: entry.map(|entry| entry.document.as_str()),
+            age_seconds: entry.map(|entry: &Entry| seconds(now, entry.fetched_at)),
+            problem: values.problem(*key),
+        }
+    });
     let mut list = Vec::new();
     for document in documents {
         let tried_at = document
             .tried_at
             .format(&Rfc3339)
             .or_fail(ExitCode::Bug, "could not write a time")?;
-        list.push(json!({ "name": document.name, "tried_at": tried_at, "error": document.error }));
+        list.push(ShownDocument {
+            name: &document.name,
+            tried_at,
+            error: document.error.as_deref(),
+        });
     }
-    let url = settings.text("miner.dynamic_config_url")?;
-    context.print_json(&json!({ "url": url, "values": keys, "documents": list }))
+    context.print_json(&Dynamic {
+        url: settings.text("miner.dynamic_config_url")?,
+        values: keys.collect(),
+        documents: list,
+    })
 }
 
 fn seconds(now: OffsetDateTime, then: OffsetDateTime) -> i64 {

@@ -1,19 +1,23 @@
 //! `horde miner jobs`: the accepted jobs, those that were not accepted, and one job from all sides.
 
+use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
+use schemars::JsonSchema;
+use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::time::sleep;
 
 use super::super::context::Context;
+use super::super::contract::OUTPUT_VERSION;
 use super::super::error::{CmdError, ExitCode, OrFail};
 use super::super::table::{NOTHING, Table, ago, or_nothing, parse_ago, stamp, to_the_second};
 use super::open_beside;
 use super::show::ShowArgs;
 use crate::core::miner::ledger::meaning;
-use crate::core::model::ExecutorClass;
+use crate::core::model::{ExecutorClass, Hotkey, JobId};
 use crate::core::store::StoreError;
 use crate::core::store::miner::ledger::{
     JobFilter, JobRow, Refused, RefusedFilter, RefusedRow, Step, Strangers, Subject,
@@ -116,7 +120,7 @@ impl ListArgs {
             context.say(view.hint());
         }
         if context.wants_data() {
-            let rows: Vec<Value> = items.iter().map(Item::json).collect();
+            let rows: Vec<Shown<'_>> = items.iter().map(Item::shown).collect();
             return context.print_json(&rows);
         }
         if items.is_empty() {
@@ -231,18 +235,11 @@ impl Item {
         }
     }
 
-    fn json(&self) -> Value {
+    fn shown(&self) -> Shown<'_> {
         match self {
-            Self::Job(row) => job_json(row),
-            Self::Refused(row) => refused_json(&row.refused),
-            Self::Strangers(strangers) => strangers_json(strangers),
-        }
-    }
-
-    const fn kind(&self) -> &'static str {
-        match self {
-            Self::Job(_) => "job",
-            Self::Refused(_) | Self::Strangers(_) => "rejection",
+            Self::Job(row) => Shown::Job(ShownJob::of(row)),
+            Self::Refused(row) => Shown::Refusal(ShownRefusal::of(&row.refused)),
+            Self::Strangers(strangers) => Shown::Refusal(ShownRefusal::of_strangers(strangers)),
         }
     }
 }
@@ -255,61 +252,192 @@ pub(super) fn exit_code(row: &JobRow) -> Option<i64> {
     }
 }
 
-/// Returns a job as JSON has it.
-pub(super) fn job_json(row: &JobRow) -> Value {
-    json!({
-        "id": row.id,
-        "job": row.job,
-        "validator": row.validator,
-        "class": row.class,
-        "status": row.state.as_str(),
-        "exit": exit_code(row),
-        "time_took_us": row.time_took_us,
-        "score": row.score,
-        "reason": row.error_type,
-        "detail": row.error_detail,
-        "slot": row.slot,
-        "created_at": stamp(row.created_at),
-        "updated_at": stamp(row.updated_at),
-        "delivered_at": row.reported_at.map(stamp),
-    })
+/// A row of a list, as data.
+#[derive(Debug, Serialize, JsonSchema)]
+#[serde(untagged)]
+pub(super) enum Shown<'a> {
+    /// A job.
+    Job(ShownJob<'a>),
+    /// What was not accepted.
+    Refusal(ShownRefusal<'a>),
 }
 
-/// Returns a refusal as JSON has it.
-pub(super) fn refused_json(refused: &Refused) -> Value {
-    let (meaning, remedy) = meaning(&refused.reason).unzip();
-    json!({
-        "at": stamp(refused.at),
-        "what": refused.subject.as_str(),
-        "validator": refused.validator,
-        "address": refused.address,
-        "job": refused.job,
-        "class": refused.class,
-        "reason": refused.reason,
-        "words": refused.words,
-        "meaning": meaning,
-        "remedy": remedy,
-        "evidence": refused.evidence,
-        "count": 1,
-    })
+/// A job, as data.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(super) struct ShownJob<'a> {
+    /// Its number in the list.
+    id: i64,
+    /// The job.
+    job: &'a JobId,
+    /// Whose it is.
+    validator: &'a Hotkey,
+    /// Its executor class.
+    class: ExecutorClass,
+    /// Its status.
+    status: &'static str,
+    /// The exit code of its container; null while that is not known.
+    exit: Option<i64>,
+    /// How long it took, in microseconds, as its receipt says; null without a receipt.
+    time_took_us: Option<i64>,
+    /// What it is worth, as its receipt says; null without a receipt.
+    score: Option<f64>,
+    /// Why it failed; null if it did not.
+    reason: Option<&'a str>,
+    /// More about that.
+    detail: Option<&'a str>,
+    /// The slot that it holds; null if none.
+    slot: Option<u32>,
+    /// When it was accepted.
+    created_at: String,
+    /// When it changed last.
+    updated_at: String,
+    /// When its outcome was handed to the validator; null if it was not.
+    delivered_at: Option<String>,
 }
 
-fn strangers_json(strangers: &Strangers) -> Value {
-    let (meaning, remedy) = meaning(&strangers.reason).unzip();
-    json!({
-        "at": stamp(strangers.last_at),
-        "what": Subject::Authentication.as_str(),
-        "validator": strangers.last_validator,
-        "address": strangers.address,
-        "job": null,
-        "class": null,
-        "reason": strangers.reason,
-        "words": strangers.last_words,
-        "meaning": meaning,
-        "remedy": remedy,
-        "evidence": {"first_at": stamp(strangers.first_at), "last_at": stamp(strangers.last_at)},
-        "count": strangers.count,
-    })
+impl<'a> ShownJob<'a> {
+    pub(super) fn of(row: &'a JobRow) -> Self {
+        Self {
+            id: row.id,
+            job: &row.job,
+            validator: &row.validator,
+            class: row.class,
+            status: row.state.as_str(),
+            exit: exit_code(row),
+            time_took_us: row.time_took_us,
+            score: row.score,
+            reason: row.error_type.as_deref(),
+            detail: row.error_detail.as_deref(),
+            slot: row.slot,
+            created_at: stamp(row.created_at),
+            updated_at: stamp(row.updated_at),
+            delivered_at: row.reported_at.map(stamp),
+        }
+    }
+}
+
+/// What was not accepted, as data.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(super) struct ShownRefusal<'a> {
+    /// When; of several, the last.
+    at: String,
+    /// What was refused.
+    what: &'static str,
+    /// Whose it was, as it said.
+    validator: &'a Hotkey,
+    /// Where it came from; null if that is not known.
+    address: Option<&'a str>,
+    /// The job, if it was one.
+    job: Option<&'a JobId>,
+    /// Its executor class.
+    class: Option<ExecutorClass>,
+    /// Why, as a code.
+    reason: &'a str,
+    /// Why, in words.
+    words: &'a str,
+    /// What the code means; null for one that is not known.
+    meaning: Option<&'static str>,
+    /// What helps.
+    remedy: Option<&'static str>,
+    /// What is known about it.
+    evidence: Cow<'a, Value>,
+    /// How often it happened.
+    count: u64,
+}
+
+impl<'a> ShownRefusal<'a> {
+    pub(super) fn of(refused: &'a Refused) -> Self {
+        let (meaning, remedy) = meaning(&refused.reason).unzip();
+        Self {
+            at: stamp(refused.at),
+            what: refused.subject.as_str(),
+            validator: &refused.validator,
+            address: refused.address.as_deref(),
+            job: refused.job.as_ref(),
+            class: refused.class,
+            reason: &refused.reason,
+            words: &refused.words,
+            meaning,
+            remedy,
+            evidence: Cow::Borrowed(&refused.evidence),
+            count: 1,
+        }
+    }
+
+    fn of_strangers(strangers: &'a Strangers) -> Self {
+        let (meaning, remedy) = meaning(&strangers.reason).unzip();
+        let evidence = json!({"first_at": stamp(strangers.first_at), "last_at": stamp(strangers.last_at)});
+        Self {
+            at: stamp(strangers.last_at),
+            what: Subject::Authentication.as_str(),
+            validator: &strangers.last_validator,
+            address: Some(&strangers.address),
+            job: None,
+            class: None,
+            reason: &strangers.reason,
+            words: &strangers.last_words,
+            meaning,
+            remedy,
+            evidence: Cow::Owned(evidence),
+            count: strangers.count,
+        }
+    }
+
+    fn cells(&self) -> [String; 9] {
+        let reason = match or_nothing(Some(self.words)) {
+            words if words == NOTHING => or_nothing(Some(self.reason)),
+            words => format!("{}: {words}", or_nothing(Some(self.reason))),
+        };
+        let class = self.class.map(|class| class.to_string());
+        [
+            String::new(),
+            self.what.to_owned(),
+            self.count.to_string(),
+            or_nothing(Some(self.validator.as_str())),
+            or_nothing(self.address),
+            or_nothing(self.job.map(JobId::as_str)),
+            or_nothing(class.as_deref()),
+            reason,
+            or_nothing(Some(&self.evidence.to_string())),
+        ]
+    }
+}
+
+/// A change that `--follow` tells; the last is of the type `end`.
+#[derive(Debug, Serialize, JsonSchema)]
+#[serde(tag = "type", rename_all = "lowercase")]
+pub(super) enum Change<'a> {
+    /// A job came or changed.
+    Job {
+        /// When that was told.
+        ts: String,
+        /// Its number, from 1 on.
+        seq: u64,
+        /// The version of this form.
+        schema: u32,
+        /// The job.
+        job: Shown<'a>,
+    },
+    /// Something was not accepted.
+    Rejection {
+        /// When that was told.
+        ts: String,
+        /// Its number.
+        seq: u64,
+        /// The version of this form.
+        schema: u32,
+        /// What.
+        rejection: Shown<'a>,
+    },
+    /// It was stopped.
+    End {
+        /// When.
+        ts: String,
+        /// Its number.
+        seq: u64,
+        /// The version of this form.
+        schema: u32,
+    },
 }
 
 const JOB_COLUMNS: [&str; 10] = [
@@ -371,24 +499,13 @@ fn refused_table(items: &[Item]) -> Table<9> {
         "EVIDENCE",
     ]);
     for item in items {
-        let value = item.json();
-        let text = |key: &str| or_nothing(value.get(key).and_then(Value::as_str));
-        let evidence = value.get("evidence").map(Value::to_string).unwrap_or_default();
-        let reason = match text("words") {
-            words if words == NOTHING => text("reason"),
-            words => format!("{}: {words}", text("reason")),
-        };
-        table.add([
-            to_the_second(item.at()),
-            text("what"),
-            value.get("count").map(Value::to_string).unwrap_or_default(),
-            text("validator"),
-            text("address"),
-            text("job"),
-            text("class"),
-            reason,
-            or_nothing(Some(&evidence)),
-        ]);
+        if let Shown::Refusal(refusal) = item.shown() {
+            let mut cells = refusal.cells();
+            if let Some(at) = cells.first_mut() {
+                *at = to_the_second(item.at());
+            }
+            table.add(cells);
+        }
     }
     table
 }
@@ -446,8 +563,11 @@ async fn follow(context: &Context, store: &MinerStore, view: &View, limit: u32) 
         }
     }
     if context.wants_data() {
-        let end = json!({"type": "end", "ts": stamp(context.clock.now()), "seq": sequence + 1, "schema": 1});
-        context.print_json(&end)?;
+        context.print_json(&Change::End {
+            ts: stamp(context.clock.now()),
+            seq: sequence + 1,
+            schema: OUTPUT_VERSION,
+        })?;
     }
     Err(CmdError::quiet(ExitCode::Passed(
         received.exit_code().unwrap_or(0),
@@ -456,10 +576,16 @@ async fn follow(context: &Context, store: &MinerStore, view: &View, limit: u32) 
 
 fn print_change(context: &Context, view: &View, item: &Item, sequence: u64) -> Result<(), CmdError> {
     if context.wants_data() {
-        return context.print_json(
-            &json!({"type": item.kind(), "ts": stamp(context.clock.now()), "seq": sequence,
-            "schema": 1, item.kind(): item.json()}),
-        );
+        let (ts, seq, schema) = (stamp(context.clock.now()), sequence, OUTPUT_VERSION);
+        return context.print_json(&match item.shown() {
+            job @ Shown::Job(_) => Change::Job { ts, seq, schema, job },
+            rejection @ Shown::Refusal(_) => Change::Rejection {
+                ts,
+                seq,
+                schema,
+                rejection,
+            },
+        });
     }
     let lines = match view {
         View::Jobs(_) => job_table(std::slice::from_ref(item)).lines(),
@@ -469,8 +595,21 @@ fn print_change(context: &Context, view: &View, item: &Item, sequence: u64) -> R
     lines.iter().skip(skipped).try_for_each(|line| context.line(line))
 }
 
+/// A step of a job.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(super) struct ShownStep {
+    /// Which.
+    pub(super) step: &'static str,
+    /// When it was taken.
+    pub(super) at: String,
+    /// Seconds since the first.
+    pub(super) since_start_seconds: f64,
+    /// Seconds since the one before.
+    pub(super) seconds: f64,
+}
+
 /// Returns a timeline: each step, when it was, and how long after the one before.
-pub(super) fn timeline(steps: &[(Step, time::OffsetDateTime)]) -> Vec<Value> {
+pub(super) fn timeline(steps: &[(Step, time::OffsetDateTime)]) -> Vec<ShownStep> {
     let start = steps.first().map(|(_, at)| *at);
     let mut before = start;
     steps
@@ -479,8 +618,12 @@ pub(super) fn timeline(steps: &[(Step, time::OffsetDateTime)]) -> Vec<Value> {
             let since_start = start.map_or(time::Duration::ZERO, |start| *at - start);
             let since_last = before.map_or(time::Duration::ZERO, |before| *at - before);
             before = Some(*at);
-            json!({"step": step.as_str(), "at": stamp(*at), "since_start_seconds": since_start.as_seconds_f64(),
-                "seconds": since_last.as_seconds_f64()})
+            ShownStep {
+                step: step.as_str(),
+                at: stamp(*at),
+                since_start_seconds: since_start.as_seconds_f64(),
+                seconds: since_last.as_seconds_f64(),
+            }
         })
         .collect()
 }

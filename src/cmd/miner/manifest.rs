@@ -1,7 +1,9 @@
 //! `horde miner manifest`: what validators are offered, and how the operator changes it.
 
 use clap::{Args, Subcommand};
-use serde_json::{Value, json};
+use indexmap::IndexMap;
+use schemars::JsonSchema;
+use serde::Serialize;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
@@ -160,7 +162,10 @@ async fn set(
     let due = known.due(now);
     if context.wants_data() {
         let wanted = known.wanted().0;
-        return context.print_json(&json!({ "wanted": wanted, "takes_effect_at": text(due)? }));
+        return context.print_json(&SetManifest {
+            wanted,
+            takes_effect_at: text(due)?,
+        });
     }
     context.line(format_args!("wanted         {}", counts(known.wanted().0)))?;
     context.line(format_args!("takes effect   {}", when(due, now)?))
@@ -203,6 +208,48 @@ fn show(context: &Context, settings: &Settings, known: &Known, now: OffsetDateTi
     Ok(())
 }
 
+/// A manifest that was ordered.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(super) struct SetManifest<'a> {
+    /// How many executors of each class are wanted.
+    wanted: &'a Manifest,
+    /// When that takes effect; null if it is in force.
+    takes_effect_at: Option<String>,
+}
+
+/// What a miner offers.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(super) struct ShownManifest<'a> {
+    /// How many executors of each class are offered now.
+    offered: Manifest,
+    /// Since when; null if the miner has not run.
+    offered_since: Option<String>,
+    /// Why less is offered than is in force, by class.
+    reasons: IndexMap<String, String>,
+    /// What counts for validators.
+    in_force: &'a Manifest,
+    /// When that changed last; null if it never has.
+    changed_at: Option<String>,
+    /// What is wanted.
+    wanted: &'a Manifest,
+    /// Since when; null if that is not known.
+    wanted_since: Option<String>,
+    /// When it takes effect; null if it is in force.
+    takes_effect_at: Option<String>,
+    /// The words of the manifest on the chain.
+    commitment: String,
+    /// Classes that are offered only if the subnet pays enough for them.
+    multipliers: IndexMap<String, Multiplier>,
+}
+
+#[derive(Debug, Serialize, JsonSchema)]
+struct Multiplier {
+    /// The part of the scores that the class gets; null if that is not known.
+    share: Option<f64>,
+    /// The least at which it is offered.
+    min: f64,
+}
+
 fn show_json(
     context: &Context,
     settings: &Settings,
@@ -210,33 +257,25 @@ fn show_json(
     now: OffsetDateTime,
 ) -> Result<(), CmdError> {
     let (wanted, wanted_since) = known.wanted();
-    let reasons: serde_json::Map<String, Value> = known
-        .offered
-        .iter()
-        .filter_map(|class| Some((class.class.to_string(), json!(class.reason.as_ref()?))))
-        .collect();
-    let multipliers: serde_json::Map<String, Value> = settings
-        .share_per_class("miner.multiplier_min")?
-        .iter()
-        .map(|(class, min)| {
-            (
-                class.clone(),
-                json!({ "share": share_of(known, class), "min": min }),
-            )
-        })
-        .collect();
-    context.print_json(&json!({
-        "offered": offered(known),
-        "offered_since": text(known.offered_since)?,
-        "reasons": reasons,
-        "in_force": known.state.counted,
-        "changed_at": text(known.state.changed_at)?,
-        "wanted": wanted,
-        "wanted_since": text(Some(wanted_since))?,
-        "takes_effect_at": text(known.due(now))?,
-        "commitment": committed(known)?,
-        "multipliers": multipliers,
-    }))
+    let reasons = known.offered.iter();
+    let reasons = reasons.filter_map(|class| Some((class.class.to_string(), class.reason.clone()?)));
+    let multipliers = settings.share_per_class("miner.multiplier_min")?.iter();
+    let multipliers = multipliers.map(|(class, min)| {
+        let share = share_of(known, class);
+        (class.clone(), Multiplier { share, min: *min })
+    });
+    context.print_json(&ShownManifest {
+        offered: offered(known),
+        offered_since: text(known.offered_since)?,
+        reasons: reasons.collect(),
+        in_force: &known.state.counted,
+        changed_at: text(known.state.changed_at)?,
+        wanted,
+        wanted_since: text(Some(wanted_since))?,
+        takes_effect_at: text(known.due(now))?,
+        commitment: committed(known)?,
+        multipliers: multipliers.collect(),
+    })
 }
 
 fn offered(known: &Known) -> Manifest {

@@ -20,6 +20,7 @@ pub(super) use self::selftest::QUESTION;
 use clap::Subcommand;
 
 use super::catalogue;
+use super::confirm::PlanShown;
 use super::context::Context;
 use super::contract::{Prints, Promise, of};
 use super::error::{CmdError, ExitCode, OrFail};
@@ -35,17 +36,17 @@ pub(super) const PROMISES: &[Promise] = &[
     Promise::new("miner run", Prints::Nothing, &[]),
     Promise::new(
         "miner jobs",
-        Prints::List(of::<serde_json::Value>),
+        Prints::ListOr(of::<jobs::Shown<'_>>, of::<jobs::Change<'_>>),
         &[ExitCode::NotFound],
     ),
     Promise::new(
         "miner jobs show",
-        Prints::One(of::<serde_json::Value>),
+        Prints::One(of::<show::Whole<'_>>),
         &[ExitCode::NotFound],
     ),
     Promise::new(
         "miner stats",
-        Prints::Under("counters", of::<serde_json::Value>),
+        Prints::Under("counters", of::<stats::Counts<'_>>),
         &[ExitCode::NotFound],
     ),
     Promise::new(
@@ -55,63 +56,63 @@ pub(super) const PROMISES: &[Promise] = &[
     ),
     Promise::new(
         "miner validator list",
-        Prints::List(of::<serde_json::Value>),
+        Prints::List(of::<validator::ShownValidator<'_>>),
         &[ExitCode::NotFound],
     ),
     Promise::new(
         "miner validator add",
-        Prints::List(of::<serde_json::Value>),
+        Prints::Either(of::<validator::ShownValidator<'_>>, of::<PlanShown<'_>>),
         &[ExitCode::NotFound, ExitCode::Pending],
     ),
     Promise::new(
         "miner validator remove",
-        Prints::List(of::<serde_json::Value>),
+        Prints::Either(of::<validator::ShownValidator<'_>>, of::<PlanShown<'_>>),
         &[ExitCode::NotFound, ExitCode::Pending],
     ),
     Promise::new(
         "miner validator block",
-        Prints::List(of::<serde_json::Value>),
+        Prints::Either(of::<validator::ShownValidator<'_>>, of::<PlanShown<'_>>),
         &[ExitCode::NotFound, ExitCode::Pending],
     ),
     Promise::new(
         "miner validator unblock",
-        Prints::List(of::<serde_json::Value>),
+        Prints::Either(of::<validator::ShownValidator<'_>>, of::<PlanShown<'_>>),
         &[ExitCode::NotFound, ExitCode::Pending],
     ),
     Promise::new(
         "miner drain",
-        Prints::One(of::<serde_json::Value>),
+        Prints::Either(of::<drain::Draining>, of::<PlanShown<'_>>),
         &[ExitCode::NotFound, ExitCode::TooLong, ExitCode::Pending],
     ),
     Promise::new(
         "miner undrain",
-        Prints::One(of::<serde_json::Value>),
+        Prints::Either(of::<drain::Draining>, of::<PlanShown<'_>>),
         &[ExitCode::NotFound, ExitCode::Pending],
     ),
     Promise::new(
         "miner manifest show",
-        Prints::One(of::<serde_json::Value>),
+        Prints::One(of::<manifest::ShownManifest<'_>>),
         &[ExitCode::NotFound],
     ),
     Promise::new(
         "miner manifest set",
-        Prints::One(of::<serde_json::Value>),
+        Prints::Either(of::<manifest::SetManifest<'_>>, of::<PlanShown<'_>>),
         &[ExitCode::NotFound, ExitCode::Pending],
     ),
     Promise::new(
         "miner receipts",
-        Prints::Under("receipts", of::<serde_json::Value>),
+        Prints::Under("receipts", of::<receipts::Receipts>),
         &[ExitCode::NotFound, ExitCode::CheckFailed],
     ),
     Promise::new(
         "miner receipts export",
-        Prints::Stream(of::<serde_json::Value>),
+        Prints::Stream(of::<crate::core::model::receipt::Receipt>),
         &[ExitCode::NotFound],
     ),
     Promise::new(
         "miner dynamic",
-        Prints::One(of::<serde_json::Value>),
-        &[ExitCode::NotFound, ExitCode::Unreachable],
+        Prints::One(of::<dynamic::Dynamic<'_>>),
+        &[ExitCode::NotFound],
     ),
 ];
 

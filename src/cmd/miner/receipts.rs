@@ -1,7 +1,8 @@
 //! `horde miner receipts`: what validators have signed for, listed, checked, handed out.
 
 use clap::{Args, Subcommand, ValueEnum};
-use serde_json::json;
+use schemars::JsonSchema;
+use serde::Serialize;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
@@ -157,6 +158,27 @@ async fn export(context: &Context, store: &MinerStore, filter: ReceiptFilter) ->
     }
 }
 
+/// The receipts that were asked for.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(super) struct Receipts {
+    /// They, newest first.
+    receipts: Vec<ShownReceipt>,
+}
+
+#[derive(Debug, Serialize, JsonSchema)]
+struct ShownReceipt {
+    /// When it was stored.
+    stored_at: String,
+    /// The number of its page, as validators fetch it.
+    page: i64,
+    /// It.
+    receipt: Receipt,
+    /// With `--verify`: whether signatures and values are right; null without.
+    valid: Option<bool>,
+    /// What is wrong; null if nothing is, or nobody looked.
+    error: Option<String>,
+}
+
 fn list(context: &Context, found: Vec<ListedReceipt>, verify: bool) -> Result<(), CmdError> {
     let mut rows = Vec::new();
     let mut wrong = 0_usize;
@@ -169,19 +191,19 @@ fn list(context: &Context, found: Vec<ListedReceipt>, verify: bool) -> Result<()
             .format(&Rfc3339)
             .or_fail(ExitCode::Bug, "could not write a time")?;
         if context.wants_data() {
-            rows.push(json!({
-                "stored_at": stored_at,
-                "page": page,
-                "receipt": receipt,
-                "valid": verdict.as_ref().map(Result::is_ok),
-                "error": verdict.as_ref().and_then(|verdict| verdict.as_ref().err()),
-            }));
+            rows.push(ShownReceipt {
+                stored_at,
+                page,
+                receipt,
+                valid: verdict.as_ref().map(Result::is_ok),
+                error: verdict.and_then(Result::err),
+            });
         } else {
             context.line(row(&stored_at, &receipt, verdict.as_ref()))?;
         }
     }
     if context.wants_data() {
-        context.print_json(&json!({ "receipts": rows }))?;
+        context.print_json(&Receipts { receipts: rows })?;
     }
     if wrong > 0 {
         return Err(CmdError::new(

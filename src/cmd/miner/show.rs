@@ -1,15 +1,17 @@
 //! `horde miner jobs show`: one job from all sides.
 
 use clap::Args;
-use serde_json::{Value, json};
+use schemars::JsonSchema;
+use serde::Serialize;
 
 use super::super::catalogue;
 use super::super::context::Context;
 use super::super::error::{CmdError, ExitCode, OrFail};
 use super::super::table::{or_nothing, printable, stamp};
-use super::jobs::{exit_code, job_json, refused_json, timeline};
+use super::jobs::{ShownJob, ShownRefusal, ShownStep, exit_code, timeline};
 use super::open_beside;
 use crate::core::model::JobId;
+use crate::core::model::receipt::ReceiptPayload;
 use crate::core::receipts::verify_kept;
 use crate::core::store::miner::MinerStore;
 use crate::core::store::miner::ledger::{JobDetails, RefusedFilter, RefusedRow};
@@ -122,33 +124,99 @@ fn signatures(receipt: &KeptReceipt) -> String {
     }
 }
 
-fn whole(details: Option<&JobDetails>, receipts: &[KeptReceipt], refusals: &[RefusedRow]) -> Value {
-    let receipts: Vec<Value> = receipts
-        .iter()
-        .map(|receipt| {
-            json!({"receipt_type": receipt.payload.receipt_type(), "payload": receipt.payload,
-                "countersigned": receipt.miner_signature.is_some(), "signatures": signatures(receipt),
-                "is_valid": verify_kept(receipt).is_ok()})
-        })
-        .collect();
-    let rejections: Vec<Value> = refusals.iter().map(|row| refused_json(&row.refused)).collect();
-    let stream = |text: &str| {
-        let (tail, left_out) = tail(text);
-        json!({"tail": tail, "left_out_characters": left_out})
-    };
-    json!({
-        "job": details.map(|details| job_json(&details.row)),
-        "timeline": details.map(|details| timeline(&details.steps)),
-        "outcome": details.and_then(|details| details.outcome.clone()),
-        "stage": details.and_then(|details| details.stage.clone()),
-        "delivery": details.map(delivery),
-        "executor": details.map(|details| json!({"process": details.executor_process,
-            "address": details.executor_address})),
-        "receipts": receipts,
-        "rejections": rejections,
-        "stdout": details.map(|details| stream(&details.stdout)),
-        "stderr": details.map(|details| stream(&details.stderr)),
-    })
+/// All that is known of a job.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(super) struct Whole<'a> {
+    /// The job; null if it was not accepted.
+    job: Option<ShownJob<'a>>,
+    /// Its steps; null if it was not accepted.
+    timeline: Option<Vec<ShownStep>>,
+    /// What its executor reported; null while it has not.
+    outcome: Option<&'a str>,
+    /// The stage in which it failed; null if it did not.
+    stage: Option<&'a str>,
+    /// How the delivery of its outcome stands.
+    delivery: Option<String>,
+    /// Its executor.
+    executor: Option<ShownExecutor<'a>>,
+    /// Its receipts.
+    receipts: Vec<ShownReceipt<'a>>,
+    /// What was refused of it.
+    rejections: Vec<ShownRefusal<'a>>,
+    /// The end of its standard output.
+    stdout: Option<Tail>,
+    /// The end of its standard error.
+    stderr: Option<Tail>,
+}
+
+#[derive(Debug, Serialize, JsonSchema)]
+struct ShownExecutor<'a> {
+    /// The process or container.
+    process: Option<&'a str>,
+    /// Where it came from.
+    address: Option<&'a str>,
+}
+
+#[derive(Debug, Serialize, JsonSchema)]
+struct ShownReceipt<'a> {
+    /// Its type.
+    receipt_type: &'static str,
+    /// What is signed.
+    payload: &'a ReceiptPayload,
+    /// Whether this miner has signed it too.
+    countersigned: bool,
+    /// What the signatures are worth, in words.
+    signatures: String,
+    /// Whether both are valid.
+    is_valid: bool,
+}
+
+#[derive(Debug, Serialize, JsonSchema)]
+struct Tail {
+    /// The last lines.
+    tail: String,
+    /// How many characters stand before them.
+    left_out_characters: usize,
+}
+
+impl Tail {
+    fn of(text: &str) -> Self {
+        let (tail, left_out_characters) = tail(text);
+        Self {
+            tail,
+            left_out_characters,
+        }
+    }
+}
+
+fn whole<'a>(
+    details: Option<&'a JobDetails>,
+    receipts: &'a [KeptReceipt],
+    refusals: &'a [RefusedRow],
+) -> Whole<'a> {
+    let receipts = receipts.iter().map(|receipt| ShownReceipt {
+        receipt_type: receipt.payload.receipt_type(),
+        payload: &receipt.payload,
+        countersigned: receipt.miner_signature.is_some(),
+        signatures: signatures(receipt),
+        is_valid: verify_kept(receipt).is_ok(),
+    });
+    let rejections = refusals.iter().map(|row| ShownRefusal::of(&row.refused));
+    Whole {
+        job: details.map(|details| ShownJob::of(&details.row)),
+        timeline: details.map(|details| timeline(&details.steps)),
+        outcome: details.and_then(|details| details.outcome.as_deref()),
+        stage: details.and_then(|details| details.stage.as_deref()),
+        delivery: details.map(delivery),
+        executor: details.map(|details| ShownExecutor {
+            process: details.executor_process.as_deref(),
+            address: details.executor_address.as_deref(),
+        }),
+        receipts: receipts.collect(),
+        rejections: rejections.collect(),
+        stdout: details.map(|details| Tail::of(&details.stdout)),
+        stderr: details.map(|details| Tail::of(&details.stderr)),
+    }
 }
 
 fn print_details(context: &Context, details: &JobDetails) -> Result<(), CmdError> {
@@ -196,19 +264,9 @@ fn print_details(context: &Context, details: &JobDetails) -> Result<(), CmdError
     }
     for (index, step) in timeline(&details.steps).iter().enumerate() {
         let name = if index == 0 { "timeline" } else { "" };
-        let text = |key: &str| {
-            step.get(key)
-                .and_then(Value::as_str)
-                .unwrap_or_default()
-                .to_owned()
-        };
-        let number = |key: &str| step.get(key).and_then(Value::as_f64).unwrap_or_default();
         context.line(format_args!(
             "{name:<12}{:>10.3} s  {:<22}  +{:.3} s  {}",
-            number("since_start_seconds"),
-            text("step"),
-            number("seconds"),
-            text("at"),
+            step.since_start_seconds, step.step, step.seconds, step.at,
         ))?;
     }
     Ok(())

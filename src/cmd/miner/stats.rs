@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use clap::{Args, ValueEnum};
-use serde_json::{Value, json};
+use schemars::JsonSchema;
+use serde::Serialize;
 
 use super::super::context::Context;
 use super::super::error::{CmdError, ExitCode, OrFail};
@@ -59,7 +60,7 @@ impl StatsArgs {
             context.say("nothing was counted yet: no validator has offered a job or tried to authenticate");
         }
         if context.wants_data() {
-            return context.print_json(&json!({ "counters": list(&counts) }));
+            return context.print_json(&Counts::of(&counts));
         }
         if counts.is_empty() {
             return Ok(());
@@ -84,13 +85,36 @@ impl StatsArgs {
     }
 }
 
-fn list(counts: &BTreeMap<(Event, String, Option<String>), u64>) -> Vec<Value> {
-    let row = |((event, reason, validator), count): (&(Event, String, Option<String>), &u64)| {
-        let mut row = json!({"event": event.as_str(), "reason": reason, "count": count});
-        if let (Some(validator), Some(row)) = (validator, row.as_object_mut()) {
-            row.insert("validator".to_owned(), json!(validator));
+/// All counts.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(super) struct Counts<'a> {
+    /// One for each event, reason and (`--by validator`) validator.
+    counters: Vec<Tally<'a>>,
+}
+
+#[derive(Debug, Serialize, JsonSchema)]
+struct Tally<'a> {
+    /// What happened.
+    event: &'static str,
+    /// Why; empty where there is but one reason.
+    reason: &'a str,
+    /// How often.
+    count: u64,
+    /// With `--by validator`: at whose offer; empty for strangers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    validator: Option<&'a str>,
+}
+
+impl<'a> Counts<'a> {
+    fn of(counts: &'a BTreeMap<(Event, String, Option<String>), u64>) -> Self {
+        let counters = counts.iter().map(|((event, reason, validator), count)| Tally {
+            event: event.as_str(),
+            reason,
+            count: *count,
+            validator: validator.as_deref(),
+        });
+        Self {
+            counters: counters.collect(),
         }
-        row
-    };
-    counts.iter().map(row).collect()
+    }
 }

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
-use serde_json::{Value, json};
+use schemars::JsonSchema;
+use serde::Serialize;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
@@ -25,6 +26,8 @@ const BLOCK_MAX: Duration = Duration::from_secs(10 * 365 * 86_400);
 const BLOCK_EXAMPLES: &str = "Examples:
   horde miner validator block 5GrwvaEF… --reason 'pays for nothing'
   horde miner validator block 5GrwvaEF… --reason 'under discussion' --for 12h";
+
+const READ_FAILED: &str = "could not read the validators";
 
 /// `horde miner validator …`
 #[derive(Debug, Subcommand)]
@@ -123,10 +126,10 @@ async fn list(context: &Context) -> Result<(), CmdError> {
     let known = store
         .known_validators()
         .await
-        .or_fail(ExitCode::Failed, "could not read the validators")?;
+        .or_fail(ExitCode::Failed, READ_FAILED)?;
     let now = context.clock.now();
     if context.wants_data() {
-        let all: Vec<Value> = known.iter().map(|validator| as_json(validator, now)).collect();
+        let all: Vec<ShownValidator<'_>> = known.iter().map(|validator| shown(validator, now)).collect();
         return context.print_json(&all);
     }
     if known.is_empty() {
@@ -138,18 +141,62 @@ async fn list(context: &Context) -> Result<(), CmdError> {
     Ok(())
 }
 
-fn as_json(validator: &KnownValidator, now: OffsetDateTime) -> Value {
+/// A validator, as this miner sees it.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(super) struct ShownValidator<'a> {
+    /// The validator.
+    hotkey: &'a Hotkey,
+    /// Whether it is let in.
+    active: bool,
+    /// Whether it is let in by command, whatever the chain says.
+    debug: bool,
+    /// Its stake, in whole units.
+    stake: u64,
+    /// How its jobs are declined; null if they are not.
+    blocked: Option<ShownBlock<'a>>,
+}
+
+#[derive(Debug, Serialize, JsonSchema)]
+struct ShownBlock<'a> {
+    /// Why.
+    reason: &'a str,
+    /// Until when; null if until it is taken back.
+    until: Option<String>,
+}
+
+fn shown(validator: &KnownValidator, now: OffsetDateTime) -> ShownValidator<'_> {
     let block = validator.block.as_ref().filter(|block| block.holds_at(now));
-    json!({
-        "hotkey": validator.hotkey,
-        "active": validator.is_active || validator.is_debug,
-        "debug": validator.is_debug,
-        "stake": stake(validator),
-        "blocked": block.map(|block| json!({
-            "reason": block.reason,
-            "until": block.until.and_then(|until| until.format(&Rfc3339).ok()),
-        })),
-    })
+    ShownValidator {
+        hotkey: &validator.hotkey,
+        active: validator.is_active || validator.is_debug,
+        debug: validator.is_debug,
+        stake: stake(validator),
+        blocked: block.map(|block| ShownBlock {
+            reason: &block.reason,
+            until: block.until.and_then(|until| until.format(&Rfc3339).ok()),
+        }),
+    }
+}
+
+/// Prints how a validator stands after an order, for scripts.
+async fn told(context: &Context, store: &MinerStore, hotkey: &Hotkey) -> Result<(), CmdError> {
+    if !context.wants_data() {
+        return Ok(());
+    }
+    let known = store
+        .known_validators()
+        .await
+        .or_fail(ExitCode::Failed, READ_FAILED)?;
+    let found = known.iter().find(|validator| validator.hotkey == *hotkey);
+    let unknown = ShownValidator {
+        hotkey,
+        active: false,
+        debug: false,
+        stake: 0,
+        blocked: None,
+    };
+    let now = context.clock.now();
+    context.print_json(&found.map_or(unknown, |validator| shown(validator, now)))
 }
 
 /// Returns the stake in whole units.
@@ -210,7 +257,7 @@ async fn add(context: &Context, args: &WhoArgs) -> Result<(), CmdError> {
     } else {
         format!("{hotkey} was let in already")
     });
-    Ok(())
+    told(context, &store, &hotkey).await
 }
 
 async fn remove(context: &Context, args: &WhoArgs) -> Result<(), CmdError> {
@@ -237,7 +284,7 @@ async fn remove(context: &Context, args: &WhoArgs) -> Result<(), CmdError> {
     context.say(format!(
         "{hotkey} is let in only if the chain knows it as a validator"
     ));
-    Ok(())
+    told(context, &store, &hotkey).await
 }
 
 async fn block(context: &Context, args: &BlockArgs) -> Result<(), CmdError> {
@@ -280,7 +327,7 @@ async fn block(context: &Context, args: &BlockArgs) -> Result<(), CmdError> {
     );
     context.say(format!("jobs of {hotkey} are declined {until}"));
     plan.tell_undo(context);
-    Ok(())
+    told(context, &store, &hotkey).await
 }
 
 async fn unblock(context: &Context, args: &WhoArgs) -> Result<(), CmdError> {
@@ -304,7 +351,7 @@ async fn unblock(context: &Context, args: &WhoArgs) -> Result<(), CmdError> {
         return Err(not_ordered(format!("{hotkey} is not blocked")));
     }
     context.say(format!("jobs of {hotkey} are taken again"));
-    Ok(())
+    told(context, &store, &hotkey).await
 }
 
 fn not_ordered(message: String) -> CmdError {

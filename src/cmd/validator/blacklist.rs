@@ -1,17 +1,34 @@
 //! `horde validator blacklist`: which miners get no jobs.
 
 use clap::Args;
-use serde_json::{Value, json};
+use schemars::JsonSchema;
+use serde::Serialize;
 
 use super::super::context::Context;
 use super::super::error::{CmdError, ExitCode, OrFail};
 use super::super::table::{Table, stamp, to_the_second};
 use super::open_beside;
+use crate::core::model::{Hotkey, JobId};
 
 /// `horde validator blacklist …`
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:\n  horde validator blacklist\n  horde --json validator blacklist")]
 pub struct BlacklistArgs {}
+
+/// A miner that gets no jobs.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(super) struct ShownEntry<'a> {
+    /// The miner.
+    miner: &'a Hotkey,
+    /// Why.
+    reason: &'a str,
+    /// The job that it spoiled.
+    job_uuid: &'a JobId,
+    /// Since when.
+    since: String,
+    /// Until when.
+    until: String,
+}
 
 impl BlacklistArgs {
     pub(super) async fn run(self, context: &Context) -> Result<(), CmdError> {
@@ -21,18 +38,14 @@ impl BlacklistArgs {
             .await
             .or_fail(ExitCode::Failed, "could not read the blacklist")?;
         if context.wants_data() {
-            let all: Vec<Value> = listed
-                .iter()
-                .map(|entry| {
-                    json!({
-                        "miner": entry.miner,
-                        "reason": entry.reason,
-                        "job_uuid": entry.job,
-                        "since": stamp(entry.since),
-                        "until": stamp(entry.until),
-                    })
-                })
-                .collect();
+            let all = listed.iter().map(|entry| ShownEntry {
+                miner: &entry.miner,
+                reason: &entry.reason,
+                job_uuid: &entry.job,
+                since: stamp(entry.since),
+                until: stamp(entry.until),
+            });
+            let all: Vec<ShownEntry<'_>> = all.collect();
             return context.print_json(&all);
         }
         if listed.is_empty() {

@@ -1,13 +1,15 @@
 //! `horde validator cheats`: which reports of cheating came, and what became of them.
 
 use clap::Args;
-use serde_json::{Value, json};
+use schemars::JsonSchema;
+use serde::Serialize;
+use serde_json::Value;
 
 use super::super::context::Context;
 use super::super::error::{CmdError, ExitCode, OrFail};
 use super::super::table::{Table, or_nothing, printable, stamp, to_the_second};
 use super::open_beside;
-use crate::core::model::Hotkey;
+use crate::core::model::{Hotkey, JobId};
 use crate::core::store::validator::JudgedReport;
 
 /// `horde validator cheats …`
@@ -23,7 +25,7 @@ impl CheatsArgs {
             .await
             .or_fail(ExitCode::Failed, "could not read the reports")?;
         if context.wants_data() {
-            let all: Vec<Value> = reports.iter().map(as_json).collect();
+            let all: Vec<ShownReport<'_>> = reports.iter().map(shown).collect();
             return context.print_json(&all);
         }
         if reports.is_empty() {
@@ -38,19 +40,42 @@ impl CheatsArgs {
     }
 }
 
-fn as_json(judged: &JudgedReport) -> Value {
+/// A report of a forged result, and what came of it.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(super) struct ShownReport<'a> {
+    /// The job in doubt.
+    job_uuid: &'a JobId,
+    /// The same job on the trusted miner.
+    trusted_job_uuid: &'a JobId,
+    /// Whose result is in doubt; null if that is not known here.
+    miner: Option<&'a Hotkey>,
+    /// Who signed the report; null if nobody did.
+    signatory: Option<&'a Hotkey>,
+    /// When it came.
+    reported_at: String,
+    /// Whether it counts.
+    counts: bool,
+    /// Why it does not; null if it does.
+    refusal: Option<&'a str>,
+    /// Whether the miner's collateral is to be slashed.
+    slash_due: bool,
+    /// What the user added.
+    details: &'a Value,
+}
+
+fn shown(judged: &JudgedReport) -> ShownReport<'_> {
     let report = &judged.report;
-    json!({
-        "job_uuid": report.job,
-        "trusted_job_uuid": report.trusted_job,
-        "miner": judged.miner,
-        "signatory": report.signature.as_ref().map(|(signatory, _)| signatory),
-        "reported_at": stamp(judged.reported_at),
-        "counts": judged.refusal.is_none(),
-        "refusal": judged.refusal,
-        "slash_due": judged.slash_due,
-        "details": report.details,
-    })
+    ShownReport {
+        job_uuid: &report.job,
+        trusted_job_uuid: &report.trusted_job,
+        miner: judged.miner.as_ref(),
+        signatory: report.signature.as_ref().map(|(signatory, _)| signatory),
+        reported_at: stamp(judged.reported_at),
+        counts: judged.refusal.is_none(),
+        refusal: judged.refusal.as_deref(),
+        slash_due: judged.slash_due,
+        details: &report.details,
+    }
 }
 
 fn row(judged: &JudgedReport) -> [String; 4] {

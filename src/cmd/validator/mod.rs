@@ -24,12 +24,12 @@ pub(super) const PROMISES: &[Promise] = &[
     Promise::new("validator run", Prints::Nothing, &[]),
     Promise::new(
         "validator cheats",
-        Prints::List(of::<serde_json::Value>),
+        Prints::List(of::<cheats::ShownReport<'_>>),
         &[ExitCode::NotFound],
     ),
     Promise::new(
         "validator blacklist",
-        Prints::List(of::<serde_json::Value>),
+        Prints::List(of::<blacklist::ShownEntry<'_>>),
         &[ExitCode::NotFound],
     ),
 ];

@@ -101,7 +101,7 @@ impl FromStr for ExecutorClass {
 }
 
 /// How many executors of each class a miner offers, in the order in which it lists them.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(transparent)]
 pub struct Manifest(pub IndexMap<ExecutorClass, i64>);
 

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::catalogue::{Attack, BE_A_NEIGHBOUR, Bait, Rule};
@@ -35,7 +36,7 @@ const EVIDENCE_CHARACTERS_MAX: usize = 400;
 const STEPS_SHOWN: usize = 4;
 
 /// What became of an attack.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
     /// The sandbox held.
@@ -47,7 +48,7 @@ pub enum Verdict {
 }
 
 /// The verdict on one attack, with what it rests on.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Finding {
     /// The attack.
     pub name: &'static str,

@@ -31,6 +31,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::Serialize;
 use tokio::time::timeout;
 
@@ -60,10 +61,11 @@ pub struct Options {
 }
 
 /// What came of it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Report {
     /// The profile that was attacked.
     #[serde(serialize_with = "as_text")]
+    #[schemars(with = "String")]
     pub profile: Profile,
     /// A verdict for each attack, in the order of [`ATTACKS`].
     pub attacks: Vec<Finding>,

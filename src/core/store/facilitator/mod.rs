@@ -60,6 +60,9 @@ pub(super) const MIGRATIONS: &[Migration] = &[
     },
 ];
 
+/// The version of the schema that this program writes.
+pub const SCHEMA_VERSION: usize = MIGRATIONS.len();
+
 /// A durable step of the facilitator: where tests of crashes can set a trap.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum CrashPoint {

@@ -67,6 +67,9 @@ pub(super) const MIGRATIONS: &[Migration] = &[
     },
 ];
 
+/// The version of the schema that this program writes.
+pub const SCHEMA_VERSION: usize = MIGRATIONS.len();
+
 /// How long ended jobs and receipts are kept: 2 days (sem-miner §13).
 pub const KEPT: Duration = Duration::days(2);
 

@@ -36,6 +36,9 @@ pub(super) const MIGRATIONS: &[Migration] = &[
     },
 ];
 
+/// The version of the schema that this program writes.
+pub const SCHEMA_VERSION: usize = MIGRATIONS.len();
+
 /// The state of a job that has not ended.
 const PENDING: &str = "pending";
 
