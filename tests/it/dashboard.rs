@@ -489,6 +489,9 @@ fn plain_lines_end_quietly_when_nobody_reads_on() {
         &mut line,
     )
     .unwrap();
-    assert_eq!(line, "alert: miner-1 fails checks: disk (view checks) (bad)\n");
+    assert_eq!(
+        line,
+        "alert: miner-1 fails checks: disk (view checks) (warning)\n"
+    );
     drop(Running(child));
 }
