@@ -271,7 +271,7 @@ fn nothing(source: &Source) -> CmdError {
     let dir = source.dir.display();
     if source.places.is_empty() {
         return CmdError::new(ExitCode::NotFound, format!("no role keeps data in {dir}"))
-            .hint("`horde up` starts a whole network on this machine, `horde miner run` a miner")
+            .hint("`horde up` starts a whole network on this machine, `horde init` sets a role up")
             .hint("`--dir` names the directory that a role was started with");
     }
     let names: Vec<&str> = source.places.iter().map(|place| place.name.as_str()).collect();

@@ -264,6 +264,38 @@ fn without_any_role_a_client_is_looked_at_and_nothing_is_written() {
     assert_eq!(find(&report, "facilitator")["status"], "skipped");
     let left: Vec<_> = fs::read_dir(home.path()).unwrap().collect();
     assert!(left.is_empty(), "{left:?}");
+    // The facilitator that a user has named is asked.
+    let url = format!("http://127.0.0.1:{}", crate::support::free_port());
+    let mut named = home.horde(["doctor", "--json", "--only", "facilitator"]);
+    let output = named.env("HORDE_CLIENT_FACILITATOR_URL", url).output().unwrap();
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(failed(&report), ["facilitator"], "{}", home.told(&output));
+}
+
+#[test]
+fn the_roles_in_the_directory_of_a_context_are_looked_at() {
+    let home = Home::new();
+    let dir = home.path().join("there");
+    let contexts = format!("[context.far]\ndir = {dir:?}\n");
+    home.write(".config/horde/contexts.toml", &contexts);
+    home.write("there/miner/horde.toml", "[wallet]\nuri = \"//Bob\"\n");
+    drop(MinerStore::open(&dir.join("miner/miner.sqlite")).unwrap());
+    let output = home
+        .horde([
+            "--context",
+            "far",
+            "doctor",
+            "--json",
+            "--only",
+            "data-dir,key-file",
+        ])
+        .output()
+        .unwrap();
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", home.told(&output));
+    assert_eq!(find(&report, "key-file")["status"], "skipped", "{report}");
+    let words = find(&report, "data-dir")["actual"].as_str().unwrap();
+    assert!(words.contains("there/miner"), "{words}");
 }
 
 #[test]

@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::super::check;
 use super::super::context::Context;
 use super::patient::{Config, Patient, keeper};
-use crate::core::config::{ChainConfig, ConfigError, MinerConfig, WalletConfig};
+use crate::core::config::{ChainConfig, ConfigError, MinerConfig, Origin, Settings, WalletConfig};
 use crate::core::crypto::Keypair;
 use crate::core::crypto::keyfile::{self, KeyFileError, Passwords};
 use crate::core::doctor::catalogue::Who;
@@ -383,12 +383,13 @@ impl<'a> PatientLook<'a> {
             Err(skipped) => return skipped,
         };
         let url = match (config, self.facilitator) {
-            (Config::Validator(config), _) => Some(origin_of(&config.facilitator_url)),
-            (_, Some(url)) => Some(origin_of(url)),
+            (Config::Validator(config), _) => Some(config.facilitator_url.as_str()),
+            (_, Some(url)) => Some(url),
+            (Config::Client(_, settings), None) => named_facilitator(settings),
             _ => None,
         };
-        let Some(url) = url else {
-            let why = "no facilitator is named: pass --facilitator URL";
+        let Some(url) = url.map(origin_of) else {
+            let why = "no facilitator is named: set client.facilitator_url, use a context, or pass --facilitator URL";
             return vec![skipped("facilitator", why).into(), skipped("clock", why).into()];
         };
         let answer = probe::get(&url).await.map(|answer| answer.status);
@@ -494,6 +495,13 @@ impl<'a> PatientLook<'a> {
             Err(error) => vec![finding("docker", Status::Failed, error).into()],
         }
     }
+}
+
+/// Returns the facilitator that a user has named, rather than the one that commands try by themselves.
+fn named_facilitator(settings: &Settings) -> Option<&str> {
+    const KEY: &str = "client.facilitator_url";
+    let is_named = !matches!(settings.origin(KEY), None | Some(Origin::Default));
+    settings.text(KEY).ok().filter(|_| is_named)
 }
 
 fn judge_address(check: &str, address: Option<SocketAddr>, role: Holder) -> Finding {

@@ -28,7 +28,7 @@ pub(super) struct Patient {
 /// What a role is set to.
 #[derive(Debug)]
 pub(super) enum Config {
-    Client(WalletConfig),
+    Client(WalletConfig, Settings),
     Facilitator(Box<FacilitatorConfig>),
     Validator(Box<ValidatorConfig>),
     Miner(Box<MinerConfig>, Settings),
@@ -48,14 +48,14 @@ impl Config {
                     Err(error) => return Err(error),
                 }
             }
-            Who::Client | Who::Machine => Self::Client(WalletConfig::from_settings(&settings)?),
+            Who::Client | Who::Machine => Self::Client(WalletConfig::from_settings(&settings)?, settings),
         })
     }
 
     /// Returns whose key it signs with; none for those without a key.
     pub(super) fn wallet(&self) -> Option<&WalletConfig> {
         match self {
-            Self::Client(wallet) => Some(wallet),
+            Self::Client(wallet, _) => Some(wallet),
             Self::Validator(config) => Some(&config.wallet),
             Self::Miner(config, _) if config.local_validator.is_none() => Some(&config.wallet),
             Self::Miner(..) | Self::Facilitator(_) | Self::Executor(_) => None,
@@ -68,7 +68,7 @@ impl Config {
             Self::Facilitator(config) => Some(&config.chain),
             Self::Validator(config) => Some(&config.chain),
             Self::Miner(config, _) => Some(&config.chain),
-            Self::Client(_) | Self::Executor(_) => None,
+            Self::Client(..) | Self::Executor(_) => None,
         }
     }
 }
@@ -101,11 +101,16 @@ const fn who(role: Role) -> Who {
     }
 }
 
-/// Returns the directory that holds the data of the roles: `--dir`, or what all roles of this user share.
+/// Returns the directory that holds the data of the roles: `--dir`, that of the context, or what all roles of this user
+/// share.
 pub(super) fn root(context: &Context) -> Option<PathBuf> {
     match context.dir() {
         Some(dir) => Some(std::path::absolute(dir).unwrap_or_else(|_| dir.clone())),
-        None => context.environment.data_home().map(|home| home.join("horde")),
+        None => match context.settings_in(Scope::Tool, None) {
+            Ok(settings) => settings.dir().ok().map(Path::to_owned),
+            // The configuration is told to be wrong; what is here is looked for all the same.
+            Err(_) => context.environment.data_home().map(|home| home.join("horde")),
+        },
     }
 }
 

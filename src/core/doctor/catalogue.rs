@@ -195,7 +195,7 @@ pub const CHECKS: &[Check] = &[
         required: "answers, with a valid certificate where it is https",
         purpose: "jobs come from there",
         how: "one GET of its address: any answer of HTTP will do",
-        remedy: "is it running? set validator.facilitator_url, or --facilitator of a client, to where it serves",
+        remedy: "is it running? set validator.facilitator_url, or client.facilitator_url of a client, to where it serves",
     },
     Check {
         name: "certificate",
