@@ -269,7 +269,7 @@ async fn inputs_and_outputs_of_s3_are_presigned_and_the_output_is_brought_home()
         "--to",
         "got",
         "--force",
-        "--deliver",
+        "--delivered",
         "/output/d/out.txt",
         &uuid,
     ];
