@@ -574,15 +574,35 @@ fn scenes(step: Step) -> &'static [(Scene, u32)] {
 async fn a_miner_killed_at_any_step_owes_nothing_in_the_end_and_has_lost_nothing() {
     let plays = Step::ALL.into_iter().flat_map(|step| {
         let of_step = scenes(step).iter();
-        of_step.flat_map(move |(scene, count)| traps(step, *count).map(|trap| (*scene, trap)))
+        of_step.flat_map(move |(scene, count)| {
+            traps(step, *count).map(|trap| (*scene, has_outcome(step, *count, trap.0), trap))
+        })
     });
     stream::iter(plays)
-        .for_each_concurrent(AT_ONCE, async |(scene, trap)| play(scene, trap).await)
+        .for_each_concurrent(AT_ONCE, async |(scene, has_outcome, trap)| {
+            play(scene, trap, has_outcome).await;
+        })
         .await;
 }
 
+/// Tells whether a miner that is killed there has the outcome: its next life owes that, and not the steps before it,
+/// which may have died with the connection.
+fn has_outcome(step: Step, count: u32, side: &str) -> bool {
+    match step {
+        Step::Reserved
+        | Step::PortTaken
+        | Step::Started
+        | Step::Ready
+        | Step::Ordered
+        | Step::CancelOrdered => false,
+        Step::Ended => side == "HORDE_TEST_KILL_AFTER",
+        Step::ReceiptKept => count > 1,
+        Step::Told | Step::Acknowledged | Step::Doomed | Step::Released | Step::Buried => true,
+    }
+}
+
 /// Plays a scene in which the miner ends itself at a trap, and starts it again.
-async fn play(scene: Scene, trap: Trap) {
+async fn play(scene: Scene, trap: Trap, has_outcome: bool) {
     let mut stand = Stand::open().await;
     let (manner, seconds) = match scene {
         Scene::Plain | Scene::NoThanks => (Manner::default(), "1200"),
@@ -593,7 +613,8 @@ async fn play(scene: Scene, trap: Trap) {
                     lingers,
                     ..Manner::default()
                 },
-                "3",
+                // Enough for the job itself on a busy machine.
+                "12",
             )
         }
         Scene::Cancelled => {
@@ -613,7 +634,7 @@ async fn play(scene: Scene, trap: Trap) {
                     work,
                     ..Manner::default()
                 },
-                "2",
+                "4",
             )
         }
         Scene::Lost => {
@@ -670,7 +691,11 @@ async fn play(scene: Scene, trap: Trap) {
                 "V0StreamingJobReadyRequest",
                 "V0VolumesReadyRequest",
             ];
-            assert_eq!(steps, all, "{scene:?} {trap:?}");
+            assert!(
+                steps.iter().all(|step| all.contains(step)),
+                "{scene:?} {trap:?}: {steps:?}"
+            );
+            assert!(has_outcome || steps == all, "{scene:?} {trap:?}: {steps:?}");
         }
         if scene == Scene::NoThanks {
             let is_told_again = trap.0 == "HORDE_TEST_KILL_BEFORE";

@@ -22,6 +22,9 @@ use tempfile::TempDir;
 
 use crate::described;
 
+/// How long anything may take on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 /// The moment at which the reference's tokens and nonces were made.
 pub(crate) const THEN: i64 = 1_795_338_800;
 
@@ -254,20 +257,14 @@ pub(crate) fn authentication(uri: &str) -> String {
 }
 
 pub(crate) async fn heard(link: &mut Link) -> String {
-    match tokio::time::timeout(Duration::from_secs(10), link.recv())
-        .await
-        .unwrap()
-    {
+    match tokio::time::timeout(PATIENCE, link.recv()).await.unwrap() {
         Event::Text(text) => text,
         other => panic!("{other:?}"),
     }
 }
 
 pub(crate) async fn closed(link: &mut Link) -> u16 {
-    match tokio::time::timeout(Duration::from_secs(10), link.recv())
-        .await
-        .unwrap()
-    {
+    match tokio::time::timeout(PATIENCE, link.recv()).await.unwrap() {
         Event::Closed { code, .. } => code,
         other => panic!("{other:?}"),
     }

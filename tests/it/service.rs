@@ -69,7 +69,15 @@ fn systemd_hears_when_a_role_serves_reloads_lives_and_stops() {
             let address = place.split(' ').next().unwrap();
             TcpStream::connect(address).unwrap();
         } else {
-            assert_eq!(status, "STATUS=takes jobs as soon as the facilitator answers");
+            // Nobody answers: it may know by now.
+            let words = [
+                "takes jobs as soon as the facilitator answers",
+                "no connection to the facilitator: ",
+            ];
+            let is_of_validator = words
+                .iter()
+                .any(|words| status.starts_with(&format!("STATUS={words}")));
+            assert!(is_of_validator, "{role}: {status}");
         }
         assert_eq!(
             std::iter::repeat_with(|| ear.next())
@@ -84,6 +92,8 @@ fn systemd_hears_when_a_role_serves_reloads_lives_and_stops() {
         until(&mut ear, "READY=1");
         served.signal(Signal::TERM);
         until(&mut ear, "STOPPING=1");
+        // What it says from here on would fill the socket, and hold it up.
+        drop(ear);
         assert!(served.wait().success(), "{role}: {}", served.log());
     }
 }
