@@ -10,6 +10,7 @@ use horde::core::crypto::Keypair;
 use horde::core::store::facilitator::FacilitatorStore;
 use horde::core::store::miner::MinerStore;
 use rusqlite::Connection;
+use time::OffsetDateTime;
 
 use crate::{Failure, old_job};
 
@@ -18,16 +19,16 @@ pub(crate) const NEWEST: &str = "fedcba98-7654-4321-8765-0123456789ab";
 
 /// Makes the directory of a machine on which a facilitator and a miner have had `jobs` jobs.
 pub(crate) async fn make(directory: &Path, jobs: u32) -> Result<(), Failure> {
-    facilitator(&directory.join("facilitator"), jobs).await?;
-    miner(&directory.join("miner"), jobs)
+    // A moment long enough ago that a millisecond for each later job does not reach beyond now.
+    let then = Clock::system().now() - time::Duration::hours(1);
+    facilitator(&directory.join("facilitator"), jobs, then).await?;
+    miner(&directory.join("miner"), jobs, then)
 }
 
-async fn facilitator(directory: &Path, jobs: u32) -> Result<(), Failure> {
+async fn facilitator(directory: &Path, jobs: u32, then: OffsetDateTime) -> Result<(), Failure> {
     let path = directory.join("facilitator.sqlite");
     let store = FacilitatorStore::open(&path)?;
     let [owner, validator] = ["//Reader", "//Validator"].map(Keypair::from_uri);
-    // A moment long enough ago that a millisecond for each later job does not reach beyond now.
-    let then = Clock::system().now() - time::Duration::hours(1);
     let job = old_job::make(owner?.hotkey(), validator?.hotkey(), then);
     store.insert(job).await?;
     drop(store);
@@ -53,7 +54,7 @@ async fn facilitator(directory: &Path, jobs: u32) -> Result<(), Failure> {
     Ok(())
 }
 
-fn miner(directory: &Path, jobs: u32) -> Result<(), Failure> {
+fn miner(directory: &Path, jobs: u32, then: OffsetDateTime) -> Result<(), Failure> {
     let path = directory.join("miner.sqlite");
     drop(MinerStore::open(&path)?);
     let validator = Keypair::from_uri("//Validator")?.hotkey().clone();
@@ -72,8 +73,15 @@ fn miner(directory: &Path, jobs: u32) -> Result<(), Failure> {
         (
             jobs,
             validator.as_str(),
-            i64::try_from(Clock::system().now().unix_timestamp_nanos() / 1000)? - i64::from(jobs) * 1000,
+            i64::try_from(then.unix_timestamp_nanos() / 1000)?,
         ),
+    )?;
+    // The first step is noted by itself: the payload, the run, the end.
+    connection.execute(
+        "INSERT INTO job_step (job_row, step, at)
+         SELECT id, step, created_at + step * 40 FROM accepted_job,
+             (SELECT 6 AS step UNION SELECT 7 UNION SELECT 11)",
+        (),
     )?;
     connection.execute_batch("COMMIT; ANALYZE; PRAGMA wal_checkpoint(TRUNCATE)")?;
     Ok(())

@@ -75,10 +75,7 @@ impl App {
             ("sort", column) if !column.is_empty() => self.sort_by(column)?,
             ("filter", words) => {
                 let filter = Filter::parse(words).map_err(|error| error.to_string())?;
-                self.change(|screen| {
-                    screen.filter = filter;
-                    screen.rearrange();
-                });
+                self.filter_by(filter);
             }
             ("save", path) if !path.is_empty() => self.save(path, effects),
             (_, key) => match (view, BINDINGS.iter().find(|binding| binding.name == word)) {

@@ -89,6 +89,15 @@ impl Filter {
             .all(|word| word.whole.text(&line.text) != word.is_not)
     }
 
+    /// Returns the name of a column that is looked at and is not there.
+    pub fn stranger(&self, columns: &[Column]) -> Option<&str> {
+        let mut named = self.words.iter().filter_map(|word| word.field.as_ref());
+        let is_there = |name: &str| columns.iter().any(|column| column.name == name);
+        named
+            .find(|(name, _)| !is_there(name))
+            .map(|(name, _)| name.as_str())
+    }
+
     /// Returns where in a text something matches, for showing it.
     pub fn found(&self, text: &str) -> Vec<Range<usize>> {
         let mut found: Vec<_> = self

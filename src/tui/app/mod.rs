@@ -29,8 +29,9 @@ use crate::core::model::Timestamp;
 /// Pause between two readings of a live page at least.
 pub const LIVE_PAUSE: Duration = Duration::from_millis(500);
 
-/// A page is read so seldom that reading takes this part of the time at most: 1 %.
-const READING_SHARE: u32 = 100;
+/// A page is read so seldom that reading takes this part of the time at most: half a percent. The other half is for the
+/// alerts and for looking at the clock.
+const READING_SHARE: u32 = 200;
 
 /// Pause between two readings at most, and between attempts while reading fails.
 const PAUSE_MAX: Duration = Duration::from_secs(10);

@@ -86,6 +86,21 @@ impl App {
         });
     }
 
+    /// Filters for good, and says why nothing is left where a column's name is to blame.
+    pub(super) fn filter_by(&mut self, filter: Option<Filter>) {
+        self.set_filter(filter);
+        let screen = self.screen();
+        let (Some(filter), Some(page)) = (&screen.filter, &screen.page) else {
+            return;
+        };
+        let is_empty = screen.order.is_empty() && !page.columns.is_empty();
+        if let Some(stranger) = filter.stranger(&page.columns).filter(|_| is_empty) {
+            let names: Vec<_> = page.columns.iter().map(|column| column.name).collect();
+            let words = format!("there is no column {stranger}; there are {}", names.join(", "));
+            self.say(words, Tone::Warning);
+        }
+    }
+
     fn enter(&mut self, effects: &mut Vec<Effect>) {
         let Some(prompt) = self.prompt.take() else { return };
         let text = prompt.text();
@@ -94,7 +109,7 @@ impl App {
         }
         match prompt.kind {
             Kind::Filter => match Filter::parse(&text) {
-                Ok(filter) => self.set_filter(filter),
+                Ok(filter) => self.filter_by(filter),
                 Err(error) => self.say(error.to_string(), Tone::Bad),
             },
             Kind::Search => match Filter::parse(&text) {

@@ -120,8 +120,10 @@ const EVENTS: &str = "SELECT s.created_us, s.status, j.uuid, j.target_validator,
                 json_extract(s.metadata, '$.horde_failure_details.reason'),
                 json_extract(s.metadata, '$.job_rejection_details.reason')) END
     FROM steps s CROSS JOIN jobs j ON j.seq = s.job WHERE s.rowid <= ?1 ORDER BY s.rowid DESC LIMIT ?2";
-const OUTCOMES: &str = "SELECT status, count(*) FROM steps WHERE job > ?1 AND job <= ?2
-    AND status IN ('sent', 'completed', 'rejected', 'failed', 'horde_failed') GROUP BY status";
+const CAME_BETWEEN: &str = "SELECT count(*) FROM jobs WHERE seq > ?1 AND seq <= ?2";
+/// Counted by who asks: a tenth of the time that SQLite takes to group them.
+const ENDED_BETWEEN: &str = "SELECT status FROM steps INDEXED BY steps_end WHERE job > ?1 AND job <= ?2
+    AND status IN ('completed', 'rejected', 'failed', 'horde_failed')";
 pub(super) const OPEN: &str = "SELECT count(*) FROM (SELECT 1 FROM deliveries WHERE ended = 0 LIMIT ?1)";
 const OVERDUE: &str = "SELECT count(*) FROM (SELECT 1 FROM deliveries WHERE ended = 0
     AND CASE WHEN pushed_us IS NULL THEN deliver_until_us ELSE pushed_us + budget_us END <= ?1 LIMIT ?2)";
@@ -216,17 +218,13 @@ impl FacilitatorLook {
             let since = last_until(connection, JOBS_BY_TIME, since_us)?;
             let last = last_until(connection, JOBS_BY_TIME, until_us)?;
             let first = since.max(last.saturating_sub(COUNTED_MAX));
-            let mut statement = connection.prepare_cached(OUTCOMES)?;
+            let came = glance::count(connection, CAME_BETWEEN, (first, last))?.unsigned_abs();
+            let mut statement = connection.prepare_cached(ENDED_BETWEEN)?;
             let mut rows = statement.query((first, last))?;
-            let (mut outcomes, mut came) = (Outcomes::default(), 0_u64);
+            let mut outcomes = Outcomes::default();
             while let Some(row) = rows.next()? {
-                let word: String = row.get(0)?;
-                let count = row.get::<_, i64>(1)?.unsigned_abs();
-                if word == CAME {
-                    came = count;
-                } else {
-                    outcomes.add(standing(JobStatus::from_word(&word)), count);
-                }
+                let word = row.get_ref(0)?.as_str().map_err(rusqlite::Error::from)?;
+                outcomes.add(standing(JobStatus::from_word(word)), 1);
             }
             outcomes.open = came.saturating_sub(outcomes.sum());
             outcomes.is_more = first > since;
@@ -478,7 +476,8 @@ mod tests {
             WHOLE,
             NAMED,
             EVENTS,
-            OUTCOMES,
+            CAME_BETWEEN,
+            ENDED_BETWEEN,
             OPEN,
             OVERDUE,
             USERS_KNOWN,
