@@ -131,7 +131,7 @@ fn config(context: &Context) -> Result<ExecutorConfig, CmdError> {
 
 fn print(context: &Context, report: &Report) -> Result<(), CmdError> {
     if context.wants_data() {
-        return context.print_json(report);
+        return context.print_data(report);
     }
     for Finding {
         name,

@@ -48,7 +48,7 @@ impl CheckArgs {
         let looking = Progress::of_time(context, "looking at this machine");
         let findings = looking.during(look(&settings, self.gpu)).await?;
         if context.wants_data() {
-            context.print_json(&Findings::of(findings.iter().map(FindingRow::from)))?;
+            context.print_data(&Findings::of(findings.iter().map(FindingRow::from)))?;
         } else {
             for finding in &findings {
                 tell(context, finding)?;
@@ -166,7 +166,7 @@ impl SpecsArgs {
             .await
             .or_fail(ExitCode::Bug, "could not look at the machine")?;
         if context.wants_data() {
-            return context.print_json(&specs);
+            return context.print_data(&specs);
         }
         for (section, value) in &specs {
             context.line(format_args!("{section:<9}  {value}"))?;

@@ -97,7 +97,7 @@ fn show(context: &Context, args: &RoleArgs) -> Result<(), CmdError> {
             .iter()
             .map(|row| (row.setting.key, ShownSetting::of(row)))
             .collect();
-        return context.print_json(&rows);
+        return context.print_data(&rows);
     }
     let shown = |row: &Row| {
         row.value
@@ -226,7 +226,7 @@ fn check(context: &Context, args: &RoleArgs) -> Result<(), CmdError> {
 
 fn sound(context: &Context) -> Result<(), CmdError> {
     if context.wants_data() {
-        return context.print_json(&Checked { ok: true });
+        return context.print_data(&Checked { ok: true });
     }
     context.line("the configuration is sound")
 }
@@ -237,7 +237,7 @@ fn path(context: &Context, args: &RoleArgs) -> Result<(), CmdError> {
         return Err(crate::core::config::ConfigError::NoDirectory.into());
     };
     if context.wants_data() {
-        return context.print_json(&ShownPath { path, exists });
+        return context.print_data(&ShownPath { path, exists });
     }
     context.line(path.display())
 }

@@ -176,7 +176,7 @@ impl Plan {
 
     fn print(&self, context: &Context, settings: &Settings) -> Result<(), CmdError> {
         if context.wants_data() {
-            return context.print_json(&PlanShown {
+            return context.print_data(&PlanShown {
                 plan: self,
                 network: settings.network()?,
                 mainnet: settings.is_mainnet(),

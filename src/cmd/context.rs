@@ -149,7 +149,7 @@ impl Context {
         self.words
     }
 
-    /// Tells whether data is wanted, for [`Context::print_json`], rather than text for people.
+    /// Tells whether data is wanted, for [`Context::print_data`], rather than text for people.
     pub fn wants_data(&self) -> bool {
         self.output.wants_data()
     }
@@ -365,7 +365,9 @@ impl Context {
             return Err(CmdError::new(catalogue::ROLE, format!("the {name} ended")).caused_by(&failure));
         }
         if let Some(outcome) = outcome {
-            outcome.or_fail(catalogue::ROLE, format!("the {name} failed"))?;
+            outcome
+                .or_fail(catalogue::ROLE, format!("the {name} failed"))
+                .map_err(|error| self.point_at_doctor(error))?;
         } else {
             tracing::warn!("the {name} did not stop within its grace");
         }
@@ -374,6 +376,23 @@ impl Context {
                 Err(CmdError::quiet(ExitCode::Passed(code)))
             }
             _ => Ok(()),
+        }
+    }
+
+    /// Adds to the failure of a role that people start who tells more of it.
+    fn point_at_doctor(&self, error: CmdError) -> CmdError {
+        let scope = self.served.get().map(|served| {
+            let settings = served.settings.lock().unwrap_or_else(PoisonError::into_inner);
+            settings.scope()
+        });
+        match scope {
+            Some(scope @ (Scope::Facilitator | Scope::Validator | Scope::Miner)) => {
+                let role = scope.role().unwrap_or_default();
+                error.hint(format!(
+                    "`horde doctor {role}` looks for what keeps it from working"
+                ))
+            }
+            _ => error,
         }
     }
 
@@ -425,7 +444,7 @@ impl Context {
     }
 
     /// Prints data on standard output, in the form that was asked for; the value is what `--output json` prints.
-    pub fn print_json(&self, value: &impl Serialize) -> Result<(), CmdError> {
+    pub fn print_data(&self, value: &impl Serialize) -> Result<(), CmdError> {
         #[cfg(debug_assertions)]
         super::witness::printed(self, value);
         match self.output.text(value)? {

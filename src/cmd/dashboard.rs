@@ -274,7 +274,7 @@ impl DashboardArgs {
         }
         if context.wants_data() {
             let page = still.page().map_err(|error| load_error(&error))?;
-            return context.print_json(&shown(&still, &page));
+            return context.print_data(&shown(&still, &page));
         }
         if self.once {
             context.bytes(headless::text(&frame).as_bytes())?;

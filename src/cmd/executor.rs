@@ -228,7 +228,7 @@ impl ImageArgs {
             CmdError::new(code, format!("could not make {image}")).caused_by(&error)
         })?;
         if context.wants_data() {
-            context.print_json(&MadeImage {
+            context.print_data(&MadeImage {
                 image: image.as_str(),
                 id: id.as_str(),
             })

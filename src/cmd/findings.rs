@@ -6,45 +6,14 @@ use serde::Serialize;
 use super::table::printable;
 use crate::core::host::checks::{Finding, Status};
 
-/// What came of a check.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub(super) enum Outcome {
-    /// As it must be.
-    Held,
-    /// Not as it must be.
-    Failed,
-    /// Not as it must be, and the operator takes the risk.
-    Accepted,
-    /// Nobody can tell.
-    Unknown,
-    /// As it may be; better were otherwise.
-    Advice,
-    /// Not looked at; `actual` says why.
-    Skipped,
-}
-
 /// What a check found.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub(super) struct FindingRow {
     /// Whose: the name of the role's directory, `machine`, `executor` or `client`; where several are looked at.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) role: Option<String>,
-    /// The check's name.
-    pub(super) check: String,
-    /// What came of it.
-    pub(super) status: Outcome,
-    /// What is.
-    pub(super) actual: String,
-    /// What must be.
-    pub(super) required: String,
-    /// What it is good for.
-    pub(super) purpose: String,
-    /// What an operator can do.
-    pub(super) remedy: String,
-    /// The vulnerabilities that set the bar.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub(super) cves: Vec<String>,
+    #[serde(flatten)]
+    pub(super) finding: Finding,
     /// How long it took, in milliseconds; of checks that are made together, all of them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) duration_ms: Option<u64>,
@@ -66,95 +35,70 @@ impl Findings {
     }
 }
 
-impl From<Status> for Outcome {
-    fn from(status: Status) -> Self {
-        match status {
-            Status::Held => Self::Held,
-            Status::Failed => Self::Failed,
-            Status::Accepted => Self::Accepted,
-            Status::Unknown => Self::Unknown,
-            Status::Advice => Self::Advice,
-            Status::Skipped => Self::Skipped,
-        }
-    }
-}
-
 impl From<&Finding> for FindingRow {
     fn from(finding: &Finding) -> Self {
         Self {
             role: None,
-            check: finding.check.clone(),
-            status: finding.status.into(),
-            actual: finding.actual.clone(),
-            required: finding.required.clone(),
-            purpose: finding.purpose.clone(),
-            remedy: finding.remedy.clone(),
-            cves: finding.cves.clone(),
+            finding: finding.clone(),
             duration_ms: None,
         }
     }
 }
 
-impl Outcome {
-    /// Returns the word by which people read it.
-    pub(super) const fn word(self) -> &'static str {
-        match self {
-            Self::Held => "held",
-            Self::Failed => "FAILED",
-            Self::Accepted => "accepted",
-            Self::Unknown => "unknown",
-            Self::Advice => "advice",
-            Self::Skipped => "skipped",
-        }
-    }
-
-    /// Returns the sign that stands before the word.
-    const fn sign(self, is_ascii: bool) -> char {
-        match (self, is_ascii) {
-            (Self::Held, false) => '✓',
-            (Self::Failed, false) => '✗',
-            (Self::Held, true) => '+',
-            (Self::Failed, true) => 'x',
-            (Self::Accepted, _) => '~',
-            (Self::Unknown, _) => '?',
-            (Self::Advice, _) => '!',
-            (Self::Skipped, _) => '-',
-        }
-    }
-
-    /// Tells whether people want to know what helps.
-    const fn needs_help(self) -> bool {
-        matches!(self, Self::Failed | Self::Advice)
+/// Returns the word by which people read what came of a check.
+pub(super) const fn status_word(status: Status) -> &'static str {
+    match status {
+        Status::Held => "held",
+        Status::Failed => "FAILED",
+        Status::Accepted => "accepted",
+        Status::Unknown => "unknown",
+        Status::Advice => "advice",
+        Status::Skipped => "skipped",
     }
 }
 
-/// Returns the word by which people read what came of a check.
-pub(super) fn status_word(status: Status) -> &'static str {
-    Outcome::from(status).word()
+/// Returns the sign that stands before the word.
+const fn sign(status: Status, is_ascii: bool) -> char {
+    match (status, is_ascii) {
+        (Status::Held, false) => '✓',
+        (Status::Failed, false) => '✗',
+        (Status::Held, true) => '+',
+        (Status::Failed, true) => 'x',
+        (Status::Accepted, _) => '~',
+        (Status::Unknown, _) => '?',
+        (Status::Advice, _) => '!',
+        (Status::Skipped, _) => '-',
+    }
+}
+
+/// Tells whether people want to know what helps.
+const fn needs_help(status: Status) -> bool {
+    matches!(status, Status::Failed | Status::Advice)
 }
 
 /// Returns the rows as lines, under the name of whose they are; what helps stands where help is needed.
 pub(super) fn lines(rows: &[FindingRow], is_ascii: bool) -> Vec<String> {
     let width = rows
         .iter()
-        .map(|row| row.check.chars().count())
+        .map(|row| row.finding.check.chars().count())
         .max()
         .unwrap_or(0);
     let mut lines = Vec::new();
     let mut whose = None;
     for row in rows {
+        let finding = &row.finding;
         if whose != Some(&row.role) {
             whose = Some(&row.role);
             lines.extend(row.role.as_deref().map(printable));
         }
-        let (sign, word) = (row.status.sign(is_ascii), row.status.word());
+        let (sign, word) = (sign(finding.status, is_ascii), status_word(finding.status));
         lines.push(format!(
             "  {sign} {word:<8}  {:<width$}  {}",
-            row.check,
-            printable(&row.actual)
+            finding.check,
+            printable(&finding.actual)
         ));
-        if row.status.needs_help() {
-            for (name, text) in [("required", &row.required), ("remedy", &row.remedy)] {
+        if needs_help(finding.status) {
+            for (name, text) in [("required", &finding.required), ("remedy", &finding.remedy)] {
                 lines.push(format!("{:12}  {name:<width$}  {}", "", printable(text)));
             }
         }
@@ -164,24 +108,31 @@ pub(super) fn lines(rows: &[FindingRow], is_ascii: bool) -> Vec<String> {
 
 /// Returns the rows as a report of JUnit: what failed is a failure, what was not looked at is skipped.
 pub(super) fn junit(suite: &str, rows: &[FindingRow]) -> String {
-    let count = |wanted: Outcome| rows.iter().filter(|row| row.status == wanted).count();
+    let count = |wanted: Status| rows.iter().filter(|row| row.finding.status == wanted).count();
     let mut text = format!(
         "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<testsuite name=\"{}\" tests=\"{}\" failures=\"{}\" skipped=\"{}\">\n",
         escaped(suite),
         rows.len(),
-        count(Outcome::Failed),
-        count(Outcome::Skipped)
+        count(Status::Failed),
+        count(Status::Skipped)
     );
     for row in rows {
+        let finding = &row.finding;
         let whose = row.role.as_deref().unwrap_or(suite);
         #[expect(clippy::cast_precision_loss, reason = "a check takes seconds")]
         let seconds = row.duration_ms.unwrap_or(0) as f64 / 1000.0;
-        let (whose, check, actual) = (escaped(whose), escaped(&row.check), escaped(&row.actual));
-        let outcome = match row.status {
-            Outcome::Failed => format!("<failure message=\"{actual}\">{}</failure>", escaped(&row.remedy)),
-            Outcome::Skipped => format!("<skipped message=\"{actual}\"/>"),
-            Outcome::Held | Outcome::Accepted | Outcome::Unknown | Outcome::Advice => {
-                format!("<system-out>{}: {actual}</system-out>", row.status.word())
+        let (whose, check, actual) = (escaped(whose), escaped(&finding.check), escaped(&finding.actual));
+        let outcome = match finding.status {
+            Status::Failed => format!(
+                "<failure message=\"{actual}\">{}</failure>",
+                escaped(&finding.remedy)
+            ),
+            Status::Skipped => format!("<skipped message=\"{actual}\"/>"),
+            Status::Held | Status::Accepted | Status::Unknown | Status::Advice => {
+                format!(
+                    "<system-out>{}: {actual}</system-out>",
+                    status_word(finding.status)
+                )
             }
         };
         text.extend([
@@ -218,25 +169,19 @@ fn escaped(text: &str) -> String {
 mod tests {
     use super::*;
 
-    fn row(role: &str, check: &str, status: Outcome, actual: &str) -> FindingRow {
+    fn row(role: &str, check: &str, status: Status, actual: &str) -> FindingRow {
         FindingRow {
             role: Some(role.to_owned()),
-            check: check.to_owned(),
-            status,
-            actual: actual.to_owned(),
-            required: "private".to_owned(),
-            purpose: "secrets".to_owned(),
-            remedy: "chmod 600 <it>".to_owned(),
-            cves: Vec::new(),
+            finding: Finding::new(check, status, actual, ("private", "secrets", "chmod 600 <it>")),
             duration_ms: Some(1500),
         }
     }
 
     fn rows() -> Vec<FindingRow> {
         vec![
-            row("machine", "memory", Outcome::Held, "9 GiB"),
-            row("miner", "key-file", Outcome::Failed, "mode\n0644 & \"more\""),
-            row("miner", "systemd", Outcome::Skipped, "none"),
+            row("machine", "memory", Status::Held, "9 GiB"),
+            row("miner", "key-file", Status::Failed, "mode\n0644 & \"more\""),
+            row("miner", "systemd", Status::Skipped, "none"),
         ]
     }
 

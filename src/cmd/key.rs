@@ -219,7 +219,8 @@ pub(super) fn wallet_error(tried: &str, error: &KeyFileError) -> CmdError {
 }
 
 impl WalletArgs {
-    fn flags(&self) -> Vec<Flag> {
+    /// Returns the settings that were given; none if no wallet is named.
+    pub(super) fn flags(&self) -> Vec<Flag> {
         let path = self.wallet_path.as_ref().map(|path| path.display().to_string());
         flags([
             ("wallet.path", "--wallet-path", path),
@@ -314,7 +315,7 @@ async fn new(context: &Context, args: &NewArgs) -> Result<(), CmdError> {
     let public_path = hotkey.write(&path).map_err(|error| wallet_error(tried, &error))?;
     let address = hotkey.keypair.hotkey();
     if context.wants_data() {
-        return context.print_json(&MadeKey {
+        return context.print_data(&MadeKey {
             hotkey: address,
             path: path.display().to_string(),
             public_path: public_path.display().to_string(),
@@ -347,7 +348,7 @@ fn show(context: &Context, args: &KeyArgs) -> Result<(), CmdError> {
     let public_key = format!("0x{}", hex::encode(public_key));
     let path = path.map(|path| path.display().to_string());
     if context.wants_data() {
-        return context.print_json(&ShownKey {
+        return context.print_data(&ShownKey {
             hotkey: &hotkey,
             public_key: &public_key,
             path: path.as_deref(),
@@ -381,7 +382,7 @@ async fn sign(context: &Context, args: &SignArgs) -> Result<(), CmdError> {
     };
     let signature = keypair.sign(&message).to_hex_prefixed();
     if context.wants_data() {
-        return context.print_json(&Signed {
+        return context.print_data(&Signed {
             hotkey: keypair.hotkey(),
             signature: &signature,
         });
@@ -400,7 +401,7 @@ fn verify_signature(context: &Context, args: &VerifyArgs) -> Result<(), CmdError
         Err(error) => return Err(CmdError::new(ExitCode::Usage, tried).caused_by(error)),
     };
     if context.wants_data() {
-        context.print_json(&Verified {
+        context.print_data(&Verified {
             hotkey: &args.hotkey,
             valid,
         })?;

@@ -193,7 +193,7 @@ impl Printer<'_> {
         if !self.context.wants_data() {
             return self.context.line(self.line(name, entry));
         }
-        self.context.print_json(&Record::Line {
+        self.context.print_data(&Record::Line {
             ts: stamp(entry.at.moment()),
             seq: self.lines,
             schema: SCHEMA,
@@ -248,7 +248,7 @@ impl Printer<'_> {
     /// Says how it ended.
     fn end(&self, unreadable: u64) -> Result<(), CmdError> {
         if self.context.wants_data() {
-            return self.context.print_json(&Record::End {
+            return self.context.print_data(&Record::End {
                 ts: stamp(self.context.clock.now()),
                 seq: self.lines + 1,
                 schema: SCHEMA,

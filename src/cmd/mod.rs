@@ -247,7 +247,8 @@ fn asks_for_fields(words: &[OsString]) -> Option<String> {
     let (mut command, mut found) = (&root, Vec::new());
     for word in before.iter().skip(1).filter_map(|word| word.to_str()) {
         if let Some(below) = command.find_subcommand(word) {
-            (command, found) = (below, [found, vec![below.get_name()]].concat());
+            found.push(below.get_name());
+            command = below;
         }
     }
     Some(found.join(" "))

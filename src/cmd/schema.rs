@@ -87,7 +87,7 @@ fn list(context: &Context) -> Result<(), CmdError> {
     });
     let listed: Vec<Listed> = listed.collect();
     if context.wants_data() {
-        return context.print_json(&listed);
+        return context.print_data(&listed);
     }
     let mut table = Table::new(["COMMAND", "PRINTS", "FIELDS"]);
     for row in listed {

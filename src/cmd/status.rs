@@ -298,7 +298,7 @@ fn end(report: &Report) -> Result<(), CmdError> {
 
 fn print(context: &Context, report: &Report) -> Result<(), CmdError> {
     if context.wants_data() {
-        return context.print_json(report);
+        return context.print_data(report);
     }
     lines(report).iter().try_for_each(|line| context.line(line))
 }
@@ -323,7 +323,7 @@ impl<'a> Screen<'a> {
 
     fn show(&mut self, report: &Report) -> Result<(), CmdError> {
         if self.context.wants_data() {
-            return self.context.print_json(report);
+            return self.context.print_data(report);
         }
         let lines = lines(report);
         if !self.is_terminal {

@@ -1,6 +1,7 @@
 //! `horde up`: a whole network on this machine, as supervised child processes.
 
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -228,8 +229,9 @@ impl UpArgs {
         let outcome = self.run_in(context, &settings, accepted, directory.path()).await;
         if outcome.is_err() {
             let is_given = matches!(directory, Directory::Given(_));
-            let path = directory.keep();
-            if !is_given {
+            let has_begun = std::fs::read_dir(directory.path()).is_ok_and(|mut found| found.next().is_some());
+            if has_begun && !is_given {
+                let path = directory.keep();
                 context.say(format_args!("logs are kept: horde logs --dir {}", path.display()));
             }
         }
@@ -450,7 +452,14 @@ fn reserve<const N: usize>(wanted: [(IpAddr, u16); N]) -> Result<[u16; N], CmdEr
     let mut held = Vec::new();
     for (slot, (ip, port)) in ports.iter_mut().zip(wanted) {
         let tried = format!("could not listen on {ip} port {port}");
-        let listener = TcpListener::bind((ip, port)).or_fail(ExitCode::Failed, tried.clone())?;
+        let listener = TcpListener::bind((ip, port)).map_err(|error| {
+            let failure = CmdError::new(ExitCode::Failed, tried.clone()).caused_by(&error);
+            match error.kind() {
+                ErrorKind::AddrInUse => failure
+                    .hint("another process listens there; give another port, or 0 for any that is free"),
+                _ => failure,
+            }
+        })?;
         *slot = listener.local_addr().or_fail(ExitCode::Failed, tried)?.port();
         held.push(listener);
     }
@@ -569,7 +578,7 @@ fn running(plan: &Plan, network: &Devnet) -> Result<Running, StartError> {
 /// Prints what runs where.
 fn tell(context: &Context, running: &Running) -> Result<(), CmdError> {
     if context.wants_data() {
-        return context.print_json(running);
+        return context.print_data(running);
     }
     let pid = |name| {
         running
@@ -612,7 +621,7 @@ fn tell(context: &Context, running: &Running) -> Result<(), CmdError> {
 /// Prints what came of the sample job.
 fn tell_result(context: &Context, result: &SampleResult<'_>) -> Result<(), CmdError> {
     if context.wants_data() {
-        return context.print_json(result);
+        return context.print_data(result);
     }
     context.line(format_args!("\njob {} {}", result.job.uuid, result.job.status))?;
     let streams = [("stdout", result.job.stdout), ("stderr", result.job.stderr)];

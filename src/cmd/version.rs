@@ -90,7 +90,7 @@ impl VersionArgs {
             output: OUTPUT_VERSION,
         };
         if context.wants_data() {
-            return context.print_json(&version);
+            return context.print_data(&version);
         }
         let commit = match (version.commit, version.commit_date) {
             (Some(commit), Some(date)) => format!("{commit} of {date}"),

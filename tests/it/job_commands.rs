@@ -50,7 +50,10 @@ const TABLE: &[Row] = &[
         Print::One,
         0,
     ),
-    (&["report-cheated", "JOB", "TRUSTED"], Print::One, 0),
+    (&["report-cheated", "JOB", "TRUSTED", "--dry-run"], Print::One, 11),
+    (&["report-cheated", "JOB", "TRUSTED", "--yes"], Print::One, 0),
+    (&["cancel", "RUNS", "JOB", "--dry-run"], Print::One, 11),
+    (&["cancel", "JOB", "--dry-run"], Print::One, 0),
     (&["cancel", "RUNS"], Print::One, 0),
 ];
 
@@ -181,7 +184,7 @@ async fn every_command_prints_json_that_is_json_and_nothing_else() {
             serde_json::from_str(&text).unwrap_or_else(|error| panic!("{words:?}: {error}: {text}"));
         assert!(value.is_object() || value.is_array(), "{words:?}: {text}");
     } // What was reported stands, and is not reported twice.
-    let output = run(scene.command(&["report-cheated", "JOB", "TRUSTED"], true)).await;
+    let output = run(scene.command(&["report-cheated", "JOB", "TRUSTED", "--yes"], true)).await;
     assert_eq!(output.status.code(), Some(5), "{output:?}");
 }
 

@@ -751,14 +751,31 @@ async fn a_report_of_a_cheater_is_checked_and_signed_over_all_of_it() {
     trusted["on_trusted_miner"] = true.into();
     let stage = Stage::start(vec![completed(A, "42\n", ""), trusted, completed(C, "42\n", "")]).await;
     let home = Home::new();
-    let args = [
+    let mut args = vec![
         "report-cheated",
         A,
         B,
         "--details",
         r#"{"expected":"41","ż":[1]}"#,
         "--json",
+        "--dry-run",
     ];
+    let told = parsed(&stage.run(&home, &args).await, 11);
+    assert_eq!(
+        told["plan"]["changes"][0]["to"],
+        format!("by {B}, which differs in stdout")
+    );
+    args.pop();
+    let (_, stderr) = ended(&stage.run(&home, &args).await, 2);
+    assert!(stderr.contains("needs a yes"), "{stderr}");
+    assert!(
+        !stage
+            .play()
+            .asked
+            .iter()
+            .any(|(asked, ..)| asked.contains("cheated"))
+    );
+    args.push("--yes");
     let told = parsed(&stage.run(&home, &args).await, 0);
     assert_eq!(
         (&told["reported"], &told["differs"]),

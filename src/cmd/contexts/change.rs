@@ -161,7 +161,7 @@ fn tell_current(context: &Context, contexts: &Contexts) -> Result<(), CmdError> 
         .and_then(|name| contexts.find(name))
         .is_some_and(|named| named.is_mainnet());
     if context.wants_data() {
-        return context.print_json(&InUse { current, mainnet });
+        return context.print_data(&InUse { current, mainnet });
     }
     match current {
         Some(name) if mainnet => context.say(format_args!(
@@ -324,7 +324,7 @@ impl RemoveArgs {
         if context.wants_data() {
             let current = contexts.current();
             let current_named = current.and_then(|name| contexts.find(name));
-            context.print_json(&InUse {
+            context.print_data(&InUse {
                 current,
                 mainnet: current_named.is_some_and(|named| named.is_mainnet()),
             })?;
@@ -456,7 +456,7 @@ fn tell(
 ) -> Result<(), CmdError> {
     let in_force = contexts.current().or(settings.context());
     if context.wants_data() {
-        return context.print_json(&ContextRow::new(named, in_force));
+        return context.print_data(&ContextRow::new(named, in_force));
     }
     let mark = if named.is_mainnet() {
         ", one of the MAINNET,"

@@ -123,7 +123,7 @@ fn list(context: &Context, settings: &Settings, contexts: &Contexts) -> Result<(
         .map(|named| ContextRow::new(named, in_force))
         .collect();
     if context.wants_data() {
-        return context.print_json(&rows);
+        return context.print_data(&rows);
     }
     let mut table = Table::new(["", "NAME", "NETWORK", "FACILITATOR", "KEY", "DIRECTORY"]);
     for row in &rows {
@@ -153,7 +153,7 @@ fn show(
     let named = contexts.known(&name).map_err(|error| refused(&error))?;
     let row = ContextRow::new(&named, settings.context());
     if context.wants_data() {
-        return context.print_json(&row);
+        return context.print_data(&row);
     }
     let mut lines = vec![
         ("name", row.name.clone()),

@@ -18,12 +18,12 @@ use self::patient::Patient;
 use super::context::Context;
 use super::contract::{Prints, Promise, of};
 use super::error::{CmdError, ExitCode, OrFail as _};
-use super::findings::{self, FindingRow, Outcome};
+use super::findings::{self, FindingRow};
 use super::help::nearest;
 use super::table::{Table, stamp};
 use crate::core::doctor::catalogue::{self, CHECKS, Check, Who};
 use crate::core::doctor::mend::Mend;
-use crate::core::host::checks::RELEASE_AGENT;
+use crate::core::host::checks::{RELEASE_AGENT, Status};
 use crate::core::host::floors::Floors;
 use crate::core::store::places::CHECKS_FILE;
 
@@ -185,7 +185,7 @@ impl DoctorArgs {
                 .or_fail(ExitCode::Failed, format!("could not write {}", path.display()))?;
         }
         if context.wants_data() {
-            context.print_json(&report)?;
+            context.print_data(&report)?;
         } else {
             for line in findings::lines(&report.checks, !context.speaks_utf8()) {
                 context.line(line)?;
@@ -253,7 +253,7 @@ impl DoctorArgs {
                         duration_ms: u64::try_from(took.as_millis()).ok(),
                         ..FindingRow::from(&judged.finding)
                     };
-                    rows.push((place, catalogue::place(&row.check), row));
+                    rows.push((place, catalogue::place(&row.finding.check), row));
                 }
             }
         }
@@ -338,9 +338,15 @@ async fn mend(context: &Context, mends: BTreeSet<Mend>) -> Result<Vec<String>, C
 
 /// Ends as it must.
 fn end(rows: &[FindingRow]) -> Result<(), CmdError> {
-    let failed = rows.iter().filter(|row| row.status == Outcome::Failed);
+    let failed = rows.iter().filter(|row| row.finding.status == Status::Failed);
     let failed: Vec<String> = failed
-        .map(|row| format!("{} of {}", row.check, row.role.as_deref().unwrap_or_default()))
+        .map(|row| {
+            format!(
+                "{} of {}",
+                row.finding.check,
+                row.role.as_deref().unwrap_or_default()
+            )
+        })
         .collect();
     if failed.is_empty() {
         return Ok(());
@@ -403,7 +409,7 @@ fn find<'a>(all: &'a [CheckRow], name: &str) -> Result<&'a CheckRow, CmdError> {
 fn explain(context: &Context, all: &[CheckRow], name: &str) -> Result<(), CmdError> {
     let row = find(all, name)?;
     if context.wants_data() {
-        return context.print_json(&Known { checks: vec![row] });
+        return context.print_data(&Known { checks: vec![row] });
     }
     for (name, text) in [
         ("check", row.check.as_str()),
@@ -420,7 +426,7 @@ fn explain(context: &Context, all: &[CheckRow], name: &str) -> Result<(), CmdErr
 
 fn list(context: &Context, all: &[CheckRow]) -> Result<(), CmdError> {
     if context.wants_data() {
-        return context.print_json(&Known {
+        return context.print_data(&Known {
             checks: all.iter().collect(),
         });
     }

@@ -175,7 +175,7 @@ async fn add(context: &Context, args: AddArgs) -> Result<(), CmdError> {
         (false, _) => format!("this was done before under its key; {user} has {available} available"),
     });
     if context.wants_data() {
-        context.print_json(&Given {
+        context.print_data(&Given {
             hotkey: &user,
             added: is_new,
             amount_micro: asked,
@@ -231,7 +231,7 @@ async fn list(context: &Context, args: ListArgs) -> Result<(), CmdError> {
         .or_fail(ExitCode::Failed, "could not read the ledger")?;
     if context.wants_data() {
         let all: Vec<ShownTransfer<'_>> = transfers.iter().map(shown).collect();
-        return context.print_json(&all);
+        return context.print_data(&all);
     }
     if transfers.is_empty() {
         context.say("there are no such transfers");
@@ -347,7 +347,7 @@ async fn check(context: &Context) -> Result<(), CmdError> {
             written_micro: found.kept,
             moved_micro: found.moved,
         });
-        context.print_json(&Books {
+        context.print_data(&Books {
             balanced: imbalances.is_empty(),
             imbalances: all.collect(),
         })?;

@@ -45,7 +45,7 @@ impl PricesArgs {
         let settings = context.settings(Scope::Facilitator, Vec::new())?;
         let prices = FacilitatorConfig::from_settings(&settings)?.prices;
         if context.wants_data() {
-            return context.print_json(&Prices {
+            return context.print_data(&Prices {
                 charges: !prices.is_empty(),
                 prices: prices
                     .iter()

@@ -44,7 +44,7 @@ impl SpecsArgs {
             .or_fail(ExitCode::Failed, "could not read the machine specs")?;
         if context.wants_data() {
             let all: Vec<ShownSpecs<'_>> = specs.iter().map(shown).collect();
-            return context.print_json(&all);
+            return context.print_data(&all);
         }
         if specs.is_empty() {
             context.say("no validator has told of a machine");

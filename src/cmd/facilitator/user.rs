@@ -294,7 +294,7 @@ fn check(ordered: Ordered) -> Result<bool, CmdError> {
 /// Prints how a user stands after an order, for scripts.
 fn told(context: &Context, configured: &Configured, user: &KnownUser) -> Result<(), CmdError> {
     if context.wants_data() {
-        context.print_json(&configured.shown(user))?;
+        context.print_data(&configured.shown(user))?;
     }
     Ok(())
 }
@@ -309,7 +309,7 @@ async fn list(context: &Context) -> Result<(), CmdError> {
         .or_fail(ExitCode::Failed, READ_FAILED)?;
     if context.wants_data() {
         let all: Vec<ShownUser<'_>> = users.iter().map(|user| configured.shown(user)).collect();
-        return context.print_json(&all);
+        return context.print_data(&all);
     }
     if users.is_empty() {
         context.say("no user is known: `horde facilitator user add` lets one in");
@@ -339,7 +339,7 @@ async fn show(context: &Context, who: &Who) -> Result<(), CmdError> {
         .await
         .or_fail(ExitCode::Failed, READ_FAILED)?;
     if context.wants_data() {
-        return context.print_json(&configured.shown(&user));
+        return context.print_data(&configured.shown(&user));
     }
     let standing = match configured.standing(&user) {
         "blocked" => "kept out",

@@ -56,7 +56,7 @@ impl HelpArgs {
     pub fn run(&self, context: &Context) -> Result<(), CmdError> {
         let page = self.page()?;
         if context.wants_data() {
-            return context.print_json(&page);
+            return context.print_data(&page);
         }
         context.line(page.text.trim_end())
     }

@@ -17,7 +17,7 @@ use super::context::Context;
 use super::contexts;
 use super::contract::{Prints, Promise, of};
 use super::error::{CmdError, ExitCode, OrFail};
-use super::key::{own_address, wallet_error};
+use super::key::{WalletArgs, own_address, wallet_error};
 use crate::core::config::contexts::{Contexts, NamedContext};
 use crate::core::config::{
     FacilitatorConfig, MinerConfig, Origin, Settings, ValidatorConfig, Value, WalletConfig, commented_text,
@@ -54,15 +54,8 @@ pub struct InitArgs {
     /// Sign with a development key such as //Alice; local network only
     #[arg(long, value_name = "URI", conflicts_with_all = ["wallet_path", "wallet", "hotkey", "new_key", "import_key"])]
     key_uri: Option<String>,
-    /// Look for wallets in this directory
-    #[arg(long, value_name = "DIRECTORY")]
-    wallet_path: Option<PathBuf>,
-    /// Use the wallet of this name
-    #[arg(long, value_name = "NAME")]
-    wallet: Option<String>,
-    /// Use the hotkey of this name
-    #[arg(long, value_name = "NAME")]
-    hotkey: Option<String>,
+    #[command(flatten)]
+    wallet: WalletArgs,
     /// Make the hotkey
     #[arg(long, conflicts_with = "import_key")]
     new_key: bool,
@@ -388,7 +381,7 @@ fn next(context: &Context, role: InitRole) -> Vec<String> {
 
 fn tell(context: &Context, done: &Done) -> Result<(), CmdError> {
     if context.wants_data() {
-        return context.print_json(done);
+        return context.print_data(done);
     }
     let path = |path: &PathBuf| path.display().to_string();
     let lines = [

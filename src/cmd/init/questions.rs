@@ -332,16 +332,10 @@ impl InitArgs {
     }
 
     fn wallet_flags(&self) -> Vec<Flag> {
-        let path = self.wallet_path.as_ref().map(|path| path.display().to_string());
-        let all = [
-            ("wallet.path", "--wallet-path", path),
-            ("wallet.name", "--wallet", self.wallet.clone()),
-            ("wallet.hotkey", "--hotkey", self.hotkey.clone()),
-            ("wallet.uri", "--key-uri", self.key_uri.clone()),
-        ];
-        all.into_iter()
-            .filter_map(|(key, name, value)| Some(flag(key, name, value?)))
-            .collect()
+        let mut flags = self.wallet.flags();
+        let uri = self.key_uri.clone();
+        flags.extend(uri.map(|uri| flag("wallet.uri", "--key-uri", uri)));
+        flags
     }
 
     fn key_source(&self) -> Option<KeySource> {

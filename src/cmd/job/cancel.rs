@@ -21,7 +21,11 @@ pub(super) const EXAMPLES: &str = "\
 Examples:
   horde job cancel 3f2a
   horde job cancel 3f2a 91bc --wait
+  horde job cancel 3f2a 91bc --dry-run
   horde job list --status open --quiet | xargs horde job cancel";
+
+/// What comes of a job that is only asked about.
+const WOULD_CANCEL: &str = "would-cancel";
 
 /// `horde job cancel …`
 #[derive(Args, Debug)]
@@ -34,6 +38,9 @@ pub struct CancelArgs {
     /// Give up waiting for a job after so many seconds, with 7
     #[arg(long, value_name = "SECONDS", requires = "wait")]
     timeout: Option<u64>,
+    /// Tell which jobs would be cancelled and cancel none; ends with 11 if any would
+    #[arg(long, conflicts_with = "wait")]
+    dry_run: bool,
     /// The jobs; the beginnings of their identities are enough
     #[arg(required = true)]
     ids: Vec<String>,
@@ -44,7 +51,7 @@ pub struct CancelArgs {
 pub(super) struct Outcome {
     /// The job, or what was given for it.
     job: String,
-    /// `cancelling`, `cancelled`, `ended` (otherwise, or before), `cannot` or `error`.
+    /// `cancelling`, `cancelled`, `ended` (otherwise, or before), `cannot`, `error`, or with `--dry-run` `would-cancel`.
     result: &'static str,
     /// How the job stands; null if that is not known.
     status: Option<&'static str>,
@@ -101,7 +108,7 @@ impl CancelArgs {
         // All are asked for first, so that they end beside each other.
         let mut asked = Vec::with_capacity(self.ids.len());
         for id in &self.ids {
-            asked.push(ask(&client, id).await);
+            asked.push(ask(&client, id, self.dry_run).await);
         }
         let mut outcomes = Vec::with_capacity(asked.len());
         for (outcome, job) in asked {
@@ -125,7 +132,7 @@ impl CancelArgs {
             outcomes.push(outcome);
         }
         if context.wants_data() {
-            context.print_json(&outcomes)?;
+            context.print_data(&outcomes)?;
         }
         verdict(&outcomes)
     }
@@ -147,13 +154,16 @@ impl CancelArgs {
 }
 
 /// Asks for the end of a job; returns the job too if that takes a while.
-async fn ask(client: &Client, id: &str) -> (Outcome, Option<JobView>) {
+async fn ask(client: &Client, id: &str, is_dry: bool) -> (Outcome, Option<JobView>) {
     let job = match find(client, id).await {
         Ok(job) => job,
         Err(error) => return (Outcome::failed(id.to_owned(), error), None),
     };
     if job.current().is_terminal() {
         return (Outcome::ended(&job), None);
+    }
+    if is_dry {
+        return (Outcome::of(&job, WOULD_CANCEL), None);
     }
     match client.cancel(&job.uuid).await {
         Ok(Cancelled::UnderWay(job)) => (Outcome::of(&job, "cancelling"), Some(job)),
@@ -180,7 +190,12 @@ fn verdict(outcomes: &[Outcome]) -> Result<(), CmdError> {
         .filter(|outcome| outcome.code != ExitCode::Done)
         .peekable();
     let Some(first) = failed.peek().map(|outcome| outcome.code) else {
-        return Ok(());
+        let is_pending = outcomes.iter().any(|outcome| outcome.result == WOULD_CANCEL);
+        return if is_pending {
+            Err(CmdError::quiet(ExitCode::Pending))
+        } else {
+            Ok(())
+        };
     };
     let code = if outcomes.iter().all(|outcome| outcome.code == first) {
         first

@@ -23,6 +23,7 @@ use crate::core::model::JobId;
 use crate::core::model::upload::SingleFileUpload;
 use crate::core::proto::sdk_facilitator::JobView;
 use crate::core::s3::S3;
+use crate::core::tasks::Causes;
 
 pub(super) const EXAMPLES: &str = "\
 Examples:
@@ -246,7 +247,7 @@ impl Download<'_> {
         let part = match self.landing.begin(&format!("{OUTPUT}/{path}")) {
             Ok(part) => part,
             Err(error) => {
-                self.miss(path, "output", words(&error));
+                self.miss(path, "output", Causes(&error).to_string());
                 return Ok(());
             }
         };
@@ -266,7 +267,7 @@ impl Download<'_> {
                 sha256: fetched.sha256,
                 verified: fetched.verified,
             }),
-            Err(error) => self.miss(path, "output", words(&error)),
+            Err(error) => self.miss(path, "output", Causes(&error).to_string()),
         }
         Ok(())
     }
@@ -302,7 +303,7 @@ impl Download<'_> {
                 sha256: hex::encode(Sha256::digest(content)),
                 verified: None,
             }),
-            Err(error) => self.miss(path, source, words(&error)),
+            Err(error) => self.miss(path, source, Causes(&error).to_string()),
         }
     }
 
@@ -317,7 +318,7 @@ impl Download<'_> {
     fn finish(self, to: &std::path::Path) -> Result<(), CmdError> {
         let context = self.context;
         if context.wants_data() {
-            context.print_json(&Downloaded {
+            context.print_data(&Downloaded {
                 job: &self.job.uuid,
                 directory: to.display().to_string(),
                 files: &self.came,
@@ -350,15 +351,4 @@ impl Download<'_> {
         }
         Err(failed)
     }
-}
-
-/// Returns an error with all that is behind it, in one line.
-fn words(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(next) = cause {
-        text = format!("{text}: {next}");
-        cause = next.source();
-    }
-    text
 }

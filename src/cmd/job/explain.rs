@@ -50,7 +50,7 @@ impl ExplainArgs {
             .and_then(|meaning| meaning.ending)
             .map(|ending| exit_code(ending).number());
         if context.wants_data() {
-            return context.print_json(&Explained {
+            return context.print_data(&Explained {
                 explanation: &explanation,
                 exit_code: code,
             });

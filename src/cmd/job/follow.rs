@@ -190,7 +190,7 @@ pub(super) async fn follow(
         if plan.goal != Goal::Ended && plan.goal.is_reached(&job) {
             moving.end();
             return if context.wants_data() {
-                context.print_json(&job)
+                context.print_data(&job)
             } else {
                 Ok(())
             };
@@ -345,7 +345,7 @@ fn finish(context: &Context, job: &JobView, moving: &Moving<'_>, told: &[Told; 2
         return Err(CmdError::new(ExitCode::Bug, "the job has not ended"));
     };
     if context.wants_data() {
-        context.print_json(job)?;
+        context.print_data(job)?;
     } else {
         let [stdout, stderr] = told;
         for (stream, rest) in [

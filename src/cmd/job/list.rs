@@ -169,7 +169,7 @@ impl ListArgs {
             context.say("no such jobs; `horde job submit --help` tells how to submit one");
         }
         if context.wants_data() {
-            return context.print_json(&jobs);
+            return context.print_data(&jobs);
         }
         if self.quiet {
             return jobs

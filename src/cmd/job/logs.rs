@@ -102,7 +102,7 @@ impl Printer<'_> {
             content: Content::of(bytes),
             ..self.event("output")
         };
-        self.context.print_json(&record)
+        self.context.print_data(&record)
     }
 
     fn lost(&self, bytes: u64) -> Result<(), CmdError> {
@@ -112,7 +112,7 @@ impl Printer<'_> {
                 .say(format_args!("[{bytes} bytes of {stream} are lost here]"));
             return Ok(());
         }
-        self.context.print_json(&LogEvent {
+        self.context.print_data(&LogEvent {
             stream: Some(stream),
             bytes: Some(bytes),
             ..self.event("gap")
@@ -381,7 +381,7 @@ impl LogsArgs {
             ));
         }
         if context.wants_data() {
-            context.print_json(&Logs {
+            context.print_data(&Logs {
                 job: &job.uuid,
                 status: status_word(job),
                 complete: is_complete,
@@ -414,7 +414,7 @@ impl LogsArgs {
                 status: status_word(&job),
                 exit_code: end(&job).map(|end| end.code.number()),
             };
-            context.print_json(&LogEvent {
+            context.print_data(&LogEvent {
                 end: Some(end),
                 ..LogEvent::new("end", context, &sequence, &job.uuid)
             })?;

@@ -44,12 +44,13 @@ use self::show::ShowArgs;
 use self::submit::SubmitArgs;
 use self::wait::WaitArgs;
 use super::catalogue::{self, Problem};
+use super::confirm::PlanShown;
 use super::context::Context;
 use super::contract::{JOBS_OWN, Prints, Promise, of};
 use super::error::{CmdError, ExitCode};
-use super::key;
+use super::key::{self, WalletArgs};
 use crate::core::client::{Client, ClientError};
-use crate::core::config::{Flag, Scope, WalletConfig};
+use crate::core::config::{Flag, Scope, Settings, WalletConfig};
 use crate::core::proto::sdk_facilitator::JobView;
 
 /// What these commands promise.
@@ -120,6 +121,7 @@ pub(super) const PROMISES: &[Promise] = &[
             ExitCode::Conflict,
             ExitCode::TooLong,
             ExitCode::Partial,
+            ExitCode::Pending,
         ],
     ),
     Promise::new(
@@ -141,12 +143,13 @@ pub(super) const PROMISES: &[Promise] = &[
     ),
     Promise::new(
         "job report-cheated",
-        Prints::One(of::<report_cheated::Report<'_>>),
+        Prints::Either(of::<report_cheated::Report<'_>>, of::<PlanShown<'_>>),
         &[
             ExitCode::NotFound,
             ExitCode::Refused,
             ExitCode::Unreachable,
             ExitCode::Conflict,
+            ExitCode::Pending,
         ],
     ),
 ];
@@ -206,15 +209,8 @@ pub struct UserArgs {
     /// Sign with a development key such as //Charlie
     #[arg(long, value_name = "URI", conflicts_with_all = ["wallet_path", "wallet", "hotkey"])]
     key_uri: Option<String>,
-    /// Look for wallets in this directory
-    #[arg(long, value_name = "DIRECTORY")]
-    wallet_path: Option<PathBuf>,
-    /// Use the wallet of this name
-    #[arg(long, value_name = "NAME")]
-    wallet: Option<String>,
-    /// Use the hotkey of this name
-    #[arg(long, value_name = "NAME")]
-    hotkey: Option<String>,
+    #[command(flatten)]
+    wallet: WalletArgs,
     /// Read the password of an encrypted key from this file
     #[arg(long, value_name = "FILE")]
     password_file: Option<PathBuf>,
@@ -240,6 +236,11 @@ impl JobCommand {
 
 impl UserArgs {
     async fn client(&self, context: &Context) -> Result<Client, CmdError> {
+        let settings = self.settings(context)?;
+        self.client_of(context, &settings).await
+    }
+
+    fn settings(&self, context: &Context) -> Result<Settings, CmdError> {
         let path = |path: &Option<PathBuf>| path.as_ref().map(|path| path.display().to_string());
         let flags = [
             (
@@ -247,9 +248,6 @@ impl UserArgs {
                 "--facilitator",
                 self.facilitator.clone(),
             ),
-            ("wallet.path", "--wallet-path", path(&self.wallet_path)),
-            ("wallet.name", "--wallet", self.wallet.clone()),
-            ("wallet.hotkey", "--hotkey", self.hotkey.clone()),
             (
                 "wallet.password_file",
                 "--password-file",
@@ -260,10 +258,13 @@ impl UserArgs {
         let flags = flags
             .into_iter()
             .filter_map(|(key, flag, value)| value.map(|value| Flag { key, flag, value }));
-        let settings = context.settings(Scope::Tool, flags.collect())?;
-        let mut wallet = WalletConfig::from_settings(&settings)?;
+        context.settings(Scope::Tool, flags.chain(self.wallet.flags()).collect())
+    }
+
+    async fn client_of(&self, context: &Context, settings: &Settings) -> Result<Client, CmdError> {
+        let mut wallet = WalletConfig::from_settings(settings)?;
         // A wallet named on the command line outranks a development key from elsewhere.
-        if self.wallet_path.is_some() || self.wallet.is_some() || self.hotkey.is_some() {
+        if !self.wallet.flags().is_empty() {
             wallet.uri = None;
         }
         let keypair = key::open_hotkey(context, &wallet).await?;

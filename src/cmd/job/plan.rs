@@ -121,7 +121,7 @@ impl Plan {
     /// Prints it.
     pub(super) fn print(&self, context: &Context, job: &Submit) -> Result<(), CmdError> {
         if context.wants_data() {
-            return context.print_json(&Planned { plan: self });
+            return context.print_data(&Planned { plan: self });
         }
         let args: Vec<String> = job.args.iter().map(|arg| format!("{arg:?}")).collect();
         let names: Vec<String> = job.env.keys().map(|name| printable(name)).collect();

@@ -8,6 +8,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::{UserArgs, client_error, find};
+use crate::cmd::confirm::{ChangeArgs, Danger, Plan};
 use crate::cmd::context::Context;
 use crate::cmd::error::{CmdError, ExitCode, OrFail as _};
 use crate::core::client::ClientError;
@@ -18,7 +19,8 @@ use crate::core::proto::sdk_facilitator::JobView;
 pub(super) const EXAMPLES: &str = "\
 Examples:
   horde job retry 3f2a --trusted
-  horde job report-cheated 3f2a 91bc
+  horde job report-cheated 3f2a 91bc --dry-run
+  horde job report-cheated 3f2a 91bc --yes
   horde job report-cheated 3f2a 91bc --details '{\"expected\": \"42\", \"got\": \"41\"}'
   diff expected.json got.json | jq -R . | horde job report-cheated 3f2a 91bc --details -";
 
@@ -33,6 +35,8 @@ pub struct ReportCheatedArgs {
     /// Add this evidence, as JSON; - reads it from standard input
     #[arg(long, value_name = "JSON")]
     details: Option<String>,
+    #[command(flatten)]
+    change: ChangeArgs,
     /// The job whose miner cheated; the beginning of its identity is enough
     id: String,
     /// The same job, run on the validator's trusted miner
@@ -62,7 +66,8 @@ impl ReportCheatedArgs {
             .map(details)
             .transpose()?
             .unwrap_or_default();
-        let client = self.user.client(context).await?;
+        let settings = self.user.settings(context)?;
+        let client = self.user.client_of(context, &settings).await?;
         let job = find(&client, &self.id).await?;
         let trusted = find(&client, &self.trusted_id).await?;
         check(&job, &trusted)?;
@@ -72,12 +77,25 @@ impl ReportCheatedArgs {
                 "note: the two jobs returned the same output and artifacts; what they uploaded cannot be compared here",
             );
         }
+        let to = match differs.as_slice() {
+            [] => format!("by {}", trusted.uuid),
+            differs => format!("by {}, which differs in {}", trusted.uuid, differs.join(", ")),
+        };
+        let plan = Plan::new("report", "job", job.uuid.as_str())
+            .change("cheat report", None, Some(to))
+            .danger(
+                Danger::Ask,
+                "The miner of that job is punished if the report is right, and a report cannot be taken back",
+            );
+        if !self.change.allow(context, &settings, &plan).await? {
+            return Ok(());
+        }
         let words = client
             .report_cheated(&job.uuid, &trusted.uuid, &details)
             .await
             .map_err(|error| report_error(&error))?;
         if context.wants_data() {
-            return context.print_json(&Report {
+            return context.print_data(&Report {
                 job: &job.uuid,
                 trusted_job: &trusted.uuid,
                 reported: true,

@@ -124,7 +124,7 @@ impl RetryArgs {
             return follow(context, &client, again, Plan::to_the_end(self.interrupt)).await;
         }
         if context.wants_data() {
-            return context.print_json(&again);
+            return context.print_data(&again);
         }
         context.line(&again.uuid)
     }

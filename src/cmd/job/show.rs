@@ -36,7 +36,7 @@ impl ShowArgs {
         let client = self.user.client(context).await?;
         let job = find(&client, &self.id).await?;
         if context.wants_data() {
-            return context.print_json(&job);
+            return context.print_data(&job);
         }
         let mut last = "";
         for (name, text) in lines(&job) {

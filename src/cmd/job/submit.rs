@@ -212,7 +212,7 @@ impl SubmitArgs {
                 stream::say_files(context, &job, files);
             }
             return if context.wants_data() {
-                context.print_json(&job)
+                context.print_data(&job)
             } else {
                 context.line(&job.uuid)
             };

@@ -495,7 +495,7 @@ impl Inspection<'_> {
     fn end(self) -> Result<(), CmdError> {
         if self.context.wants_data() {
             self.context
-                .print_json(&Findings::of(self.findings.iter().map(FindingRow::from)))?;
+                .print_data(&Findings::of(self.findings.iter().map(FindingRow::from)))?;
         }
         let failed = self
             .findings

@@ -119,7 +119,7 @@ pub(super) struct Draining {
 
 fn tell(context: &Context, is_draining: bool, jobs: u32) -> Result<(), CmdError> {
     if context.wants_data() {
-        return context.print_json(&Draining { is_draining, jobs });
+        return context.print_data(&Draining { is_draining, jobs });
     }
     let word = if is_draining {
         "draining: no new jobs are taken"

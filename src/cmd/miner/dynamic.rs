@@ -28,7 +28,7 @@ impl DynamicArgs {
         let documents = store.dynamic_documents().await.or_fail(ExitCode::Failed, tried)?;
         let values = values.borrow().clone();
         if context.wants_data() {
-            return print_json(context, &settings, &values, &documents);
+            return print_data(context, &settings, &values, &documents);
         }
         print(context, &values, &documents)?;
         if settings.text("miner.dynamic_config_url")? == "off" {
@@ -102,7 +102,7 @@ struct ShownDocument<'a> {
     error: Option<&'a str>,
 }
 
-fn print_json(
+fn print_data(
     context: &Context,
     settings: &Settings,
     values: &Values,
@@ -131,7 +131,7 @@ fn print_json(
             error: document.error.as_deref(),
         });
     }
-    context.print_json(&Dynamic {
+    context.print_data(&Dynamic {
         url: settings.text("miner.dynamic_config_url")?,
         values: keys.collect(),
         documents: list,

@@ -121,7 +121,7 @@ impl ListArgs {
         }
         if context.wants_data() {
             let rows: Vec<Shown<'_>> = items.iter().map(Item::shown).collect();
-            return context.print_json(&rows);
+            return context.print_data(&rows);
         }
         if items.is_empty() {
             return Ok(());
@@ -563,7 +563,7 @@ async fn follow(context: &Context, store: &MinerStore, view: &View, limit: u32) 
         }
     }
     if context.wants_data() {
-        context.print_json(&Change::End {
+        context.print_data(&Change::End {
             ts: stamp(context.clock.now()),
             seq: sequence + 1,
             schema: OUTPUT_VERSION,
@@ -577,7 +577,7 @@ async fn follow(context: &Context, store: &MinerStore, view: &View, limit: u32) 
 fn print_change(context: &Context, view: &View, item: &Item, sequence: u64) -> Result<(), CmdError> {
     if context.wants_data() {
         let (ts, seq, schema) = (stamp(context.clock.now()), sequence, OUTPUT_VERSION);
-        return context.print_json(&match item.shown() {
+        return context.print_data(&match item.shown() {
             job @ Shown::Job(_) => Change::Job { ts, seq, schema, job },
             rejection @ Shown::Refusal(_) => Change::Rejection {
                 ts,

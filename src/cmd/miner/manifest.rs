@@ -162,7 +162,7 @@ async fn set(
     let due = known.due(now);
     if context.wants_data() {
         let wanted = known.wanted().0;
-        return context.print_json(&SetManifest {
+        return context.print_data(&SetManifest {
             wanted,
             takes_effect_at: text(due)?,
         });
@@ -264,7 +264,7 @@ fn show_json(
         let share = share_of(known, class);
         (class.clone(), Multiplier { share, min: *min })
     });
-    context.print_json(&ShownManifest {
+    context.print_data(&ShownManifest {
         offered: offered(known),
         offered_since: text(known.offered_since)?,
         reasons: reasons.collect(),

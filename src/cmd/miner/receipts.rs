@@ -11,9 +11,10 @@ use super::super::error::{CmdError, ExitCode, OrFail};
 use super::open_beside;
 use crate::core::model::receipt::{Receipt, ReceiptPayload};
 use crate::core::model::{Hotkey, JobId, Timestamp};
-use crate::core::receipts::{ReceiptError, verify_receipt};
+use crate::core::receipts::verify_receipt;
 use crate::core::store::miner::MinerStore;
 use crate::core::store::miner::pages::{ListedReceipt, ReceiptFilter};
+use crate::core::tasks::Causes;
 
 /// Receipts read at once by an export.
 const BATCH: u32 = 500;
@@ -150,7 +151,7 @@ async fn export(context: &Context, store: &MinerStore, filter: ReceiptFilter) ->
         for listed in batch {
             let receipt = whole(listed);
             if context.wants_data() {
-                context.print_json(&receipt)?;
+                context.print_data(&receipt)?;
             } else {
                 context.json_line(&receipt)?;
             }
@@ -185,7 +186,7 @@ fn list(context: &Context, found: Vec<ListedReceipt>, verify: bool) -> Result<()
     for listed in found {
         let (page, stored_at) = (listed.page, listed.stored_at);
         let receipt = whole(listed);
-        let verdict = verify.then(|| verify_receipt(&receipt).map_err(|error| words(&error)));
+        let verdict = verify.then(|| verify_receipt(&receipt).map_err(|error| Causes(&error).to_string()));
         wrong += usize::from(matches!(verdict, Some(Err(_))));
         let stored_at = stored_at
             .format(&Rfc3339)
@@ -203,7 +204,7 @@ fn list(context: &Context, found: Vec<ListedReceipt>, verify: bool) -> Result<()
         }
     }
     if context.wants_data() {
-        context.print_json(&Receipts { receipts: rows })?;
+        context.print_data(&Receipts { receipts: rows })?;
     }
     if wrong > 0 {
         return Err(CmdError::new(
@@ -212,17 +213,6 @@ fn list(context: &Context, found: Vec<ListedReceipt>, verify: bool) -> Result<()
         ));
     }
     Ok(())
-}
-
-/// An error with its sources, in one line.
-fn words(error: &ReceiptError) -> String {
-    let mut text = error.to_string();
-    let mut source = std::error::Error::source(error);
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }
 
 fn row(stored_at: &str, receipt: &Receipt, verdict: Option<&Result<(), String>>) -> String {

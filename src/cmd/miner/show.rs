@@ -50,7 +50,7 @@ impl ShowArgs {
             .await
             .or_fail(ExitCode::Failed, TRIED)?;
         if context.wants_data() {
-            return context.print_json(&whole(details.as_ref(), &receipts, &refusals));
+            return context.print_data(&whole(details.as_ref(), &receipts, &refusals));
         }
         match &details {
             Some(details) => print_details(context, details)?,

@@ -60,7 +60,7 @@ impl StatsArgs {
             context.say("nothing was counted yet: no validator has offered a job or tried to authenticate");
         }
         if context.wants_data() {
-            return context.print_json(&Counts::of(&counts));
+            return context.print_data(&Counts::of(&counts));
         }
         if counts.is_empty() {
             return Ok(());

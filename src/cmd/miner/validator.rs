@@ -130,7 +130,7 @@ async fn list(context: &Context) -> Result<(), CmdError> {
     let now = context.clock.now();
     if context.wants_data() {
         let all: Vec<ShownValidator<'_>> = known.iter().map(|validator| shown(validator, now)).collect();
-        return context.print_json(&all);
+        return context.print_data(&all);
     }
     if known.is_empty() {
         context.say("no validator is known: the miner notes them when it runs");
@@ -196,7 +196,7 @@ async fn told(context: &Context, store: &MinerStore, hotkey: &Hotkey) -> Result<
         blocked: None,
     };
     let now = context.clock.now();
-    context.print_json(&found.map_or(unknown, |validator| shown(validator, now)))
+    context.print_data(&found.map_or(unknown, |validator| shown(validator, now)))
 }
 
 /// Returns the stake in whole units.

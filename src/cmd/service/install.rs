@@ -110,7 +110,7 @@ impl UnitArgs {
     pub(super) fn print(&self, context: &Context) -> Result<(), CmdError> {
         let told = self.told(context)?;
         if context.wants_data() {
-            return context.print_json(&told);
+            return context.print_data(&told);
         }
         context.line(told.text.trim_end())
     }
@@ -271,7 +271,7 @@ impl InstallArgs {
 
 fn tell(context: &Context, told: &Told) -> Result<(), CmdError> {
     if context.wants_data() {
-        return context.print_json(told);
+        return context.print_data(told);
     }
     let path = told.path.display();
     let words = match (told.action, told.done) {

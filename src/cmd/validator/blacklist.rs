@@ -46,7 +46,7 @@ impl BlacklistArgs {
                 until: stamp(entry.until),
             });
             let all: Vec<ShownEntry<'_>> = all.collect();
-            return context.print_json(&all);
+            return context.print_data(&all);
         }
         if listed.is_empty() {
             context.say("no miner is on the blacklist");

@@ -26,7 +26,7 @@ impl CheatsArgs {
             .or_fail(ExitCode::Failed, "could not read the reports")?;
         if context.wants_data() {
             let all: Vec<ShownReport<'_>> = reports.iter().map(shown).collect();
-            return context.print_json(&all);
+            return context.print_data(&all);
         }
         if reports.is_empty() {
             context.say("nobody has reported a miner");

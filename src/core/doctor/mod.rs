@@ -13,20 +13,11 @@ pub mod port;
 use std::fmt::Display;
 
 use self::catalogue::find;
-use crate::core::host::checks::{Finding, Status};
+use crate::core::host::checks::{Finding, Status, Words};
 
 /// Makes a finding of a check of the [`catalogue`].
 pub fn finding(check: &str, status: Status, actual: impl Display) -> Finding {
-    let (required, purpose, remedy) = words(check);
-    Finding {
-        check: check.to_owned(),
-        status,
-        actual: actual.to_string(),
-        required: required.to_owned(),
-        purpose: purpose.to_owned(),
-        remedy: remedy.to_owned(),
-        cves: Vec::new(),
-    }
+    Finding::new(check, status, actual, words(check))
 }
 
 /// Makes the finding of a check that was not made.
@@ -35,7 +26,7 @@ pub fn skipped(check: &str, why: impl Display) -> Finding {
 }
 
 /// Returns what a check requires, what it is good for, and what helps when it fails.
-pub fn words(check: &str) -> (&'static str, &'static str, &'static str) {
+pub fn words(check: &str) -> Words {
     find(check).map_or(("", "", "see the reason"), |check| {
         (check.required, check.purpose, check.remedy)
     })

@@ -58,8 +58,6 @@ mod submission;
 mod users;
 mod validators;
 
-use std::error::Error;
-use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -84,7 +82,7 @@ use crate::core::net::http;
 use crate::core::store::facilitator::FacilitatorStore;
 use crate::core::store::trap::Trap;
 use crate::core::store::{OpenError, StoreError};
-use crate::core::tasks::Tasks;
+use crate::core::tasks::{Causes, Tasks};
 use crate::core::telemetry::facilitator::FacilitatorMetrics;
 use crate::core::telemetry::metrics::Loop;
 
@@ -284,19 +282,4 @@ pub async fn run(
 fn canonical_uuid(text: &str) -> Option<JobId> {
     let uuid = uuid::Uuid::try_parse(text).ok()?;
     Some(JobId::new(uuid.hyphenated().to_string()))
-}
-
-/// An error with all its sources, in one line.
-struct Causes<'a>(&'a (dyn Error + 'static));
-
-impl fmt::Display for Causes<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.0)?;
-        let mut source = self.0.source();
-        while let Some(error) = source {
-            write!(f, ": {error}")?;
-            source = error.source();
-        }
-        Ok(())
-    }
 }

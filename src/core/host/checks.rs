@@ -1,5 +1,8 @@
 //! Is this machine fit to run strangers' jobs: facts and floors become findings. Pure.
 
+use std::fmt::Display;
+
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::facts::{Facts, KernelFacts, Reading};
@@ -21,7 +24,7 @@ const RELEASE_AGENT_FIXED: [&str; 7] = [
 ];
 
 /// What came of a check.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Status {
     /// As it must be.
@@ -39,7 +42,7 @@ pub enum Status {
 }
 
 /// What a check found.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Finding {
     /// The check's name; what `executor.accept` names.
     pub check: String,
@@ -56,6 +59,25 @@ pub struct Finding {
     /// The vulnerabilities that set the bar.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub cves: Vec<String>,
+}
+
+/// What a check requires, what it is good for, and what helps when it fails.
+pub type Words = (&'static str, &'static str, &'static str);
+
+impl Finding {
+    /// Makes a finding of a check with these words.
+    pub fn new(check: &str, status: Status, actual: impl Display, words: Words) -> Self {
+        let (required, purpose, remedy) = words;
+        Self {
+            check: check.to_owned(),
+            status,
+            actual: actual.to_string(),
+            required: required.to_owned(),
+            purpose: purpose.to_owned(),
+            remedy: remedy.to_owned(),
+            cves: Vec::new(),
+        }
+    }
 }
 
 /// Looks at what must hold before a stranger's job runs; with `accepted` findings being the operator's risk.

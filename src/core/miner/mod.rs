@@ -408,14 +408,13 @@ pub async fn run(
     work.spawn("pack receipts", pages::pack(Arc::clone(&miner), work.clone()));
     miner.life.watch(Loop::Orders.word(), ORDERS_PATIENCE);
     figures::tell_when_asked(&miner);
-    miner.life.serves(format!(
-        "serves at {local} with {} executors",
-        miner.offered().0.values().sum::<i64>()
-    ));
+    miner
+        .life
+        .serves(format!("serves at {local} offering {}", miner.offered()));
     tracing::info!(
         hotkey = %miner.hotkey(),
         address = %local,
-        executors = ?miner.offered().0,
+        executors = %miner.offered(),
         "miner serves"
     );
     tokio::join!(

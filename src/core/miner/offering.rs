@@ -46,14 +46,14 @@ pub(super) async fn advance(miner: &Miner) -> Result<(), StoreError> {
     if let Some(next) = manifest::advance(&state, order.as_ref(), now) {
         miner.store.keep_manifest(next.clone()).await?;
         if !manifest::is_same(&next.counted, &state.counted) {
-            tracing::info!(executors = ?next.counted.0, "a change of the manifest is in force");
+            tracing::info!(executors = %next.counted, "a change of the manifest is in force");
         }
         miner.pool.set_counted(next.counted);
         return Ok(());
     }
     if let Some(due) = manifest::due(&state, order.as_ref(), now) {
-        let wanted = &manifest::wanted(&state, order.as_ref()).0.0;
-        tracing::info!(executors = ?wanted, %due, "a change of the manifest waits for its time");
+        let (wanted, _) = manifest::wanted(&state, order.as_ref());
+        tracing::info!(executors = %wanted, %due, "a change of the manifest waits for its time");
     }
     Ok(())
 }
@@ -74,7 +74,7 @@ async fn turn(miner: &Miner, told: &mut Option<Vec<OfferedClass>>) -> Result<(),
     if let Some(state) = miner.store.manifest_state().await?
         && let Some(state) = manifest::follow(&state, miner.pool.all_places(), miner.clock.now())
     {
-        tracing::info!(executors = ?state.setting.0, "the backend's places are others than before");
+        tracing::info!(executors = %state.setting, "the backend's places are others than before");
         miner.store.keep_manifest(state).await?;
     }
     if is_due(miner).await? {

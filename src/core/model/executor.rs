@@ -105,6 +105,19 @@ impl FromStr for ExecutorClass {
 #[serde(transparent)]
 pub struct Manifest(pub IndexMap<ExecutorClass, i64>);
 
+impl fmt::Display for Manifest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0.is_empty() {
+            return f.write_str("none");
+        }
+        for (index, (class, count)) in self.0.iter().enumerate() {
+            let comma = if index == 0 { "" } else { ", " };
+            write!(f, "{comma}{count} {class}")?;
+        }
+        Ok(())
+    }
+}
+
 impl Manifest {
     /// Returns the offered count; 0 for a class that is not listed or listed with a negative count.
     pub fn count(&self, class: ExecutorClass) -> i64 {

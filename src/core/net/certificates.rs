@@ -20,7 +20,7 @@ use tokio_rustls::rustls::version::{TLS12, TLS13};
 use tokio_rustls::rustls::{self, ServerConfig};
 use tokio_rustls::server::TlsStream;
 
-use crate::core::tasks::Tasks;
+use crate::core::tasks::{Causes, Tasks};
 
 /// Most bytes of a file of certificates or of a key.
 const FILE_BYTES_MAX: u64 = 1024 * 1024;
@@ -238,19 +238,6 @@ fn read(path: &Path) -> Result<Vec<u8>, CertificateError> {
         return Err(CertificateError::TooLarge { path });
     }
     Ok(content)
-}
-
-/// An error and what it is due to, in one line.
-struct Causes<'a>(&'a CertificateError);
-
-impl fmt::Display for Causes<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.0)?;
-        match std::error::Error::source(self.0) {
-            Some(source) => write!(f, ": {source}"),
-            None => Ok(()),
-        }
-    }
 }
 
 #[cfg(test)]

@@ -169,7 +169,7 @@ impl Tasks {
         self.launch(async move {
             match guarded.await {
                 None | Some(Ok(None)) => {}
-                Some(Ok(Some(error))) => tracing::warn!(task = name, error = %Chain(&*error), "task failed"),
+                Some(Ok(Some(error))) => tracing::warn!(task = name, error = %Causes(&*error), "task failed"),
                 Some(Err(message)) => tracing::error!(task = name, message, "task panicked"),
             }
         })
@@ -192,7 +192,7 @@ impl Tasks {
                 Some(Ok(Some(source))) => VitalEnd::Failed { name, source },
                 Some(Err(message)) => VitalEnd::Panicked { name, message },
             };
-            tracing::error!(task = name, error = %Chain(&end), "vital task ended");
+            tracing::error!(task = name, error = %Causes(&end), "vital task ended");
             failure
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
@@ -318,9 +318,15 @@ impl Tasks {
 }
 
 /// An error with all its sources, in one line.
-struct Chain<'a>(&'a (dyn Error + 'static));
+pub struct Causes<'a>(pub &'a (dyn Error + 'static));
 
-impl fmt::Display for Chain<'_> {
+impl fmt::Debug for Causes<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self.0, f)
+    }
+}
+
+impl fmt::Display for Causes<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.0)?;
         let mut source = self.0.source();

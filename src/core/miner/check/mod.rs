@@ -9,7 +9,7 @@ use std::ops::RangeInclusive;
 use std::path::Path;
 
 use crate::core::doctor;
-pub use crate::core::host::checks::{Finding, Status};
+pub use crate::core::host::checks::{Finding, Status, Words};
 use crate::core::model::subnet::Axon;
 use crate::core::proto::job::GenericError;
 use crate::core::proto::validator_miner::Up;
@@ -52,16 +52,7 @@ pub const PROBE_HOTKEY: &str = "fake-hotkey";
 
 /// Makes a finding.
 pub fn finding(check: &str, status: Status, actual: impl Display) -> Finding {
-    let (required, purpose, remedy) = words(check);
-    Finding {
-        check: check.to_owned(),
-        status,
-        actual: actual.to_string(),
-        required: required.to_owned(),
-        purpose: purpose.to_owned(),
-        remedy: remedy.to_owned(),
-        cves: Vec::new(),
-    }
+    Finding::new(check, status, actual, words(check))
 }
 
 /// Makes the finding of a check that was not made.
@@ -70,7 +61,7 @@ pub fn skipped(check: &str, why: impl Display) -> Finding {
 }
 
 /// Returns what a check requires, what it is good for, and what helps when it fails.
-fn words(check: &str) -> (&'static str, &'static str, &'static str) {
+fn words(check: &str) -> Words {
     match check.split(':').next().unwrap_or(check) {
         "axon" => (
             "on the chain as configured",
