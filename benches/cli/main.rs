@@ -2,7 +2,7 @@
 //! 1,000,000 jobs. `sh scripts/bench.sh cli` sets the machine up and runs it.
 //!
 //! Prints a table, or with `--json` one line per figure. `--rounds N` says how often each thing is measured; a figure
-//! is the median of the rounds. Beside each start stands that of `/bin/true`: what any program costs here.
+//! is the median of the rounds; `--make DIR` only makes the databases there. Beside each start stands that of `/bin/true`: what any program costs here.
 
 #[path = "../common/accounts.rs"]
 mod accounts;
@@ -19,7 +19,7 @@ use std::error::Error;
 use std::fmt::Write as _;
 use std::fs;
 use std::io::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::time::Duration;
 
@@ -49,6 +49,7 @@ struct Options {
     json: bool,
     rounds: usize,
     jobs: u32,
+    make: Option<PathBuf>,
 }
 
 fn options() -> Result<Options, Failure> {
@@ -56,6 +57,7 @@ fn options() -> Result<Options, Failure> {
         json: false,
         rounds: ROUNDS,
         jobs: JOBS,
+        make: None,
     };
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
@@ -64,12 +66,14 @@ fn options() -> Result<Options, Failure> {
             "--json" => options.json = true,
             "--rounds" => options.rounds = next()?.parse()?,
             "--jobs" => options.jobs = next()?.parse()?,
+            "--make" => options.make = Some(next()?.into()),
             // Cargo tells every benchmark that it is one.
             "--bench" => {}
             other => {
-                return Err(
-                    format!("unknown argument {other}; known are --json, --rounds N and --jobs N").into(),
-                );
+                return Err(format!(
+                    "unknown argument {other}; known are --json, --rounds N, --jobs N and --make DIR"
+                )
+                .into());
             }
         }
     }
@@ -109,10 +113,19 @@ struct Measured {
     soaked_megabytes: Sample,
 }
 
-async fn measure(options: &Options) -> Result<Measured, Failure> {
+fn measure(options: &Options) -> Result<Measured, Failure> {
     let home = tempfile::tempdir()?;
     let data = home.path().join("data");
-    ground::make(&data, options.jobs).await?;
+    // By a process of its own: whoever holds that much memory starts others slowly.
+    let jobs = options.jobs.to_string();
+    let made = Command::new(std::env::current_exe()?)
+        .arg("--make")
+        .arg(&data)
+        .args(["--jobs", &jobs])
+        .status()?;
+    if !made.success() {
+        return Err(format!("the databases were not made: {made}").into());
+    }
     let dir = data.to_str().ok_or("a directory that is no text")?;
     let horde = env!("CARGO_BIN_EXE_horde");
     let mut measured = Measured::default();
@@ -246,10 +259,13 @@ fn figures(measured: &Measured) -> Vec<Figure> {
 
 fn run() -> Result<(), Failure> {
     let options = options()?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
-    let measured = runtime.block_on(measure(&options))?;
+    if let Some(directory) = &options.make {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        return runtime.block_on(ground::make(directory, options.jobs));
+    }
+    let measured = measure(&options)?;
     let figures = figures(&measured);
     let title = format!("median of {} rounds", options.rounds);
     figure::print(&figures, options.json, &title);

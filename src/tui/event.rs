@@ -82,6 +82,8 @@ pub struct Answer {
     pub result: Result<Page, LoadError>,
     /// How long it took to read.
     pub took: Duration,
+    /// Whether anything was written since the last reading for the same purpose.
+    pub is_news: bool,
     /// The roles that were found, if others than before.
     pub header: Option<Header>,
 }

@@ -13,9 +13,11 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::demo;
-use super::event::{Answer, Event, Header, Request};
+use super::event::{Answer, Event, Header, Purpose, Request};
 use super::source::Source;
 use super::view::LoadError;
+use crate::core::store::look::{Footprint, footprint};
+use crate::core::telemetry::journal;
 
 /// Pages and files that wait to be read and written: one per kind that the dashboard asks for, and a few files.
 const WORK_MAX: usize = 8;
@@ -68,6 +70,8 @@ pub struct Reader {
     feed: Feed,
     source: Source,
     looked: Option<Instant>,
+    /// What the files were when they were read last: to be shown, and for the alerts.
+    read: [Vec<Footprint>; 2],
 }
 
 impl Reader {
@@ -77,6 +81,7 @@ impl Reader {
             feed,
             source: Source::default(),
             looked: None,
+            read: [Vec::new(), Vec::new()],
         };
         reader.look();
         reader
@@ -107,10 +112,30 @@ impl Reader {
         differs
     }
 
+    /// Tells whether a database or a log was written since it was asked the last time for this purpose.
+    fn is_written(&mut self, purpose: Purpose) -> bool {
+        let now: Vec<Footprint> = self
+            .source
+            .places
+            .iter()
+            .flat_map(|place| [place.database(), journal::file(&place.dir, place.role.word())])
+            .map(|path| footprint(&path))
+            .collect();
+        let [shown, alerts] = &mut self.read;
+        let before = match purpose {
+            Purpose::Shown => shown,
+            Purpose::Alerts => alerts,
+        };
+        let is_written = *before != now;
+        *before = now;
+        is_written
+    }
+
     /// Reads a page; a panic of the view is a failure of that page.
     pub fn read(&mut self, request: &Request) -> Answer {
         let start = Instant::now();
         let differs = self.look();
+        let is_news = self.is_written(request.purpose);
         READING.set(Some(String::new()));
         let read = catch_unwind(AssertUnwindSafe(|| match &self.feed {
             Feed::Directory(..) => (request.view.load)(&self.source, &request.ask),
@@ -128,6 +153,7 @@ impl Reader {
             id: request.id,
             result: result.map(super::app::screen::bounded),
             took: start.elapsed(),
+            is_news,
             header: differs.then(|| self.header()),
         }
     }

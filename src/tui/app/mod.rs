@@ -29,15 +29,22 @@ use crate::core::model::Timestamp;
 /// Pause between two readings of a live page at least.
 pub const LIVE_PAUSE: Duration = Duration::from_millis(500);
 
-/// A page is read so seldom that reading takes this part of the time at most: half a percent. The other half is for the
-/// alerts and for looking at the clock.
-const READING_SHARE: u32 = 200;
+/// How many times as long as reading a page took it is not read again: while the roles write, reading takes one percent of
+/// the time at most.
+const READING_SHARE: u32 = 100;
+
+/// The same while nobody writes, when only ages change.
+const STILL_SHARE: u32 = 300;
 
 /// Pause between two readings at most, and between attempts while reading fails.
 const PAUSE_MAX: Duration = Duration::from_secs(10);
 
-/// Pause between two looks at the alerts.
+/// Pause between two looks at the alerts at least, and how many times as long as the last look it is.
 const ALERTS_PAUSE: Duration = Duration::from_secs(5);
+const ALERTS_SHARE: u32 = 400;
+
+/// Pause between two looks at the alerts at most.
+const ALERTS_PAUSE_MAX: Duration = Duration::from_secs(30);
 
 /// How long news stand in the line above the bottom.
 const NOTICE_TIME: Duration = Duration::from_secs(5);
@@ -166,7 +173,8 @@ pub struct App {
     last_id: u64,
     reading: Option<(u64, Duration)>,
     watching: Option<u64>,
-    watched: Option<Duration>,
+    /// When the alerts were looked at last, and how long that took.
+    watched: Option<(Duration, Duration)>,
 }
 
 impl App {
@@ -324,9 +332,10 @@ impl App {
                 ask: screen.ask.clone(),
             }));
         }
-        let is_time = self
-            .watched
-            .is_none_or(|last| self.now.steady >= last + ALERTS_PAUSE);
+        let is_time = self.watched.is_none_or(|(last, took)| {
+            let pause = took.saturating_mul(ALERTS_SHARE);
+            self.now.steady >= last + pause.clamp(ALERTS_PAUSE, ALERTS_PAUSE_MAX)
+        });
         if !is_time || self.watching.is_some() || self.is_frozen || self.screen().page.is_none() {
             return;
         }
@@ -355,7 +364,7 @@ impl App {
             // The past stays as it was.
             return false;
         } else {
-            screen.took.saturating_mul(READING_SHARE).max(LIVE_PAUSE)
+            screen.rest.max(LIVE_PAUSE)
         };
         self.now.steady >= tried + pause.min(PAUSE_MAX)
     }
@@ -367,7 +376,7 @@ impl App {
         }
         if self.watching == Some(answer.id) {
             self.watching = None;
-            self.watched = Some(self.now.steady);
+            self.watched = Some((self.now.steady, answer.took));
             if let Ok(page) = answer.result {
                 self.watch(&page);
             }
@@ -380,7 +389,15 @@ impl App {
         self.reading = None;
         let now = self.now;
         let changed = match answer.result {
-            Ok(page) => self.change(|screen| screen.accept(page, answer.took, now)),
+            Ok(page) => {
+                let share = if answer.is_news {
+                    READING_SHARE
+                } else {
+                    STILL_SHARE
+                };
+                let rest = answer.took.saturating_mul(share);
+                self.change(|screen| screen.accept(page, rest, now))
+            }
             Err(error) => self.change(|screen| {
                 screen.fail(error, now);
                 true

@@ -66,8 +66,8 @@ pub struct Screen {
     pub page: Option<Arc<Page>>,
     /// When that was read.
     pub read: Option<Now>,
-    /// How long reading it took.
-    pub took: Duration,
+    /// How long it is not read again, because reading it takes time.
+    pub rest: Duration,
     /// Why the last reading failed, if it did.
     pub failure: Option<LoadError>,
     /// How many readings have failed one after another.
@@ -121,7 +121,7 @@ impl Screen {
             newer: Vec::new(),
             page: None,
             read: None,
-            took: Duration::ZERO,
+            rest: Duration::ZERO,
             failure: None,
             failures: 0,
             tried: None,
@@ -145,13 +145,13 @@ impl Screen {
     }
 
     /// Takes a page that was read; tells whether it is another one than before.
-    pub fn accept(&mut self, page: Page, took: Duration, now: Now) -> bool {
+    pub fn accept(&mut self, page: Page, rest: Duration, now: Now) -> bool {
         let page = bounded(page);
         let was_failing = self.failure.take().is_some();
         self.failures = 0;
         self.read = Some(now);
         self.tried = Some(now.steady);
-        self.took = took;
+        self.rest = rest;
         if self.page.as_deref() == Some(&page) {
             return was_failing;
         }

@@ -123,6 +123,7 @@ impl Desk {
             id: request.id,
             result,
             took: Duration::from_millis(2),
+            is_news: true,
             header: None,
         })));
     }
@@ -388,22 +389,22 @@ fn live_pages_are_read_twice_a_second_and_costly_ones_less() {
     assert_eq!(desk.shown_requests(), 1);
     desk.pass(Duration::from_secs(5));
     assert_eq!(desk.shown_requests(), 1, "one at a time");
-    let request = desk.requests.pop().unwrap();
-    desk.requests.clear();
-    desk.tell(Event::Loaded(Box::new(Answer {
-        id: request.id,
-        result: Ok(jobs()),
-        took: Duration::from_millis(25),
-        header: None,
-    })));
-    desk.pass(Duration::from_millis(4900));
-    assert_eq!(desk.shown_requests(), 0);
-    desk.pass(Duration::from_millis(100));
-    assert_eq!(
-        desk.shown_requests(),
-        1,
-        "two hundred times as long as reading took"
-    );
+    for (is_news, times) in [(true, 100), (false, 300)] {
+        let request = desk.requests.pop().unwrap();
+        desk.requests.clear();
+        desk.tell(Event::Loaded(Box::new(Answer {
+            id: request.id,
+            result: Ok(jobs()),
+            took: Duration::from_millis(20),
+            is_news,
+            header: None,
+        })));
+        desk.pass(Duration::from_millis(20 * times - 1));
+        assert_eq!(desk.shown_requests(), 0);
+        desk.pass(Duration::from_millis(1));
+        assert_eq!(desk.shown_requests(), 1, "{times} times as long as reading took");
+        desk.requests.retain(|request| request.purpose == Purpose::Shown);
+    }
 }
 
 #[test]

@@ -52,7 +52,7 @@ pub fn freshness(app: &App) -> (String, Tone) {
         (Some(_), Some(waits)) => (format!("reading {}", span(waits)), Tone::Busy),
         _ if screen.ask.at.is_some() => ("past".to_owned(), Tone::Warning),
         _ if screen.ask.before.is_some() => ("older rows".to_owned(), Tone::Warning),
-        (Some(age), None) if age > STALE.max(screen.took.saturating_mul(200)) => {
+        (Some(age), None) if age > STALE.max(screen.rest.saturating_mul(2)) => {
             (format!("{} old", span(age)), Tone::Warning)
         }
         _ => ("live".to_owned(), Tone::Good),

@@ -209,6 +209,8 @@ impl Merging {
     }
 
     fn add(&mut self, place: usize, name: &str, glances: Vec<JobGlance>) {
+        self.jobs.reserve(glances.len());
+        self.places.reserve(glances.len());
         for glance in glances {
             let next = self.jobs.len();
             let at = *self.places.entry(glance.job.clone()).or_insert(next);

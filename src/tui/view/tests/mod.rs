@@ -359,6 +359,7 @@ fn shot(view: &'static View, result: Option<Result<Page, LoadError>>, size: (u16
             id: asked.id,
             result: result.map(crate::tui::app::screen::bounded),
             took: std::time::Duration::from_millis(2),
+            is_news: true,
             header: None,
         };
         app.update(Event::Loaded(Box::new(answer)), now);
