@@ -15,7 +15,7 @@ use super::context::Context;
 use super::contract::{Prints, Promise, of};
 use super::error::{CmdError, ExitCode, OrFail};
 use crate::core::config::contexts::Contexts;
-use crate::core::config::{MAINNET, Scope};
+use crate::core::config::{MAINNET, Scope, read_bounded};
 use crate::core::model::Timestamp;
 use crate::tui::app::Start;
 use crate::tui::app::command::moment_of;
@@ -371,7 +371,7 @@ fn key_map(context: &Context) -> (KeyMap, Option<String>) {
     let Some(file) = file.filter(|file| file.exists()) else {
         return (KeyMap::built_in(), None);
     };
-    let read = std::fs::read_to_string(&file)
+    let read = read_bounded(&file)
         .map_err(|error| vec![error.to_string()])
         .and_then(|text| {
             KeyMap::read(&text, VIEWS).map_err(|problems| problems.iter().map(ToString::to_string).collect())

@@ -17,20 +17,18 @@
 //! is everybody's.
 
 use std::collections::BTreeMap;
-use std::fs::{File, Permissions};
-use std::io::{self, Read as _, Write as _};
+use std::fs::Permissions;
+use std::io::{self, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use super::environment::Environment;
 use super::layers::{Layers, nearest};
+use super::read_bounded;
 use super::settings::{ConfigError, Origin, Problem};
 use super::table::{MAINNET, Setting};
 use super::value::{KindError, Value};
 use super::write::sections_of;
-
-/// Bytes of the largest file of contexts.
-pub const FILE_BYTES_MAX: u64 = 256 * 1024;
 
 /// Most contexts of a file.
 pub const CONTEXTS_MAX: usize = 100;
@@ -227,7 +225,7 @@ impl Contexts {
             return Ok(Self::none(PathBuf::new(), environment));
         };
         let file = home.join("horde/contexts.toml");
-        let text = match bounded(&file) {
+        let text = match read_bounded(&file) {
             Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
             Err(error) => {
@@ -517,20 +515,9 @@ fn is_name(name: &str) -> bool {
             .all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte))
 }
 
-fn bounded(file: &Path) -> io::Result<String> {
-    let mut text = String::new();
-    File::open(file)?
-        .take(FILE_BYTES_MAX.saturating_add(1))
-        .read_to_string(&mut text)?;
-    if u64::try_from(text.len()).is_ok_and(|length| length <= FILE_BYTES_MAX) {
-        Ok(text)
-    } else {
-        Err(io::Error::other(format!("larger than {FILE_BYTES_MAX} bytes")))
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::FILE_BYTES_MAX;
     use super::*;
 
     const FILE: &str = "/c/horde/contexts.toml";
@@ -628,7 +615,7 @@ mod tests {
         std::fs::write(contexts.file(), much).unwrap();
         let error = Contexts::read(&environment).unwrap_err();
         assert!(
-            error.problems()[0].text.contains("larger than 262144 bytes"),
+            error.problems()[0].text.contains("larger than 1048576 bytes"),
             "{error:?}"
         );
         let many: Vec<String> = (0..=CONTEXTS_MAX).map(|n| format!("[context.c{n}]\n")).collect();

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::contexts::{Contexts, NamedContext};
 use super::environment::Environment;
+use super::read_bounded;
 use super::settings::{ConfigError, Entry, Origin, Problem, Scope, Settings};
 use super::table::{SETTINGS, Setting};
 use super::value::{Kind, KindError, Value};
@@ -179,7 +180,7 @@ impl<'a> Layers<'a> {
     /// Adds a file; tells whether there is one.
     fn add_file(&mut self, path: &Path, must_exist: bool) -> bool {
         let origin = Origin::File(path.to_owned());
-        let text = match std::fs::read_to_string(path) {
+        let text = match read_bounded(path) {
             Ok(text) => text,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound && !must_exist => return false,
             Err(error) => {
@@ -580,6 +581,13 @@ mod tests {
                 ..sources(&environment)
             })[0]
                 .contains("cannot be read")
+        );
+        assert!(
+            problems(&Sources {
+                config: Some("/dev/zero".into()),
+                ..sources(&environment)
+            })[0]
+                .contains("larger than")
         );
         let broken = dir.path().join("broken.toml");
         std::fs::write(&broken, "[miner").unwrap();
