@@ -44,7 +44,7 @@ async fn until(world: &World, token: &str, job: &str, is_so: impl Fn(&Value) -> 
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(20), look).await.unwrap()
+    tokio::time::timeout(Duration::from_secs(60), look).await.unwrap()
 }
 
 fn cancelled() -> Value {

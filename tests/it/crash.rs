@@ -180,7 +180,7 @@ async fn converse(validator: &mut Validator, wish: &Wish, seen: &mut Seen) -> Ta
         let patience = if seen.is_accepted {
             PATIENCE
         } else {
-            Duration::from_secs(3)
+            Duration::from_secs(8)
         };
         let Ok(event) = timeout(patience, validator.link.recv()).await else {
             assert!(

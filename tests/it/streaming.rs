@@ -294,7 +294,7 @@ async fn helpers_of_an_executor_that_was_killed_end_by_themselves() {
             .iter()
             .any(|container| container.name.ends_with("-relay") && container.is_running)
     };
-    let ended = timeout(Duration::from_secs(20), async {
+    let ended = timeout(Duration::from_secs(60), async {
         while relay_runs(&*engine).await {
             sleep(Duration::from_millis(100)).await;
         }

@@ -214,7 +214,7 @@ impl Stage {
     }
 
     async fn stop(self) {
-        assert!(self.tasks.shut_down(Duration::from_secs(10)).await);
+        assert!(self.tasks.shut_down(Duration::from_secs(60)).await);
     }
 }
 
