@@ -1,6 +1,5 @@
 //! The loop: what happens, what is to be done, what is drawn.
 
-use std::fs::File;
 use std::io::{self, BufWriter};
 use std::time::Duration;
 
@@ -96,7 +95,7 @@ pub struct Run {
     pub trap: Option<Trap>,
 }
 
-type Screen = Terminal<CrosstermBackend<BufWriter<File>>>;
+type Screen = Terminal<CrosstermBackend<BufWriter<terminal::Frames>>>;
 
 /// Runs the dashboard on the terminal until it is quit.
 pub async fn run(run: Run, mut start: Start) -> Result<End, RunError> {
@@ -106,7 +105,7 @@ pub async fn run(run: Run, mut start: Start) -> Result<End, RunError> {
     start.size = crossterm::terminal::size()?;
     let guard = terminal::take(start.mouse)?;
     let mut dashboard = Loop {
-        screen: Terminal::new(CrosstermBackend::new(terminal::writer()?))?,
+        screen: Terminal::new(CrosstermBackend::new(terminal::writer()))?,
         app: App::new(start, now(&run.clock, Instant::now())),
         loader: Loader::start(reader)?,
         began: Instant::now(),

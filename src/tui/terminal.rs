@@ -1,11 +1,10 @@
 //! The terminal: taken for the dashboard, and given back as it was, whatever happens.
 
-use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::os::fd::AsFd;
 use std::panic;
-use std::sync::Once;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, Once, PoisonError};
 
 use crossterm::cursor::{Hide, Show};
 use crossterm::event::{
@@ -25,6 +24,10 @@ static IS_HELD: AtomicBool = AtomicBool::new(false);
 
 /// Whether a thread has panicked while the terminal was ours.
 static HAS_PANICKED: AtomicBool = AtomicBool::new(false);
+
+/// Held while frames are written and while the terminal is given back: a frame that another thread is drawing must not
+/// land on the screen of the shell. Nothing panics with it.
+static WRITING: Mutex<()> = Mutex::new(());
 
 static HOOK: Once = Once::new();
 
@@ -69,6 +72,7 @@ pub fn hold(mouse: bool) -> io::Result<()> {
 
 /// Gives the terminal back; what is not held is left alone, so that it may be called by anybody at any time.
 pub fn restore() {
+    let _writing = WRITING.lock().unwrap_or_else(PoisonError::into_inner);
     if !IS_HELD.swap(false, Ordering::SeqCst) {
         return;
     }
@@ -145,10 +149,27 @@ pub fn set_mouse(mouse: bool) -> io::Result<()> {
     write(&bytes)
 }
 
+/// The way of frames to the terminal; what comes once it is given back is dropped.
+#[derive(Debug)]
+pub struct Frames(());
+
+impl Write for Frames {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let _writing = WRITING.lock().unwrap_or_else(PoisonError::into_inner);
+        if is_held() {
+            write(bytes)?;
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 /// Returns a buffered way to the terminal.
-pub fn writer() -> io::Result<BufWriter<File>> {
-    let file = File::from(io::stdout().as_fd().try_clone_to_owned()?);
-    Ok(BufWriter::with_capacity(WRITE_MAX, file))
+pub fn writer() -> BufWriter<Frames> {
+    BufWriter::with_capacity(WRITE_MAX, Frames(()))
 }
 
 /// Gives a text to the clipboard of the terminal (OSC 52), which may be that of another machine.
