@@ -474,11 +474,12 @@ impl Session<'_> {
         let broker = Arc::clone(self.broker);
         let deadline = Instant::now() + FAREWELL_WITHIN;
         loop {
+            // Before the look for reports: a job that has ended by then has stored its own.
+            let idle = broker.slots.available_permits() == JOBS_MAX;
             if self.unanswered.len() < UNANSWERED_MAX {
                 self.more = true;
                 self.send_next().await?;
             }
-            let idle = broker.slots.available_permits() == JOBS_MAX;
             if (idle && !self.more && self.unanswered.is_empty()) || Instant::now() >= deadline {
                 break;
             }
