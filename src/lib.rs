@@ -19,12 +19,13 @@
 //! |---|---|---|
 //! | [`core::model`] | the words of the field | |
 //! | [`core::money`] | amounts, and what a job costs | model |
-//! | [`core::clock`], [`core::tasks`] | wall time, spawned work | |
+//! | [`core::causes`] | an error with all that is behind it | |
+//! | [`core::clock`], [`core::tasks`] | wall time, spawned work | causes |
 //! | [`core::telemetry`] | logs and figures | model, clock |
 //! | [`core::config`] | settings and where they come from | model, money |
 //! | [`core::crypto`] | keys, signatures, wallet files | model |
 //! | [`core::proto`] | messages on the wires | model, crypto |
-//! | [`core::net`] | websockets and HTTP | clock, tasks |
+//! | [`core::net`] | websockets and HTTP | causes, clock, tasks |
 //! | [`core::store`] | SQLite | model, clock, money |
 //! | [`core::chain`] | the chain, and a local one | model, crypto, clock, tasks, store |
 //! | [`core::docker`] | containers | model |

@@ -3,6 +3,7 @@
 pub mod model;
 pub mod money;
 
+pub mod causes;
 pub mod clock;
 pub mod config;
 pub mod tasks;

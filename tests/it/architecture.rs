@@ -5,20 +5,21 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// What every role may see.
-const BASE: &[&str] = &["model", "clock", "tasks", "telemetry", "config"];
+const BASE: &[&str] = &["model", "causes", "clock", "tasks", "telemetry", "config"];
 
 /// Each room with the rooms that it may see; the roles see [`BASE`] besides. Roles never see each other: they meet on
 /// the wires.
 const ROOMS: &[(&str, &[&str])] = &[
     ("model", &[]),
     ("money", &["model"]),
+    ("causes", &[]),
     ("clock", &[]),
-    ("tasks", &[]),
+    ("tasks", &["causes"]),
     ("telemetry", &["model", "clock"]),
     ("config", &["model", "money"]),
     ("crypto", &["model"]),
     ("proto", &["model", "crypto"]),
-    ("net", &["tasks", "clock"]),
+    ("net", &["causes", "tasks", "clock"]),
     ("store", &["model", "clock", "money"]),
     ("chain", &["model", "crypto", "clock", "tasks", "store"]),
     ("docker", &["model"]),

@@ -16,6 +16,7 @@ use crate::cmd::context::Context;
 use crate::cmd::error::{CmdError, ExitCode, OrFail};
 use crate::cmd::progress::Progress;
 use crate::cmd::table::printable;
+use crate::core::causes::Causes;
 use crate::core::client::download::Downloads;
 use crate::core::client::landing::Landing;
 use crate::core::client::source::hide_query;
@@ -23,7 +24,6 @@ use crate::core::model::JobId;
 use crate::core::model::upload::SingleFileUpload;
 use crate::core::proto::sdk_facilitator::JobView;
 use crate::core::s3::S3;
-use crate::core::tasks::Causes;
 
 pub(super) const EXAMPLES: &str = "\
 Examples:

@@ -21,8 +21,8 @@ Examples:
   horde job retry 3f2a --trusted
   horde job report-cheated 3f2a 91bc --dry-run
   horde job report-cheated 3f2a 91bc --yes
-  horde job report-cheated 3f2a 91bc --details '{\"expected\": \"42\", \"got\": \"41\"}'
-  diff expected.json got.json | jq -R . | horde job report-cheated 3f2a 91bc --details -";
+  horde job report-cheated 3f2a 91bc --yes --details '{\"expected\": \"42\", \"got\": \"41\"}'
+  diff expected.json got.json | jq -R . | horde job report-cheated 3f2a 91bc --yes --details -";
 
 /// Most bytes of details that are read from standard input (1 MiB).
 const DETAILS_BYTES_MAX: u64 = 1024 * 1024;

@@ -9,12 +9,12 @@ use time::format_description::well_known::Rfc3339;
 use super::super::context::Context;
 use super::super::error::{CmdError, ExitCode, OrFail};
 use super::open_beside;
+use crate::core::causes::Causes;
 use crate::core::model::receipt::{Receipt, ReceiptPayload};
 use crate::core::model::{Hotkey, JobId, Timestamp};
 use crate::core::receipts::verify_receipt;
 use crate::core::store::miner::MinerStore;
 use crate::core::store::miner::pages::{ListedReceipt, ReceiptFilter};
-use crate::core::tasks::Causes;
 
 /// Receipts read at once by an export.
 const BATCH: u32 = 500;

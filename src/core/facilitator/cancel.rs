@@ -5,10 +5,11 @@
 
 use tokio::time::timeout;
 
+use super::Office;
 use super::delivery::PUSH_WITHIN;
 use super::driver::append;
 use super::validators::Reach;
-use super::{Causes, Office};
+use crate::core::causes::Causes;
 use crate::core::model::job::{JobStage, JobStatus};
 use crate::core::model::{Hotkey, JobId};
 use crate::core::net::LinkSender;

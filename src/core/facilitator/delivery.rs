@@ -10,9 +10,10 @@ use std::time::Duration;
 use axum::http::HeaderMap;
 use tokio::time::{Instant, timeout};
 
+use super::Office;
 use super::driver::append;
 use super::machine::{self, signature_of};
-use super::{Causes, Office};
+use crate::core::causes::Causes;
 use crate::core::model::Hotkey;
 use crate::core::model::job::JobStatus;
 use crate::core::net::LinkSender;

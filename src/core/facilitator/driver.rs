@@ -11,6 +11,7 @@ use super::delivery::{self, Occasion};
 use super::machine::{self, judge, stored_metadata};
 use super::validators::{Peer, Reach};
 use super::{Office, cancel};
+use crate::core::causes::Causes;
 use crate::core::crypto::signed::{self, FacilitatorAuthError};
 use crate::core::model::job::JobStatus;
 use crate::core::model::{Hotkey, JobId};
@@ -239,7 +240,7 @@ async fn take_output(office: &Office, validator: &Hotkey, piece: &JobOutput) {
             Ok(true) => {}
             Ok(false) => return,
             Err(error) => {
-                tracing::warn!(%job, error = %super::Causes(&error), "cannot tell whose output it is");
+                tracing::warn!(%job, error = %Causes(&error), "cannot tell whose output it is");
                 return;
             }
         }
@@ -256,7 +257,7 @@ async fn take_output(office: &Office, validator: &Hotkey, piece: &JobOutput) {
 async fn note_heard(office: &Office, hotkey: &Hotkey, versions: &Versions) {
     let known = (versions.validator.clone(), versions.runner.clone());
     if let Err(error) = office.store.heard(hotkey, known, office.clock.now()).await {
-        tracing::error!(validator = %hotkey, error = %super::Causes(&error), "cannot note a validator");
+        tracing::error!(validator = %hotkey, error = %Causes(&error), "cannot note a validator");
     }
 }
 
@@ -282,7 +283,7 @@ async fn keep_specs(office: &Office, validator: &Hotkey, specs: MachineSpecs) {
         received_at: office.clock.now(),
     };
     if let Err(error) = office.store.keep_specs(kept).await {
-        tracing::error!(%validator, error = %super::Causes(&error), "cannot keep machine specs");
+        tracing::error!(%validator, error = %Causes(&error), "cannot keep machine specs");
     }
 }
 
@@ -309,7 +310,7 @@ async fn store_status(office: &Office, validator: &Hotkey, update: StatusUpdate)
             refusal.response()
         }
         Err(error) => {
-            tracing::error!(job = %uuid, %status, error = %super::Causes(&error), "cannot store a status");
+            tracing::error!(job = %uuid, %status, error = %Causes(&error), "cannot store a status");
             return None;
         }
     };

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use tokio::time::sleep;
 
-use super::{Causes, Office};
+use super::Office;
+use crate::core::causes::Causes;
 use crate::core::telemetry::metrics::Loop;
 
 /// Time between two looks for old jobs.

@@ -82,7 +82,7 @@ use crate::core::net::http;
 use crate::core::store::facilitator::FacilitatorStore;
 use crate::core::store::trap::Trap;
 use crate::core::store::{OpenError, StoreError};
-use crate::core::tasks::{Causes, Tasks};
+use crate::core::tasks::Tasks;
 use crate::core::telemetry::facilitator::FacilitatorMetrics;
 use crate::core::telemetry::metrics::Loop;
 

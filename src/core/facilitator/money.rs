@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use time::OffsetDateTime;
 
-use super::{Causes, Office};
+use super::Office;
+use crate::core::causes::Causes;
 use crate::core::model::ExecutorClass;
 use crate::core::money::{Bill, Micro, TimeLimits};
 use crate::core::store::StoreError;

@@ -4,7 +4,8 @@ use std::collections::HashSet;
 use std::sync::{PoisonError, RwLock};
 use std::time::Duration;
 
-use super::{Causes, Office};
+use super::Office;
+use crate::core::causes::Causes;
 use crate::core::model::Hotkey;
 use crate::core::store::StoreError;
 use crate::core::store::facilitator::UserOrders;

@@ -20,7 +20,8 @@ use tokio_rustls::rustls::version::{TLS12, TLS13};
 use tokio_rustls::rustls::{self, ServerConfig};
 use tokio_rustls::server::TlsStream;
 
-use crate::core::tasks::{Causes, Tasks};
+use crate::core::causes::Causes;
+use crate::core::tasks::Tasks;
 
 /// Most bytes of a file of certificates or of a key.
 const FILE_BYTES_MAX: u64 = 1024 * 1024;

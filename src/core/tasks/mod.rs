@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::life::Life;
+use crate::core::causes::Causes;
 
 /// A family of tasks that is stopped and waited for as one; clones are handles to the same family.
 #[derive(Clone)]
@@ -314,27 +315,6 @@ impl Tasks {
             drop(tokens);
         });
         handle.abort_handle()
-    }
-}
-
-/// An error with all its sources, in one line.
-pub struct Causes<'a>(pub &'a (dyn Error + 'static));
-
-impl fmt::Debug for Causes<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Debug::fmt(self.0, f)
-    }
-}
-
-impl fmt::Display for Causes<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.0)?;
-        let mut source = self.0.source();
-        while let Some(error) = source {
-            write!(f, ": {error}")?;
-            source = error.source();
-        }
-        Ok(())
     }
 }
 

@@ -28,9 +28,10 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use self::body::object;
+use super::Office;
 use super::auth::{LoginRefusal, TokenRefusal};
 use super::limits::{Full, Held};
-use super::{Causes, Office};
+use crate::core::causes::Causes;
 use crate::core::crypto::signed::full_request_payload;
 use crate::core::model::{ExecutorClass, Hotkey};
 use crate::core::net::buckets::Empty;

@@ -9,7 +9,8 @@ use std::ops::RangeInclusive;
 use std::path::Path;
 
 use crate::core::doctor;
-pub use crate::core::host::checks::{Finding, Status, Words};
+use crate::core::host::checks::Words;
+pub use crate::core::host::checks::{Finding, Status};
 use crate::core::model::subnet::Axon;
 use crate::core::proto::job::GenericError;
 use crate::core::proto::validator_miner::Up;
